@@ -1,0 +1,165 @@
+"""The Ray that a run works on: one that is there already, or one that it starts on this machine and ends again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+# Read by Ray when it is imported: quiet driver logs, and Tune's old output, which alone can be silent.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+import ray
+import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raymask.config import ComputeConfig
+from raymask.errors import InputError
+from raymask.plan import Node
+
+# What a Ray started here, and so each of its workers, finds in its environment.
+LOCAL_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the CPU from the streams
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray that is running."""
+
+    nodes: tuple[Node, ...]
+    dashboard: str | None
+    """URL of Ray's dashboard, None where it is off."""
+    started_here: bool
+
+
+@contextmanager
+def connect(compute: ComputeConfig) -> Iterator[Cluster]:
+    """Joins the Ray of `RAY_ADDRESS` (set inside a Ray job), or this process's own; else starts one and ends it afterwards.
+
+    Raises:
+        InputError: there is no Ray at the address.
+    """
+    _quiet()
+    joined = ray.is_initialized()
+    address = os.environ.get("RAY_ADDRESS")
+    if not joined and address:
+        try:
+            with _silent_stderr():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError) as error:
+            raise InputError(f"RAY_ADDRESS is '{address}', but no Ray answers there ({str(error).splitlines()[0]}).") from None
+    elif not joined:
+        _start(compute)
+    try:
+        yield Cluster(_nodes(), _dashboard(), started_here=not joined and not address)
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def check_shared(folder: Path) -> None:
+    """Makes sure that every node of the cluster sees the same folder.
+
+    Raises:
+        InputError: names the nodes that do not.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if len(alive) < 2:
+        return
+    token = folder / f".shared-{uuid.uuid4().hex[:8]}"
+    token.touch()
+    try:
+        looks = {node["NodeManagerAddress"]: _look(token, node["NodeID"]) for node in alive}
+        blind = [address for address, look in looks.items() if not ray.get(look)]
+    finally:
+        token.unlink()
+    if blind:
+        raise InputError(
+            f"the node(s) {', '.join(blind)} do not see '{folder}'; on a cluster --runs must be a folder that all nodes "
+            "share, such as an NFS mount."
+        )
+
+
+def _look(token: Path, node_id: str) -> ray.ObjectRef[bool]:
+    strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(num_cpus=0)(os.path.exists).options(scheduling_strategy=strategy).remote(str(token))
+
+
+def _start(compute: ComputeConfig) -> None:
+    before = dict(os.environ)
+    os.environ.update({key: value for key, value in LOCAL_ENVIRONMENT.items() if key not in os.environ})
+    cpus = compute.cpus or len(os.sched_getaffinity(0))
+    os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * cpus + 2))
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        # Without bytecode each worker compiles torch anew, 5 s of CPU; with a prefix the user's folders stay clean as wanted.
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path.home() / ".cache" / "raymask" / "bytecode"))
+    try:
+        with _silent_stderr():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=compute.gpus,
+                include_dashboard=True,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keeps what Ray's C++ part says while it starts from the screen, unless it fails."""
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(screen, said.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
+def _quiet() -> None:
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray", "ray.data", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _nodes() -> tuple[Node, ...]:
+    return tuple(
+        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("CPU")
+    )
+
+
+def _dashboard() -> str | None:
+    url = ray._private.worker.get_dashboard_url()
+    return f"http://{url}" if url and "://" not in url else url or None

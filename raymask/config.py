@@ -1,0 +1,432 @@
+"""What a run is: pydantic models, read from a named recipe or a YAML file and `key.path=value` settings.
+
+Every mistake ends in an `InputError` of one sentence that names the key, what it was and what it may be.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from raymask.errors import InputError
+from raymask.tasks import JOINT, MULTI
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """A model that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataConfig(Strict):
+    """Where the images and their labels are."""
+
+    kind: Literal["auto", "demo", "competition", "csv", "folders"] = Field(
+        "auto", description="layout of the data; `auto` looks at the path"
+    )
+    path: str | None = Field(None, description="training data: a folder, a CSV file or a URL; none for demo")
+    test: str | None = Field(None, description="test data: a CSV or a folder; found by itself in the competition layout")
+    image_column: str = Field("image", description="column of a CSV that holds the image's path")
+    id_column: str | None = Field(None, description="column of a CSV that holds the image's id (default: its path)")
+    group_column: str | None = Field(None, description="column of a CSV whose rows must share a fold, such as the person")
+    image_root: str | None = Field(None, description="folder that relative image paths start from (default: the CSV's)")
+    max_rejected: Share = Field(0.02, description="share of images that may be set aside before the run is refused")
+    demo_people: Positive = Field(80, description="people drawn for the demo's training set")
+    demo_test_people: Positive = Field(20, description="people drawn for the demo's test set")
+
+
+class TaskConfig(Strict):
+    """One label to predict."""
+
+    column: str | None = Field(None, description="the label's column (default: the task's name)")
+    classes: tuple[str, ...] | None = Field(None, description="the column's values in order (default: found in it)")
+    edges: tuple[float, ...] | None = Field(None, description="cut a number into bands at these edges")
+    train_edges: tuple[float, ...] | None = Field(None, description="other edges for the loss alone")
+    valid_range: tuple[float, float] | None = Field(None, description="numbers outside are set aside as wrong")
+
+    @model_validator(mode="after")
+    def _edges_fit(self) -> Self:
+        for key in ("edges", "train_edges"):
+            edges = getattr(self, key)
+            if edges is not None and (not edges or list(edges) != sorted(set(edges))):
+                raise ValueError(f"{key} must rise from left to right, such as [30, 60], but is {list(edges)}")
+        if self.train_edges and len(self.train_edges) != len(self.edges or ()):
+            raise ValueError("train_edges needs edges with as many numbers")
+        if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
+            raise ValueError(f"classes must be two or more different names, but is {list(self.classes)}")
+        if self.classes and self.edges and len(self.classes) != len(self.edges) + 1:
+            raise ValueError(f"{len(self.edges)} edges make {len(self.edges) + 1} classes, not {len(self.classes)}")
+        return self
+
+
+class FoldsConfig(Strict):
+    """How people are divided for validation."""
+
+    scheme: Literal["stratified_group", "group", "stratified", "kfold", "holdout"] = "stratified_group"
+    k: Annotated[int, Field(ge=2)] = Field(5, description="number of folds; `holdout` validates on one part in k")
+
+
+class HeadConfig(Strict):
+    """What stands between the backbone's features and the logits of a task."""
+
+    norm: bool = Field(False, description="normalise each feature over the batch first (as for linear probes)")
+    hidden: Annotated[int, Field(ge=0)] = Field(0, description="width of one hidden layer; 0 for a linear head")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Recipe(Strict):
+    """How a model is trained."""
+
+    backbone: str = Field("mobilenetv3_small_050", description="any model name of timm")
+    pretrained: bool = Field(True, description="start from weights that timm downloads, or from `weights`")
+    weights: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] | None = Field(
+        None, description="a local weights file, used in place of the download"
+    )
+    freeze: Literal["none", "backbone"] = Field("none", description="`backbone` trains the heads alone")
+    feature_passes: Positive = Field(4, description="augmented passes whose features a frozen backbone's heads learn from")
+    image_size: Positive | tuple[Positive, Positive] = Field(224, description="pixels: one side, or [height, width]")
+    crop: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share kept of the largest centred box")
+    augment: str | tuple[dict[str, dict[str, Any] | None], ...] = Field(
+        "light", description="none, light, medium or heavy; or a list of albumentations transforms"
+    )
+    epochs: Positive = 10
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    accumulate: Positive = Field(1, description="batches to a step of the optimizer")
+    optimizer: str = Field("adamw", description="any optimizer name of timm")
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    backbone_lr_scale: Annotated[float, Field(gt=0)] = Field(1.0, description="the backbone's learning rate over the heads'")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share of the steps with a rising learning rate")
+    clip_grad: Annotated[float, Field(ge=0)] = Field(0.0, description="largest norm of the gradient; 0 for any")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weight_power: Share = Field(0.0, description="weight classes by (1/frequency)^power: 0 not at all, 1 in full")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of averaged weights; 0 for none")
+    amp: Literal["auto", "off", "bf16", "fp16"] = Field("auto", description="`auto` is bf16 or fp16 on a GPU, off on a CPU")
+    head: HeadConfig = HeadConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.freeze == "backbone" and not self.pretrained:
+            raise ValueError("freeze=backbone needs pretrained=true: a frozen backbone of random weights learns nothing")
+        if self.freeze == "backbone" and self.ema:
+            raise ValueError("ema averages weights that are fine-tuned; with freeze=backbone set ema to 0")
+        if self.weights is not None and not self.pretrained:
+            raise ValueError("weights is set but pretrained is false: set pretrained to true, or leave weights out")
+        return self
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Image size in pixels."""
+        size = self.image_size
+        return size if isinstance(size, tuple) else (size, size)
+
+
+def _columns_as_tasks(value: Any) -> Any:
+    """A list of columns stands for a task of each."""
+    return {name: {} for name in value} if isinstance(value, list | tuple) else value
+
+
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class MemberConfig(Strict):
+    """Who has a vote: a task (or `multi`, or `joint`) with a recipe, once for each seed."""
+
+    task: str = Field(description="a task's name; `multi` for one backbone with all heads; `joint` for one joint head")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
+    seeds: Positive = Field(1, description="copies that differ in their seed")
+    recipe: dict[str, Any] = Field(default_factory=dict, description="what differs from the run's recipe")
+
+
+class VoteConfig(Strict):
+    """How members are combined."""
+
+    rule: Literal["soft", "hard"] = "soft"
+
+
+class ComputeConfig(Strict):
+    """What the run may use."""
+
+    cpus: Positive | None = Field(None, description="CPUs of a Ray that this run starts (default: all)")
+    gpus: Annotated[int, Field(ge=0)] | None = Field(None, description="GPUs of a Ray that this run starts (default: all)")
+    packs_per_gpu: Positive = Field(1, description="packs that share one GPU")
+    cpu_packs: Positive | None = Field(None, description="packs side by side without GPUs (default: one a CPU)")
+    replicas_per_pack: Positive = Field(16, description="most replicas in one pack; lower it when a GPU's memory is short")
+    retries: Annotated[int, Field(ge=0)] = Field(2, description="times a pack is begun again when its process or node dies")
+    stream_memory_mb: Positive = Field(256, description="batches a pack may have waiting in the object store")
+
+
+class RunConfig(Strict):
+    """Everything that decides a run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "run"
+    runs: Path = Field(Path("runs"), description="folder of all runs; on a cluster one that every node sees")
+    cache: Path | None = Field(None, description="folder of prepared images (default: RUNS/.cache)")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataConfig = DataConfig()
+    tasks: Annotated[dict[TaskName, TaskConfig | None], BeforeValidator(_columns_as_tasks)] = Field(
+        {}, description="the labels by name; refines those of the competition layout, where null drops one"
+    )
+    folds: FoldsConfig = FoldsConfig()
+    recipe: Recipe = Recipe()
+    members: tuple[MemberConfig, ...] = Field((), description="default: one specialist for each task")
+    views: tuple[str, ...] = Field(("original", "hflip"), description="test-time augmentations")
+    vote: VoteConfig = VoteConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for name in {JOINT, MULTI} & self.tasks.keys():
+            raise ValueError(f"tasks: '{name}' is a kind of member and cannot name a task")
+        if "original" not in self.views or len(set(self.views)) < len(self.views):
+            raise ValueError(f"views must be different ones and hold 'original', but is {list(self.views)}")
+        for member in self.members:
+            member_recipe(self, member)
+        return self
+
+
+class Member(Strict):
+    """A member with everything resolved: one name, one seed, one whole recipe."""
+
+    name: str
+    task: str
+    seed: int
+    recipe: Recipe
+
+
+def member_recipe(config: RunConfig, member: MemberConfig) -> Recipe:
+    """The run's recipe with a member's differences merged in."""
+    merged = deep_merge(config.recipe.model_dump(exclude_unset=False), member.recipe)
+    try:
+        return Recipe.model_validate(merged)
+    except ValidationError as error:
+        raise InputError(f"members: '{member.name or member.task}': {explain(error, Recipe, 'recipe')}") from None
+
+
+def resolve_members(config: RunConfig) -> list[Member]:
+    """The members of a run whose tasks are known, one for each seed, with different names.
+
+    Raises:
+        InputError: a member's task is none of the run's, or two members have one name.
+    """
+    task_names = list(config.tasks)
+    chosen = config.members or tuple(MemberConfig(task=name) for name in task_names)
+    members: list[Member] = []
+    for member in chosen:
+        if member.task not in [*task_names, MULTI, JOINT]:
+            raise InputError(f"members: task is '{member.task}'; it may be {one_of([*task_names, MULTI, JOINT], member.task)}.")
+        name = member.name or member.task
+        for copy in range(member.seeds):
+            suffix = f"-s{copy}" if member.seeds > 1 else ""
+            members.append(
+                Member(name=name + suffix, task=member.task, seed=config.seed + copy, recipe=member_recipe(config, member))
+            )
+    names = [member.name for member in members]
+    for repeated in sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"members: two have the name '{repeated}'; give one of them another `name`.")
+    return members
+
+
+def load_config(
+    recipe: str | Path = "demo",
+    settings: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """The config of a named recipe or a YAML file, with overrides and then `key.path=value` settings merged in.
+
+    A YAML file may name a recipe that it starts from under the key `base`.
+
+    Raises:
+        InputError: one sentence that names the key, what it was and what it may be.
+    """
+    values = deep_merge(read_recipe(str(recipe)), overrides or {})
+    for setting in settings:
+        apply_setting(values, setting)
+    return validate(values)
+
+
+def validate(values: Mapping[str, Any]) -> RunConfig:
+    """A `RunConfig` of plain values, or an `InputError` of one sentence."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise InputError(explain(error, RunConfig)) from None
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with raymask."""
+    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
+
+
+def read_recipe(recipe: str) -> dict[str, Any]:
+    """The values of a named recipe or a YAML file, its `base` merged under it."""
+    is_file = recipe.endswith((".yaml", ".yml"))
+    file = Path(recipe) if is_file else RECIPES / f"{recipe}.yaml"
+    if not file.is_file():
+        if is_file:
+            raise InputError(f"there is no config file '{recipe}'.")
+        raise InputError(
+            f"there is no recipe '{recipe}'; it may be {one_of(recipe_names(), recipe)}, or a path that ends in .yaml."
+        )
+    try:
+        values = yaml.safe_load(file.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise InputError(f"'{file}' is not valid YAML{line}.") from None
+    if not isinstance(values, dict):
+        raise InputError(f"'{file}' must hold keys and values, not a {type(values).__name__}.")
+    base = values.pop("base", None)
+    values.setdefault("name", file.stem)
+    return deep_merge(read_recipe(str(base)), values) if base else values
+
+
+def deep_merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`under` with the values of `over`; mappings are merged key by key, anything else is replaced."""
+    merged = deepcopy(dict(under))
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = deep_merge(merged[key], value)
+        else:
+            merged[key] = deepcopy(value)
+    return merged
+
+
+def apply_setting(values: dict[str, Any], setting: str) -> None:
+    """Merges one `key.path=value` into nested values; the value is read as YAML, list items go by number."""
+    path, equals, text = setting.partition("=")
+    if not equals or not path.strip():
+        raise InputError(f"--set takes key.path=value, but got '{setting}'.")
+    try:
+        value = yaml.safe_load(text) if text.strip() else None
+    except yaml.YAMLError:
+        raise InputError(f"--set {path}: the value '{text}' cannot be read; quote it.") from None
+    *parents, last = path.strip().split(".")
+    place: Any = values
+    for key in parents:
+        place = _enter(place, key, path)
+    if isinstance(place, list):
+        place[_item(place, last, path)] = value
+    else:
+        place[last] = value
+
+
+def _enter(place: Any, key: str, path: str) -> Any:
+    if isinstance(place, list):
+        index = _item(place, key, path)
+        if not isinstance(place[index], dict):
+            raise InputError(f"--set {path}: '{key}' holds the plain value {place[index]!r}, nothing lies below it.")
+        return place[index]
+    if place.get(key) is None:
+        place[key] = {}
+    if not isinstance(place[key], (dict, list)):
+        raise InputError(f"--set {path}: '{key}' holds the plain value {place[key]!r}, nothing lies below it.")
+    return place[key]
+
+
+def _item(place: list[Any], key: str, path: str) -> int:
+    if not key.isdigit() or int(key) >= len(place):
+        raise InputError(f"--set {path}: '{key}' must be the number of an item, from 0 to {len(place) - 1}.")
+    return int(key)
+
+
+def dump_config(config: RunConfig) -> str:
+    """YAML from which `load_config` makes the same config again."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """Sentences such as `recipe.epochs was 5 and is 8` for what differs, but for what cannot change a result."""
+    without = {"name": True, "runs": True, "cache": True, "compute": True}
+    before = flatten(old.model_dump(mode="json", exclude=without))
+    after = flatten(new.model_dump(mode="json", exclude=without))
+    return [
+        f"{key} was {before.get(key)} and is {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested values as one level of dotted keys."""
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
+    if items is None:
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def one_of(names: Iterable[str], given: str) -> str:
+    """`a, b or c`, with the nearest to what was given in front: `'demo' (nearest), 'probe' or 'baseline'`."""
+    listed = list(names)
+    near = difflib.get_close_matches(given, listed, n=1, cutoff=0.5)
+    shown = [f"'{name}'" for name in listed if name not in near]
+    if near:
+        shown = [f"'{near[0]}' (the nearest)", *shown]
+    return " or ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """The first mistake of a `ValidationError` as one sentence with its key and what the key may be."""
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if not _is_union_branch(part)]
+    key = ".".join([prefix, *map(str, location)] if prefix else map(str, location))
+    given, kind = first["input"], first["type"]
+    if kind == "extra_forbidden":
+        fields = list(_model_at(model, location[:-1]).model_fields)
+        return f"there is no key '{key}'; it may be {one_of(fields, str(location[-1]))}."
+    if kind == "value_error":
+        message = str(first["ctx"]["error"]).rstrip(".")
+        return f"{key}: {message}." if key else f"{message}."
+    if kind == "missing":
+        return f"'{key}' is missing; it must be given."
+    if kind == "literal_error":
+        field = _field_options(model, location)
+        return f"'{key}' is {given!r}; it may be {one_of(field, str(given))}."
+    return f"'{key}' is {given!r}; {first['msg'][0].lower()}{first['msg'][1:]}."
+
+
+def _is_union_branch(part: int | str) -> bool:
+    """Pydantic names the tried branch of a union inside the location, such as `constrained-int` or `tuple[...]`."""
+    return isinstance(part, str) and (part in ("int", "str", "float") or "[" in part or part.startswith("constrained-"))
+
+
+def _model_at(model: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel]:
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            model = next(iter(_models_in(model.model_fields[part].annotation)), model)
+    return model
+
+
+def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and not get_origin(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _field_options(model: type[BaseModel], location: list[int | str]) -> list[str]:
+    annotation = _model_at(model, location[:-1]).model_fields[str(location[-1])].annotation
+    return [str(option) for option in _literals_in(annotation)]
+
+
+def _literals_in(annotation: Any) -> Iterable[Any]:
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    elif get_origin(annotation) in (Union, types.UnionType, Annotated):
+        for argument in get_args(annotation):
+            yield from _literals_in(argument)

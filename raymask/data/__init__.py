@@ -1,0 +1,1 @@
+"""From a user's folders and tables to batches of pixels."""

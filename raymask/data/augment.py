@@ -1,0 +1,117 @@
+"""Augmentation by albumentations: the only file that knows it. What an image becomes depends on (seed, epoch, row) alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raymask.data.decode import Pixels
+from raymask.errors import InputError
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+# albumentations imports torch where it can, for transforms that are not used here: 2 s and 600 MB in every worker.
+_without_torch = "torch" not in sys.modules
+if _without_torch:
+    sys.modules["torch"] = None  # type: ignore[assignment]
+try:
+    import albumentations as A
+finally:
+    if _without_torch:
+        del sys.modules["torch"]
+
+Transform = dict[str, dict[str, Any] | None]
+
+PRESETS: dict[str, tuple[Transform, ...]] = {
+    "none": (),
+    "light": (
+        {"HorizontalFlip": {"p": 0.5}},
+        {"Affine": {"scale": [0.9, 1.1], "translate_percent": [-0.06, 0.06], "rotate": [-10, 10], "p": 0.7}},
+        {"RandomBrightnessContrast": {"brightness_limit": 0.2, "contrast_limit": 0.2, "p": 0.5}},
+    ),
+    "medium": (
+        {"HorizontalFlip": {"p": 0.5}},
+        {"Affine": {"scale": [0.85, 1.2], "translate_percent": [-0.1, 0.1], "rotate": [-15, 15], "p": 0.8}},
+        {"ColorJitter": {"brightness": 0.25, "contrast": 0.25, "saturation": 0.25, "hue": 0.02, "p": 0.7}},
+        {"GaussianBlur": {"blur_limit": [3, 5], "p": 0.1}},
+        {"CoarseDropout": {"num_holes_range": [1, 2], "hole_height_range": [0.1, 0.2], "hole_width_range": [0.1, 0.2], "p": 0.2}},
+    ),
+    "heavy": (
+        {"HorizontalFlip": {"p": 0.5}},
+        {"Affine": {"scale": [0.75, 1.3], "translate_percent": [-0.12, 0.12], "rotate": [-20, 20], "shear": [-6, 6], "p": 0.9}},
+        {"ColorJitter": {"brightness": 0.35, "contrast": 0.35, "saturation": 0.35, "hue": 0.05, "p": 0.8}},
+        {"GaussianBlur": {"blur_limit": [3, 7], "p": 0.2}},
+        {"GaussNoise": {"std_range": [0.02, 0.08], "p": 0.3}},
+        {"ToGray": {"p": 0.1}},
+        {
+            "CoarseDropout": {
+                "num_holes_range": [1, 4],
+                "hole_height_range": [0.1, 0.25],
+                "hole_width_range": [0.1, 0.25],
+                "p": 0.4,
+            }
+        },
+    ),
+}
+
+
+def resolve_augment(augment: str | Sequence[Transform]) -> tuple[Transform, ...]:
+    """The transforms that a preset's name or a list stands for.
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    if not isinstance(augment, str):
+        return tuple(augment)
+    if augment not in PRESETS:
+        raise InputError(f"recipe.augment is '{augment}'; it may be {', '.join(PRESETS)}, or a list of transforms.")
+    return PRESETS[augment]
+
+
+class Augmenter:
+    """Augments images of one size.
+
+    Raises:
+        InputError: a transform's name or arguments are not albumentations', or it changes the image's size.
+    """
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        built = [_build(transform) for transform in transforms]
+        self._compose = A.Compose(built, seed=0) if built else None
+
+    def __call__(self, images: Pixels, seed: int, epoch: int, rows: npt.ArrayLike) -> Pixels:
+        """(B, H, W, 3) uint8 augmented images; the same for the same (seed, epoch, row), whatever else is in the batch."""
+        if self._compose is None:
+            return images
+        out = np.empty_like(images)
+        for place, row in enumerate(np.asarray(rows).tolist()):
+            self._compose.set_random_seed(int(np.random.SeedSequence([seed, epoch, row]).generate_state(1)[0]))
+            changed = self._compose(image=images[place])["image"]
+            if changed.shape != out[place].shape:
+                raise InputError(
+                    f"recipe.augment changes an image of {out.shape[1]}×{out.shape[2]} pixels to "
+                    f"{changed.shape[0]}×{changed.shape[1]}; leave the size to recipe.image_size."
+                )
+            out[place] = changed
+        return out
+
+
+def _build(transform: Transform) -> A.BasicTransform:
+    if len(transform) != 1:
+        raise InputError(f"recipe.augment: each item is one transform, such as {{HorizontalFlip: {{p: 0.5}}}}, not {transform}.")
+    [(name, arguments)] = transform.items()
+    kind = getattr(A, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, A.BasicTransform)):
+        raise InputError(f"recipe.augment: albumentations has no transform '{name}'.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # albumentations only warns of arguments that it does not know
+            return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in (arguments or {}).items()})
+    except (TypeError, ValueError, UserWarning) as error:
+        raise InputError(f"recipe.augment: {name} refuses its arguments: {str(error).splitlines()[-1].strip()}") from None

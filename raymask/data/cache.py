@@ -1,0 +1,88 @@
+"""Prepared images on disk: uint8 arrays that every process of a machine maps into its memory and shares.
+
+A cache is a folder named by its content: `shard-00000.npy` ... of (n, H, W, 3) uint8 each, and `index.parquet` with one row an
+image (image_id, shard, offset, problem), written last. Rows of broken images have a `problem` and no pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from raymask.data.decode import InputSpec, Pixels
+
+VERSION = 1
+SHARD_BYTES = 64 * 2**20
+
+
+def cache_key(images: pd.DataFrame, spec: InputSpec) -> str:
+    """Name of the cache of these files' versions under these preparing steps."""
+    digest = hashlib.sha256(repr((VERSION, *astuple(spec))).encode())
+    for column in ("image_id", "path", "size", "stamp"):
+        values = images[column].astype(str).tolist()
+        digest.update("\0".join(values).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def find_cache(images: pd.DataFrame, spec: InputSpec, root: Path) -> tuple[Path, bool]:
+    """The folder for these images under these steps, and whether the cache in it is whole."""
+    folder = root / f"{cache_key(images, spec)}-{spec.height}x{spec.width}"
+    return folder, index_path(folder).exists()
+
+
+def problems(folder: Path) -> pd.DataFrame:
+    """Broken images of a cache: image_id, reason."""
+    index = pd.read_parquet(index_path(folder))
+    broken = index[index["problem"] != ""]
+    return broken[["image_id", "problem"]].rename(columns={"problem": "reason"}).reset_index(drop=True)
+
+
+def shard_rows(spec: InputSpec) -> int:
+    """Images to a shard: about 64 MB, at most 512, so that preparing spreads over CPUs."""
+    return int(np.clip(SHARD_BYTES // (spec.height * spec.width * 3), 16, 512))
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """File of a shard."""
+    return folder / f"shard-{shard:05d}.npy"
+
+
+def index_path(folder: Path) -> Path:
+    """File whose existence means that the cache is whole."""
+    return folder / "index.parquet"
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """Random access to prepared images; the pixels stay on disk and in the page cache."""
+
+    shards: tuple[Pixels, ...]
+    shard_of: npt.NDArray[np.int64]
+    offset_of: npt.NDArray[np.int64]
+
+    def read(self, rows: npt.ArrayLike) -> Pixels:
+        """(B, H, W, 3) uint8 copies of the images at these rows of the manifest."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        batch = np.empty((len(wanted), *self.shards[0].shape[1:]), dtype=np.uint8)
+        for place, row in enumerate(wanted):
+            batch[place] = self.shards[self.shard_of[row]][self.offset_of[row]]
+        return batch
+
+
+def open_cache(folder: Path, image_ids: pd.Series) -> PreparedImages:
+    """The prepared images of these ids, in their order.
+
+    Raises:
+        KeyError: an id has no pixels in the cache.
+    """
+    index = pd.read_parquet(index_path(folder)).set_index("image_id")
+    places = index.loc[image_ids.to_numpy()]
+    assert (places["problem"] == "").all(), "broken images are set aside before a cache is opened"
+    count = int(index["shard"].max()) + 1
+    shards = tuple(np.load(shard_path(folder, shard), mmap_mode="r") for shard in range(count))
+    return PreparedImages(shards, places["shard"].to_numpy(np.int64), places["offset"].to_numpy(np.int64))

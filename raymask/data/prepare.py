@@ -1,0 +1,63 @@
+"""Decode, crop and resize every image once, on all CPUs of the cluster, into a cache keyed by content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray.data
+from ray.data import DataContext
+
+from raymask.data.cache import index_path, shard_path, shard_rows
+from raymask.data.decode import InputSpec, decode_file
+from raymask.store import replacing, write_table
+
+Progress = Callable[[int, int], None]
+
+
+def prepare(images: pd.DataFrame, spec: InputSpec, folder: Path, progress: Progress) -> None:
+    """Writes the cache of these images.
+
+    Args:
+        images: image_id, path, size and stamp of each.
+        spec: the preparing steps.
+        folder: the cache's folder as `find_cache` names it, one that every node of the cluster sees.
+        progress: called with (images done, images in all).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    DataContext.get_current().enable_progress_bars = False
+    rows = shard_rows(spec)
+    ids, paths = images["image_id"].tolist(), images["path"].tolist()
+    shards = [
+        {"shard": shard, "image_id": ids[start : start + rows], "path": paths[start : start + rows]}
+        for shard, start in enumerate(range(0, len(images), rows))
+    ]
+    written = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
+        _write_shards, batch_size=1, batch_format="pandas", fn_kwargs={"folder": folder, "spec": spec}
+    )
+    parts, done = [], 0
+    for part in written.iter_batches(batch_size=None, batch_format="pandas", prefetch_batches=0):
+        parts.append(part)
+        done += len(part)
+        progress(done, len(images))
+    index = pd.concat(parts, ignore_index=True).sort_values(["shard", "offset"], kind="stable")
+    write_table(index_path(folder), index)
+
+
+def _write_shards(batch: pd.DataFrame, folder: Path, spec: InputSpec) -> Iterator[dict[str, Any]]:
+    for shard, ids, paths in batch[["shard", "image_id", "path"]].itertuples(index=False):
+        decoded = [decode_file(path, [spec]) for path in paths]
+        pixels = [images[0] for problem, images in decoded if not problem]
+        with replacing(shard_path(folder, shard)) as draft, draft.open("wb") as file:
+            np.save(file, np.stack(pixels) if pixels else np.empty((0, spec.height, spec.width, 3), dtype=np.uint8))
+        problems = [problem for problem, _ in decoded]
+        whole = np.array([not problem for problem in problems])
+        yield {
+            "image_id": np.asarray(ids, dtype=object),
+            "shard": np.full(len(whole), shard, dtype=np.int64),
+            "offset": np.cumsum(whole, dtype=np.int64) - 1,
+            "problem": np.asarray(problems, dtype=object),
+        }

@@ -1,0 +1,85 @@
+"""The whole training of a trial as one Ray Data execution over its (epoch, step) pairs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray.data
+from ray.data import DataContext, ExecutionResources
+
+from raymask.data.augment import Augmenter
+from raymask.data.batches import Batch, StreamSpec, from_columns, make_batch, to_columns
+from raymask.data.cache import PreparedImages, open_cache
+
+IMAGES_PER_TASK = 256
+BYTES_PER_TASK = 32 * 2**20
+
+
+def stream(
+    spec: StreamSpec, cache: Path, manifest: Path, *, first_epoch: int, memory: int, cpus_per_task: float
+) -> Iterator[Batch]:
+    """Batches of uint8 images in the order of (epoch, step), from `first_epoch` to the last epoch.
+
+    Args:
+        spec: the stream.
+        cache: folder of the prepared images.
+        manifest: file whose rows the batches name.
+        first_epoch: epoch to begin with.
+        memory: bytes of batches that may wait in the object store.
+        cpus_per_task: CPUs that Ray books for each augmenting task.
+    """
+    images = len(pd.read_parquet(manifest, columns=["image_id"]))
+    steps = spec.steps(images)
+    per_task = steps_per_task(spec)
+    pairs = (spec.epochs - first_epoch) * steps
+    if pairs <= 0:
+        return
+    _limit_execution(memory)
+    numbers = ray.data.range(pairs, override_num_blocks=-(-pairs // per_task))
+    batches = numbers.map_batches(
+        _make_batches,
+        batch_size=None,
+        num_cpus=cpus_per_task,
+        fn_kwargs={"spec": spec, "cache": cache, "manifest": manifest, "first": first_epoch * steps, "steps": steps},
+    )
+    for columns in batches.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
+        yield from from_columns(columns)
+
+
+def steps_per_task(spec: StreamSpec) -> int:
+    """Batches that one task makes: enough to hide a task's own cost, few enough to come soon."""
+    image_bytes = spec.input.height * spec.input.width * 3
+    images = min(IMAGES_PER_TASK, BYTES_PER_TASK // image_bytes)
+    return max(1, images // spec.batch_size)
+
+
+def _limit_execution(memory: int) -> None:
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources(object_store_memory=memory)
+
+
+def _make_batches(
+    numbers: dict[str, np.ndarray], spec: StreamSpec, cache: Path, manifest: Path, first: int, steps: int
+) -> Iterator[dict[str, Any]]:
+    prepared, augmenter = _prepared(cache, manifest), _augmenter(spec.augment)
+    for number in numbers["id"].tolist():
+        epoch, step = divmod(first + number, steps)
+        yield to_columns(make_batch(prepared, augmenter, spec, epoch, step))
+
+
+@lru_cache(maxsize=4)
+def _prepared(cache: Path, manifest: Path) -> PreparedImages:
+    return open_cache(cache, pd.read_parquet(manifest, columns=["image_id"])["image_id"])
+
+
+@lru_cache(maxsize=4)
+def _augmenter(transforms: str) -> Augmenter:
+    return Augmenter(json.loads(transforms))

@@ -1,0 +1,389 @@
+"""Trains a pack: batches in, metrics and models out. Knows neither Ray nor files.
+
+Every replica of a pack takes, from each batch, the rows whose fold is not its own. Its result depends on its own recipe, seed and
+stream alone, never on who else is in the pack.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from raymask.config import Recipe
+from raymask.data.batches import Batch
+from raymask.data.cache import PreparedImages
+from raymask.errors import InputError
+from raymask.losses import build_loss
+from raymask.metrics import Score, score_heads
+from raymask.models import Classifier, Logits, to_pixels
+from raymask.optim import build_optimizer, lr_factor, set_lr
+from raymask.tasks import LabelSpace
+from raymask.tta import VIEWS
+
+EVALUATION_BATCH = 128
+ByHead = dict[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Labels and folds of every row of the manifest."""
+
+    space: LabelSpace
+    fold: npt.NDArray[np.int64]
+    """(N,)."""
+    truth: Mapping[str, npt.NDArray[np.int64]]
+    """(N,) by task and joint: what scores are made of."""
+    train: Mapping[str, npt.NDArray[np.int64]]
+    """(N,) by task and joint: what the loss is made of."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a replica's trainable part sees of one batch: pixels, or the features of a frozen backbone."""
+
+    tensor: Tensor
+    rows: npt.NDArray[np.int64]
+    epoch: int
+    step: int
+
+
+class Feed(Protocol):
+    """Where a pack's inputs come from."""
+
+    def training(self) -> Iterator[Inputs]:
+        """Augmented inputs, epoch after epoch."""
+        ...
+
+    def clean(self, rows: npt.NDArray[np.int64], view: str) -> Tensor:
+        """Inputs of these rows without augmentation, under one view."""
+        ...
+
+    def forward(self, model: Classifier, inputs: Tensor) -> Logits:
+        """Logits from such inputs."""
+        ...
+
+
+class PixelFeed:
+    """Batches as they come from the stream; for replicas that train their backbones."""
+
+    def __init__(self, batches: Iterable[Batch], prepared: PreparedImages, device: torch.device) -> None:
+        self.batches, self.prepared, self.device = batches, prepared, device
+
+    def training(self) -> Iterator[Inputs]:
+        for batch in self.batches:
+            yield Inputs(to_pixels(batch.images, self.device), batch.rows, batch.epoch, batch.step)
+
+    def clean(self, rows: npt.NDArray[np.int64], view: str) -> Tensor:
+        return VIEWS[view](to_pixels(self.prepared.read(rows), self.device))
+
+    def forward(self, model: Classifier, inputs: Tensor) -> Logits:
+        return model(inputs)  # type: ignore[no-any-return]
+
+
+class FeatureFeed:
+    """Features of a frozen backbone, computed once for all replicas and all epochs of a pack.
+
+    The stream's augmented passes are sent through the backbone and kept; epoch e trains on pass e mod P, in the same order and
+    batches as a stream of that many epochs would have.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        pixels: PixelFeed,
+        order: Callable[[int], Iterator[npt.NDArray[np.int64]]],
+        epochs: int,
+        views: Sequence[str],
+        amp: Callable[[], AbstractContextManager[Any]],
+        progress: Callable[[float], None] = lambda share: None,
+        passes: int = 1,
+    ) -> None:
+        """Args:
+        model: any replica's model; its backbone is that of all.
+        pixels: the stream of `passes` epochs.
+        order: rows of each batch of an epoch.
+        epochs: epochs to train for.
+        views: the views that `clean` will be asked for.
+        amp: context of the backbone's forward pass.
+        progress: called with the share of the features that is done.
+        passes: epochs of the stream.
+        """
+        self.model, self.pixels, self.amp = model, pixels, amp
+        self.order, self.epochs = order, epochs
+        self.images = len(pixels.prepared.shard_of)
+        self._progress, self._done, self._in_all = progress, 0, self.images * (passes + len(views))
+        self.bank = self._augmented(passes)
+        self.views = {view: self._view(view) for view in views}
+
+    def training(self) -> Iterator[Inputs]:
+        for epoch in range(self.epochs):
+            features = self.bank[epoch % len(self.bank)]
+            for step, rows in enumerate(self.order(epoch)):
+                yield Inputs(features[torch.from_numpy(rows)].to(self.pixels.device), rows, epoch, step)
+
+    def clean(self, rows: npt.NDArray[np.int64], view: str) -> Tensor:
+        return self.views[view][torch.from_numpy(rows)].to(self.pixels.device)
+
+    def forward(self, model: Classifier, inputs: Tensor) -> Logits:
+        return model.classify(inputs)
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        with torch.inference_mode(), self.amp():
+            features = self.model.features(pixels).float().cpu()
+        self._done += len(features)
+        self._progress(self._done / self._in_all)
+        return features
+
+    def _augmented(self, passes: int) -> Tensor:
+        """(P, N, F) float32 features of each pass of the stream."""
+        bank: Tensor | None = None
+        for inputs in self.pixels.training():
+            features = self._embed(inputs.tensor)
+            if bank is None:
+                bank = torch.zeros(passes, self.images, features.shape[1])
+            bank[inputs.epoch, torch.from_numpy(inputs.rows)] = features
+        assert bank is not None, "the stream of a frozen pack has at least one pass"
+        return bank
+
+    def _view(self, view: str) -> Tensor:
+        """(N, F) float32 features of all images under one view."""
+        parts = [self._embed(self.pixels.clean(rows, view)) for rows in _chunks(np.arange(self.images))]
+        return torch.cat(parts)
+
+
+def _chunks(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    for start in range(0, len(rows), EVALUATION_BATCH):
+        yield rows[start : start + EVALUATION_BATCH]
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One replica after one epoch."""
+
+    epoch: int
+    """Finished epochs."""
+    train_loss: float
+    loss: float
+    """Cross-entropy on the replica's own fold, summed over heads, without smoothing and weights."""
+    f1: float
+    accuracy: float
+    """Of the joint label where the replica gives it, else of its task."""
+    scores: dict[str, Score]
+    lr: float
+
+
+class Learner:
+    """A replica while it is trained."""
+
+    def __init__(
+        self,
+        name: str,
+        fold: int,
+        model: Classifier,
+        recipe: Recipe,
+        labels: LabelTable,
+        steps_per_epoch: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.name, self.fold, self.recipe, self.seed, self.device = name, fold, recipe, seed, device
+        self.labels = labels
+        self.model = model.to(device)
+        if recipe.freeze == "backbone":
+            self.model.backbone.requires_grad_(False)
+        if device.type == "cuda":
+            self.model.to(memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(recipe, model)
+        self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+        self.amp, self.scaler = mixed_precision(recipe, device)
+        trained_rows = labels.fold != fold
+        self.own_rows = np.flatnonzero(~trained_rows)
+        self.loss = {
+            head: build_loss(recipe, np.bincount(labels.train[head][trained_rows], minlength=classes)).to(device)
+            for head, classes in self.heads.items()
+        }
+        self.train_labels = {head: torch.from_numpy(labels.train[head]).to(device) for head in self.heads}
+        self.steps_per_epoch = steps_per_epoch
+        self.optimizer_steps = -(-steps_per_epoch // recipe.accumulate) * recipe.epochs
+        self.epoch = 0
+        self.optimizer_step = 0
+        self._loss_sum = torch.zeros((), device=device)
+        self._batches = 0
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Classes by head."""
+        return {head: layers[-1].out_features for head, layers in self.model.heads.items()}  # type: ignore[index]
+
+    @property
+    def best_model(self) -> Classifier:
+        """The model that predicts: the averaged weights where they are kept."""
+        return self.ema.module if self.ema else self.model
+
+    def learn(self, inputs: Inputs, feed: Feed) -> int:
+        """One batch, without the rows of the replica's own fold. Returns the number of images learned from.
+
+        A batch of an epoch that the replica has behind it already is passed over.
+        """
+        if inputs.epoch < self.epoch:
+            return 0
+        kept = np.flatnonzero(self.labels.fold[inputs.rows] != self.fold)
+        last_of_epoch = inputs.step == self.steps_per_epoch - 1
+        if len(kept) >= 2:  # batch normalisation has nothing to say of a single image
+            self._backward(inputs, kept, feed)
+        if last_of_epoch or (inputs.step + 1) % self.recipe.accumulate == 0:
+            self._update()
+        return len(kept)
+
+    def _backward(self, inputs: Inputs, kept: npt.NDArray[np.int64], feed: Feed) -> None:
+        self._train_mode()
+        # Dropout and stochastic depth draw from a generator of this replica and step, so that pack-mates change nothing.
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, inputs.epoch, inputs.step]).generate_state(1)[0]))
+        places = torch.from_numpy(kept).to(self.device)
+        rows = torch.from_numpy(inputs.rows[kept]).to(self.device)
+        with self.amp():
+            logits = feed.forward(self.model, inputs.tensor[places])
+            losses = [self.loss[head](of_head.float(), self.train_labels[head][rows]) for head, of_head in logits.items()]
+            loss = torch.stack(losses).mean()
+        self.scaler.scale(loss / self.recipe.accumulate).backward()  # type: ignore[no-untyped-call]
+        self._loss_sum += loss.detach()
+        self._batches += 1
+
+    def _train_mode(self) -> None:
+        if not self.model.training:
+            self.model.train()
+            if self.recipe.freeze == "backbone":
+                self.model.backbone.eval()
+
+    def _update(self) -> None:
+        set_lr(self.optimizer, lr_factor(self.optimizer_step, self.optimizer_steps, self.recipe.warmup))
+        if self.recipe.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer_step += 1
+        if self.ema:
+            self.ema.update(self.model, step=self.optimizer_step)
+
+    def end_epoch(self, feed: Feed) -> EpochMetrics:
+        """Predicts the replica's own fold and scores it.
+
+        Raises:
+            InputError: the loss is not finite.
+        """
+        train_loss = float(self._loss_sum) / max(1, self._batches)
+        self._loss_sum.zero_()
+        self._batches = 0
+        self.epoch += 1
+        if not math.isfinite(train_loss):
+            raise InputError(
+                f"the loss of {self.name} is {train_loss} in epoch {self.epoch}; lower recipe.lr or set recipe.clip_grad."
+            )
+        probabilities = self.predict(self.own_rows, "original", feed)
+        truth = {target: labels[self.own_rows] for target, labels in self.labels.truth.items()}
+        scores = score_heads(self.labels.space, probabilities, truth)
+        main = scores.get("joint") or next(iter(scores.values()))
+        own_loss = sum(cross_entropy(of_head, truth[head]) for head, of_head in probabilities.items())
+        return EpochMetrics(
+            self.epoch, train_loss, own_loss, main["f1"], main["accuracy"], scores, self.optimizer.param_groups[-1]["lr"]
+        )
+
+    def predict(self, rows: npt.NDArray[np.int64], view: str, feed: Feed) -> ByHead:
+        """(n, C) float32 probabilities by head of these rows under one view."""
+        model = self.best_model.eval()
+        parts: dict[str, list[Tensor]] = {head: [] for head in self.heads}
+        with torch.inference_mode(), self.amp():
+            for chunk in _chunks(rows):
+                for head, logits in feed.forward(model, feed.clean(chunk, view)).items():
+                    parts[head].append(logits.float().softmax(dim=1).cpu())
+        return {head: torch.cat(chunks).numpy() for head, chunks in parts.items()}
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on from the end of this epoch."""
+        return {
+            "epoch": self.epoch,
+            "optimizer_step": self.optimizer_step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes back to what `state` gave."""
+        self.epoch, self.optimizer_step = state["epoch"], state["optimizer_step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """A pack after one epoch."""
+
+    epoch: int
+    metrics: dict[str, EpochMetrics]
+    """By the learner's name; without learners that had this epoch behind them."""
+    images_per_second: float
+    """Images learned from, summed over the replicas."""
+    waiting: float
+    """Share of the time spent waiting for batches."""
+
+
+def train_pack(
+    learners: Sequence[Learner],
+    feed: Feed,
+    on_epoch: Callable[[EpochReport], None],
+    on_step: Callable[[int, int], None] = lambda epoch, step: None,
+) -> None:
+    """Trains all learners on one feed; `on_epoch` is called when an epoch is finished and scored."""
+    steps = learners[0].steps_per_epoch
+    learned, waited, started = 0, 0.0, time.perf_counter()
+    inputs_of_epoch = feed.training()
+    while True:
+        asked = time.perf_counter()
+        inputs = next(inputs_of_epoch, None)
+        waited += time.perf_counter() - asked
+        if inputs is None:
+            return
+        learned += sum(learner.learn(inputs, feed) for learner in learners)
+        on_step(inputs.epoch, inputs.step)
+        if inputs.step == steps - 1:
+            trained = time.perf_counter() - started
+            metrics = {learner.name: learner.end_epoch(feed) for learner in learners if learner.epoch == inputs.epoch}
+            on_epoch(EpochReport(inputs.epoch, metrics, learned / trained, waited / trained))
+            learned, waited, started = 0, 0.0, time.perf_counter()
+
+
+def mixed_precision(
+    recipe: Recipe, device: torch.device
+) -> tuple[Callable[[], AbstractContextManager[Any]], torch.amp.GradScaler]:
+    """The autocast context and gradient scaler of a recipe on a device; `auto` is bf16 or fp16 on a GPU and off on a CPU."""
+    chosen = recipe.amp
+    if chosen == "auto":
+        chosen = "off" if device.type == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    scaler = torch.amp.GradScaler(device.type, enabled=chosen == "fp16")
+    if chosen == "off":
+        return nullcontext, scaler
+    dtype = torch.bfloat16 if chosen == "bf16" else torch.float16
+    return lambda: torch.autocast(device.type, dtype=dtype), scaler
+
+
+def cross_entropy(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Mean of -log p of the true class, of (N, C) probabilities and (N,) labels."""
+    of_truth = np.take_along_axis(np.asarray(probabilities), np.asarray(labels)[:, None], axis=1)
+    return float(-np.log(np.maximum(of_truth, 1e-12)).mean())

@@ -1,0 +1,15 @@
+"""The one exception that is the user's to mend."""
+
+
+class InputError(ValueError):
+    """Something given to raymask is wrong: its message says what, where, and what to do.
+
+    Entry points print the message alone, without a stack trace, and exit with status 2.
+    """
+
+
+def shortened(names: list[str], most: int = 5) -> str:
+    """`a, b, c and 7 more`, for messages that would otherwise list thousands of names."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most} more"

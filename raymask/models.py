@@ -1,0 +1,151 @@
+"""A timm backbone with a head for each task."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from raymask.config import HeadConfig, Recipe
+from raymask.errors import InputError
+
+Logits = dict[str, Tensor]
+
+
+class Classifier(nn.Module):
+    """Pixels -> normalised images -> pooled features of a timm backbone -> logits by task.
+
+    `forward` takes (B, 3, H, W) pixels from 0 to 255, uint8 or float; `classify` takes (B, F) features as `features` makes them.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module, width: int, heads: Mapping[str, int], head: HeadConfig) -> None:
+        super().__init__()
+        config = resolve_model_data_config(backbone)
+        self.backbone = backbone
+        self.heads = nn.ModuleDict({task: build_head(width, classes, head) for task, classes in heads.items()})
+        for name in ("mean", "std"):
+            pixels = torch.tensor(config[name], dtype=torch.float32).mul(255).view(1, 3, 1, 1)
+            self.register_buffer(name, pixels, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Logits:
+        return self.classify(self.features(pixels))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(B, F) features from (B, 3, H, W) pixels from 0 to 255."""
+        images = pixels.to(torch.float32).sub(self.mean).div(self.std)
+        return self.backbone(images)  # type: ignore[no-any-return]
+
+    def classify(self, features: Tensor) -> Logits:
+        """Logits (B, C) by task from (B, F) features."""
+        return {task: head(features) for task, head in self.heads.items()}
+
+
+def build_head(width: int, classes: int, config: HeadConfig) -> nn.Sequential:
+    """(B, F) -> (B, C): normalisation without affine part (as for MAE's linear probes, He et al. 2022), hidden layer, dropout."""
+    layers: list[nn.Module] = []
+    if config.norm:
+        layers.append(nn.BatchNorm1d(width, affine=False))
+    if config.hidden:
+        layers += [nn.Linear(width, config.hidden), nn.ReLU(inplace=True)]
+        width = config.hidden
+    if config.dropout:
+        layers.append(nn.Dropout(config.dropout))
+    layers.append(nn.Linear(width, classes))
+    return nn.Sequential(*layers)
+
+
+def build_classifier(recipe: Recipe, heads: Mapping[str, int]) -> Classifier:
+    """A model of random weights, from torch's global generator.
+
+    Raises:
+        InputError: timm has no such backbone, or it cannot take images of this size.
+    """
+    backbone = _create(recipe)
+    return Classifier(backbone, _width(backbone, recipe), heads, recipe.head)
+
+
+def _create(recipe: Recipe, **kwargs: Any) -> nn.Module:
+    name = recipe.backbone
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
+        hint = f"; the nearest are {', '.join(near)}" if near else ""
+        raise InputError(f"recipe.backbone is '{name}', which timm does not have{hint}.")
+    try:  # models with position embeddings want to know the image's size, the others refuse to hear of it
+        backbone: nn.Module = timm.create_model(name, num_classes=0, img_size=recipe.height_width, **kwargs)
+    except TypeError:
+        backbone = timm.create_model(name, num_classes=0, **kwargs)
+    return backbone
+
+
+def _width(backbone: nn.Module, recipe: Recipe) -> int:
+    height, width = recipe.height_width
+    backbone.eval()
+    try:
+        with torch.inference_mode():
+            features = int(backbone(torch.zeros(1, 3, height, width)).shape[-1])
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(
+            f"recipe.backbone '{recipe.backbone}' cannot take images of {height}×{width} pixels ({error}); change "
+            "recipe.image_size."
+        ) from None
+    backbone.train()
+    return features
+
+
+def fetch_backbone(recipe: Recipe, file: Path) -> None:
+    """Writes the weights that a recipe's backbone starts from: timm's download, or the local file that it names.
+
+    Raises:
+        InputError: the weights cannot be had, or do not fit the backbone.
+    """
+    if recipe.weights and not recipe.weights.is_file():
+        raise InputError(f"recipe.weights: there is no file '{recipe.weights}'.")
+    _width(_create(recipe), recipe)
+    overlay = {"file": str(recipe.weights)} if recipe.weights else None
+    try:
+        backbone = _create(recipe, pretrained=True, pretrained_cfg_overlay=overlay)
+    except Exception as error:  # the hub's client, torch and timm raise whatever they like here
+        raise InputError(_why_no_weights(recipe, error)) from None
+    save_file({name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}, str(file))
+
+
+def _why_no_weights(recipe: Recipe, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+    if recipe.weights:
+        return f"recipe.weights: '{recipe.weights}' does not fit the backbone '{recipe.backbone}' ({reason})."
+    return (
+        f"the pretrained weights of '{recipe.backbone}' cannot be downloaded ({reason}); set recipe.weights to a local file, "
+        "or recipe.pretrained=false to start from random weights."
+    )
+
+
+def load_backbone(model: Classifier, file: Path) -> None:
+    """Loads what `fetch_backbone` wrote."""
+    model.backbone.load_state_dict(load_file(str(file)), strict=True)
+
+
+def save_classifier(model: Classifier, file: Path) -> None:
+    """Writes the weights as safetensors."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, str(file))
+
+
+def load_classifier(recipe: Recipe, heads: Mapping[str, int], file: Path) -> Classifier:
+    """The model that `save_classifier` wrote, in evaluation mode."""
+    model = build_classifier(recipe, heads)
+    model.load_state_dict(load_file(str(file)), strict=True)
+    return model.eval()
+
+
+def to_pixels(images: Any, device: torch.device) -> Tensor:
+    """(B, H, W, 3) uint8 array -> (B, 3, H, W) uint8 tensor on the device, in channels-last memory."""
+    return torch.as_tensor(images).to(device, non_blocking=True).permute(0, 3, 1, 2)

@@ -1,0 +1,57 @@
+"""Replicas' files -> one out-of-fold prediction an image and member -> ballots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from raymask.ensemble import ByHead, check_complete
+from raymask.store import ReplicaId, Run, write_table
+
+
+def collect_oof(run: Run, member: str, folds: Sequence[int], validated: pd.Series) -> bool:
+    """Writes a member's OOF file from its replicas' unless it is there; returns whether it was.
+
+    Args:
+        run: where the replicas lie.
+        member: the member's name.
+        folds: the folds that it has replicas for.
+        validated: image_id of every image that lies in one of these folds.
+
+    Raises:
+        InputError: an image has no prediction, or two, under one of the views.
+    """
+    if run.oof(member).exists():
+        return True
+    parts = [pd.read_parquet(run.replica_oof(ReplicaId(member, fold))).assign(fold=fold) for fold in folds]
+    table = pd.concat(parts, ignore_index=True)
+    for view, of_view in table.groupby("view"):
+        check_complete(f"the out-of-fold predictions of '{member}' ({view})", of_view["image_id"].tolist(), validated.tolist())
+    write_table(run.oof(member), table.sort_values(["image_id", "view"], kind="stable"))
+    return False
+
+
+def oof_by_head(run: Run, member: str, views: Sequence[str], image_ids: pd.Series) -> ByHead:
+    """A member's (N, C) OOF probabilities by head, averaged over the views, for these images in this order."""
+    table = pd.read_parquet(run.oof(member))
+    columns = [name for name in table.columns if ":" in name]
+    mean = table[table["view"].isin(views)].groupby("image_id")[columns].mean()
+    return split_heads(mean.loc[image_ids.to_numpy()])
+
+
+def split_heads(table: pd.DataFrame) -> dict[str, npt.NDArray[np.float64]]:
+    """(N, C) probabilities by head from a table with `head:class` columns."""
+    heads: dict[str, list[str]] = {}
+    for column in table.columns:
+        heads.setdefault(str(column).split(":", 1)[0], []).append(column)
+    return {head: table[columns].to_numpy(dtype=np.float64) for head, columns in heads.items()}
+
+
+def replica_by_head(predicted: pd.DataFrame, replica: ReplicaId) -> Mapping[str, npt.NDArray[np.float64]]:
+    """One replica's (N, C) probabilities by head from the table of `raymask.predict.predict`."""
+    prefix = f"{replica}|"
+    columns = [name for name in predicted.columns if name.startswith(prefix)]
+    return split_heads(predicted[columns].rename(columns=lambda name: name.removeprefix(prefix)))

@@ -1,0 +1,218 @@
+"""Members × folds -> packs -> resources and concurrency. Pure functions; the plan is proved before anything is started."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from raymask.config import ComputeConfig, Member, Recipe
+from raymask.data.augment import resolve_augment
+from raymask.data.batches import StreamSpec
+from raymask.data.decode import InputSpec
+from raymask.errors import InputError
+from raymask.store import ReplicaId
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine of the cluster offers."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Replicas that read the same stream and are trained together in one trial."""
+
+    name: str
+    replicas: tuple[ReplicaId, ...]
+    stream: StreamSpec
+    epochs: int
+    frozen: str | None = None
+    """What identifies the frozen backbone that the replicas share; None where backbones are trained."""
+
+    @property
+    def cost(self) -> float:
+        """Work relative to other packs: image-steps × pixels; heads on a frozen backbone cost nothing beside its features."""
+        pixels = self.stream.input.height * self.stream.input.width
+        return float(pixels * (self.stream.epochs if self.frozen else self.epochs * len(self.replicas)))
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many packs run side by side and what each may use."""
+
+    count: int
+    cpus: float
+    """CPUs that Ray books for a pack; less than its threads use, so that its stream always finds a free CPU."""
+    gpus: float
+    threads: int
+    """torch threads of a pack."""
+    stream_cpus: float
+    """CPUs that Ray books for one augmenting task."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained where."""
+
+    packs: tuple[Pack, ...]
+    slots: Slots
+
+
+def input_spec(recipe: Recipe) -> InputSpec:
+    """How the files are prepared for a recipe."""
+    height, width = recipe.height_width
+    return InputSpec(height, width, recipe.crop)
+
+
+def frozen_backbone(recipe: Recipe) -> str | None:
+    """What makes frozen backbones the same, so that their features are shared; None for one that is trained."""
+    return f"{recipe.backbone} {recipe.weights} {recipe.amp}" if recipe.freeze == "backbone" else None
+
+
+def stream_spec(recipe: Recipe, seed: int) -> StreamSpec:
+    """The stream that a recipe's replicas read."""
+    return StreamSpec(
+        input=input_spec(recipe),
+        augment=json.dumps(resolve_augment(recipe.augment), sort_keys=True),
+        batch_size=recipe.batch_size,
+        epochs=recipe.feature_passes if recipe.freeze == "backbone" else recipe.epochs,
+        seed=seed,
+    )
+
+
+def plan_run(
+    members: Sequence[Member],
+    folds: Sequence[int],
+    nodes: Sequence[Node],
+    compute: ComputeConfig,
+    seed: int,
+    finished: Iterable[ReplicaId] = (),
+) -> Plan:
+    """Packs of everything unfinished, and the slots that they run in.
+
+    Args:
+        members: the members of the run.
+        folds: folds that each member has a replica for.
+        nodes: the machines of the cluster.
+        compute: what the run may use.
+        seed: the run's seed, that of its streams.
+        finished: replicas that need no training.
+
+    Raises:
+        InputError: the cluster cannot run a single pack.
+    """
+    done = set(finished)
+    together: dict[tuple[StreamSpec, int, str | None], list[ReplicaId]] = defaultdict(list)
+    for member in members:
+        key = (stream_spec(member.recipe, seed), member.recipe.epochs, frozen_backbone(member.recipe))
+        replicas = [ReplicaId(member.name, fold) for fold in folds]
+        together[key] += [replica for replica in replicas if replica not in done]
+    packs = [
+        Pack("", tuple(replicas), stream, epochs, frozen) for (stream, epochs, frozen), replicas in together.items() if replicas
+    ]
+    slots = plan_slots(nodes, compute, sum(1 if pack.frozen else len(pack.replicas) for pack in packs))
+    split = split_packs(packs, slots.count, compute.replicas_per_pack)
+    named = [replace(pack, name=f"pack-{number}") for number, pack in enumerate(split)]
+    return Plan(tuple(named), with_packs(slots, nodes, len(named)))
+
+
+def split_packs(packs: Sequence[Pack], slots: int, most_replicas: int) -> list[Pack]:
+    """Packs split until every slot has work, no pack is longer than a slot's fair share, and none is too large.
+
+    The longest come first, so that they are started first. A pack on a frozen backbone stays whole, since its replicas share the
+    one computation that costs anything.
+    """
+    fair_share = sum(pack.cost for pack in packs) / max(1, slots)
+    heap = [(-pack.cost, number, pack) for number, pack in enumerate(packs)]
+    heapq.heapify(heap)
+    done: list[Pack] = []
+    number = len(heap)
+    while heap:
+        cost, _, pack = heapq.heappop(heap)
+        divisible = pack.frozen is None and len(pack.replicas) > 1
+        too_long = -cost > 1.2 * fair_share and len(heap) + len(done) + 1 < 4 * slots
+        if not divisible or not (too_long or len(pack.replicas) > most_replicas):
+            done.append(pack)
+            continue
+        parts = max(2, min(len(pack.replicas), round(-cost / fair_share)) if too_long else 2)
+        for part in _parts(pack.replicas, parts):
+            number += 1
+            half = replace(pack, replicas=part)
+            heapq.heappush(heap, (-half.cost, number, half))
+    return sorted(done, key=lambda pack: -pack.cost)
+
+
+def _parts(replicas: tuple[ReplicaId, ...], count: int) -> list[tuple[ReplicaId, ...]]:
+    bounds = [round(part * len(replicas) / count) for part in range(count + 1)]
+    return [replicas[start:end] for start, end in pairwise(bounds)]
+
+
+def plan_slots(nodes: Sequence[Node], compute: ComputeConfig, packs: int) -> Slots:
+    """The slots that a cluster has room for, at most as many as there can be packs.
+
+    On GPUs a slot is a GPU or a part of one. On CPUs a slot is one thread on one CPU; several threads beside other busy processes
+    only fight. A part of every machine's CPUs stays free for the streams.
+
+    Raises:
+        InputError: the cluster has no CPU.
+    """
+    cpus = sum(node.cpus for node in nodes)
+    if cpus <= 0:
+        raise InputError("the Ray cluster offers no CPU; start its nodes with at least one.")
+    gpus = sum(int(node.gpus) for node in nodes)
+    packs = max(1, packs)
+    if gpus:
+        count = min(packs, gpus * compute.packs_per_gpu)
+        per_gpu_node = min(node.cpus / (int(node.gpus) * compute.packs_per_gpu) for node in nodes if node.gpus >= 1)
+        booked = min(1.0, per_gpu_node / 2)
+        threads = max(1, int(per_gpu_node / 2))
+        return Slots(count, booked, 1.0 / compute.packs_per_gpu, threads, _stream_cpus(cpus))
+    most = sum(max(1, int(node.cpus)) for node in nodes)
+    count = min(packs, compute.cpu_packs or most)
+    return with_packs(Slots(count, 0.0, 0.0, 1, _stream_cpus(cpus)), nodes, count)
+
+
+def with_packs(slots: Slots, nodes: Sequence[Node], packs: int) -> Slots:
+    """The slots when there are only so many packs: on CPUs the fewer, the more threads each."""
+    count = max(1, min(slots.count, packs))
+    if slots.gpus:
+        return replace(slots, count=count)
+    smallest = min(node.cpus for node in nodes if node.cpus > 0)
+    per_node = -(-count // len(nodes))
+    threads = max(1, int(smallest) // per_node)
+    free = 1.0 if smallest >= 2 else smallest / 2
+    booked = max(0.01, int(100 * (smallest - free) / per_node) / 100)
+    return replace(slots, count=count, threads=threads, cpus=booked)
+
+
+def _stream_cpus(cpus: float) -> float:
+    return 1.0 if cpus >= 4 else 0.5
+
+
+@dataclass(frozen=True)
+class ActorPool:
+    """The actors that predict."""
+
+    size: int
+    cpus: float
+    gpus: float
+    threads: int
+    decode_cpus: float
+
+
+def plan_actors(nodes: Sequence[Node]) -> ActorPool:
+    """One actor a GPU, or one a CPU with one thread; half of every machine's CPUs stays free for decoding."""
+    cpus = sum(node.cpus for node in nodes)
+    gpus = sum(int(node.gpus) for node in nodes)
+    if gpus:
+        per_gpu = min(node.cpus / int(node.gpus) for node in nodes if node.gpus >= 1)
+        return ActorPool(gpus, min(1.0, per_gpu / 2), 1.0, max(1, int(per_gpu / 2)), _stream_cpus(cpus))
+    count = max(1, int(cpus))
+    return ActorPool(count, cpus / 2 / count, 0.0, 1, _stream_cpus(cpus))

@@ -1,0 +1,166 @@
+"""Prediction of new images by a Ray Data actor pool: decoded once, then every replica under every view."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+
+from raymask.config import Recipe
+from raymask.data.decode import InputSpec, decode_file
+from raymask.plan import ActorPool, input_spec
+from raymask.store import ReplicaId, Run, read_json
+
+IMAGES_PER_TASK = 64
+PIXELS = "pixels"
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where one probability of one replica stands in the predictions."""
+
+    replica: ReplicaId
+    head: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.replica}|{self.head}:{self.name}"
+
+
+def predict(
+    run: Run,
+    images: pd.DataFrame,
+    replicas: Sequence[ReplicaId],
+    views: Sequence[str],
+    pool: ActorPool,
+    progress: Callable[[int, int], None],
+) -> pd.DataFrame:
+    """Every replica's probabilities for each image, averaged over the views.
+
+    Args:
+        run: where the replicas lie.
+        images: image_id and path of each.
+        replicas: who predicts.
+        views: test-time augmentations to average over.
+        pool: the actors.
+        progress: called with (images done, images in all).
+
+    Returns:
+        One row an image, sorted by image_id: image_id, problem ("" or why the image is broken, its probabilities then being
+        NaN), and a float32 column `MEMBER/fold-K|HEAD:CLASS` for each probability.
+    """
+    specs = sorted({input_spec(recipe_of(run, replica)) for replica in replicas})
+    ids, paths = images["image_id"].tolist(), images["path"].tolist()
+    chunks = [
+        {"image_id": ids[start : start + IMAGES_PER_TASK], "path": paths[start : start + IMAGES_PER_TASK]}
+        for start in range(0, len(images), IMAGES_PER_TASK)
+    ]
+    DataContext.get_current().enable_progress_bars = False
+    predicted = (
+        ray.data.from_items(chunks, override_num_blocks=len(chunks))
+        .map_batches(_decode, batch_size=1, batch_format="pandas", num_cpus=pool.decode_cpus, fn_kwargs={"specs": specs})
+        .map_batches(
+            Predictor,
+            fn_constructor_args=(run, tuple(replicas), tuple(views), tuple(specs), pool.threads),
+            compute=ActorPoolStrategy(size=min(pool.size, len(chunks))),
+            batch_size=IMAGES_PER_TASK,
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus or None,
+        )
+    )
+    parts, done = [], 0
+    for part in predicted.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+        parts.append({name: np.array(values) for name, values in part.items()})
+        done += len(part["image_id"])
+        progress(done, len(images))
+    names = [str(column) for replica in replicas for column in columns_of(run, replica)]
+    table = pd.DataFrame(np.concatenate([part["probabilities"] for part in parts]), columns=names)
+    for position, key in enumerate(("image_id", "problem")):
+        table.insert(position, key, np.concatenate([part[key] for part in parts]).astype(str))
+    return table.sort_values("image_id", kind="stable").reset_index(drop=True)
+
+
+def recipe_of(run: Run, replica: ReplicaId) -> Recipe:
+    """The recipe that a finished replica was trained by."""
+    return Recipe.model_validate(read_json(run.meta(replica))["recipe"])
+
+
+def columns_of(run: Run, replica: ReplicaId) -> list[Column]:
+    """The probabilities of a finished replica, in order."""
+    classes = read_json(run.meta(replica))["classes"]
+    return [Column(replica, head, name) for head, names in classes.items() for name in names]
+
+
+def _decode(chunks: pd.DataFrame, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
+    """Blocks of image_id, problem, and (n, H, W, 3) uint8 pixels for each spec; black where the image is broken."""
+    black = [np.zeros((spec.height, spec.width, 3), dtype=np.uint8) for spec in specs]
+    for ids, paths in chunks[["image_id", "path"]].itertuples(index=False):
+        decoded = [decode_file(path, specs) for path in paths]
+        yield {
+            "image_id": np.asarray(ids, dtype=object),
+            "problem": np.asarray([problem for problem, _ in decoded], dtype=object),
+            **{f"{PIXELS}{place}": np.stack([(images or black)[place] for _, images in decoded]) for place in range(len(specs))},
+        }
+
+
+class Predictor:
+    """An actor that holds all replicas; those with one frozen backbone share its forward pass."""
+
+    def __init__(
+        self, run: Run, replicas: Sequence[ReplicaId], views: Sequence[str], specs: Sequence[InputSpec], threads: int
+    ) -> None:
+        import torch
+
+        from raymask.engine import mixed_precision
+        from raymask.models import load_classifier
+
+        torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.views, self.replicas = views, list(replicas)
+        self.groups: dict[tuple[int, str], list[int]] = defaultdict(list)
+        self.models, self.amp = [], []
+        for place, replica in enumerate(replicas):
+            meta = read_json(run.meta(replica))
+            recipe = Recipe.model_validate(meta["recipe"])
+            heads = {head: len(names) for head, names in meta["classes"].items()}
+            self.models.append(load_classifier(recipe, heads, run.weights(replica)).to(self.device))
+            self.amp.append(mixed_precision(recipe, self.device)[0])
+            self.groups[specs.index(input_spec(recipe)), meta["frozen_backbone"] or str(replica)].append(place)
+        for places in self.groups.values():
+            for place in places[1:]:
+                self.models[place].backbone = self.models[places[0]].backbone
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        with torch.inference_mode():
+            by_replica = self._probabilities(batch)
+        probabilities = np.concatenate([by_replica[place] for place in range(len(self.replicas))], axis=1)
+        probabilities[batch["problem"] != ""] = np.nan
+        return {"image_id": batch["image_id"], "problem": batch["problem"], "probabilities": probabilities}
+
+    def _probabilities(self, batch: dict[str, Any]) -> dict[int, npt.NDArray[np.float32]]:
+        """(n, C of all heads) mean over the views, by place of the replica."""
+        import torch
+
+        from raymask.models import to_pixels
+        from raymask.tta import VIEWS
+
+        sums: dict[int, Any] = {}
+        for (spec, _), places in self.groups.items():
+            pixels = to_pixels(np.ascontiguousarray(batch[f"{PIXELS}{spec}"]), self.device)
+            for view in self.views:
+                with self.amp[places[0]]():
+                    features = self.models[places[0]].features(VIEWS[view](pixels))
+                    for place in places:
+                        logits = self.models[place].classify(features)
+                        said = torch.cat([of_head.float().softmax(dim=1) for of_head in logits.values()], dim=1)
+                        sums[place] = sums[place] + said if place in sums else said
+        return {place: (total / len(self.views)).cpu().numpy() for place, total in sums.items()}

@@ -1,0 +1,203 @@
+"""The one owner of a run directory's paths and formats.
+
+A file is written under another name and renamed when complete, so that its existence means that it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from raymask.config import RunConfig, dump_config, validate
+from raymask.errors import InputError
+
+
+@dataclass(frozen=True)
+class ReplicaId:
+    """A member trained without fold `fold`."""
+
+    member: str
+    fold: int
+
+    def __str__(self) -> str:
+        return f"{self.member}/fold-{self.fold}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The paths of one run directory."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the run, that of its directory."""
+        return self.root.name
+
+    @property
+    def config(self) -> Path:
+        """Resolved config, from which the same run can be started again."""
+        return self.root / "config.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """One row a training image: image_id, path, group, labels, fold, and where it lies in the cache."""
+        return self.root / "manifest.parquet"
+
+    @property
+    def source(self) -> Path:
+        """Fingerprint of the training images and labels that the run began with."""
+        return self.root / "source.json"
+
+    @property
+    def test_source(self) -> Path:
+        """Fingerprint of the test images that were predicted."""
+        return self.root / "test" / "source.json"
+
+    @property
+    def test_predictions(self) -> Path:
+        """Every replica's probabilities for each test image."""
+        return self.root / "test" / "replicas.parquet"
+
+    @property
+    def rejected(self) -> Path:
+        """What was set aside and why."""
+        return self.root / "rejected.csv"
+
+    @property
+    def ensemble(self) -> Path:
+        """Rule of the vote and the OOF scores."""
+        return self.root / "ensemble.json"
+
+    @property
+    def oof_ensemble(self) -> Path:
+        """Out-of-fold prediction of the whole ensemble."""
+        return self.root / "oof" / "_ensemble.parquet"
+
+    @property
+    def predictions(self) -> Path:
+        """Joint and per-task probabilities of the test images."""
+        return self.root / "predictions.parquet"
+
+    @property
+    def submission(self) -> Path:
+        """The test file with its answers."""
+        return self.root / "submission.csv"
+
+    @property
+    def report(self) -> Path:
+        """The run as one page."""
+        return self.root / "report.html"
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's own records of the trials."""
+        return self.root / "tune"
+
+    @property
+    def timings(self) -> Path:
+        """Wall time in seconds of each stage that really ran."""
+        return self.root / "timings.json"
+
+    def oof(self, member: str) -> Path:
+        """Out-of-fold predictions of a member."""
+        return self.root / "oof" / f"{member}.parquet"
+
+    def replica(self, replica: ReplicaId) -> Path:
+        """Folder of a replica."""
+        return self.root / "members" / replica.member / f"fold-{replica.fold}"
+
+    def weights(self, replica: ReplicaId) -> Path:
+        """A replica's weights."""
+        return self.replica(replica) / "model.safetensors"
+
+    def meta(self, replica: ReplicaId) -> Path:
+        """All that is needed to rebuild and feed the model; written last, so that it marks a finished replica."""
+        return self.replica(replica) / "meta.json"
+
+    def history(self, replica: ReplicaId) -> Path:
+        """Metrics of each epoch."""
+        return self.replica(replica) / "history.csv"
+
+    def replica_oof(self, replica: ReplicaId) -> Path:
+        """A replica's predictions of its own fold."""
+        return self.replica(replica) / "oof.parquet"
+
+    def checkpoint(self, replica: ReplicaId) -> Path:
+        """State after the last finished epoch of a replica that is still being trained."""
+        return self.replica(replica) / "checkpoint.pt"
+
+    def finished(self, replica: ReplicaId) -> bool:
+        """Whether a replica is trained and has predicted its fold."""
+        return self.meta(replica).exists()
+
+
+def load_run_config(run: Run) -> RunConfig:
+    """The config that a run directory holds.
+
+    Raises:
+        InputError: the directory holds no run, or its config cannot be read.
+    """
+    if not run.config.is_file():
+        raise InputError(f"'{run.root}' holds no run: it has no {run.config.name}.")
+    return validate(yaml.safe_load(run.config.read_text()))
+
+
+def save_run_config(run: Run, config: RunConfig) -> None:
+    """Writes the resolved config."""
+    write_text(run.config, dump_config(config))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, renamed to it when the block ends well and removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file or none."""
+    with replacing(path) as draft:
+        draft.write_text(text)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes a whole file or none."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Values of a JSON file."""
+    return json.loads(path.read_text())
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Writes a whole Parquet or CSV file, by the path's ending, or none."""
+    with replacing(path) as draft:
+        if path.suffix == ".csv":
+            table.to_csv(draft, index=False)
+        else:
+            table.to_parquet(draft, index=False)
+
+
+def add_timing(run: Run, stage: str, seconds: float) -> None:
+    """Records the wall time of a stage."""
+    timings = read_json(run.timings) if run.timings.exists() else {}
+    write_json(run.timings, {**timings, stage: round(seconds, 2)})

@@ -1,0 +1,106 @@
+"""The Tune shell around a run's packs: each is a trial; what comes of its replicas lies in the run directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from raymask.config import Member
+from raymask.data.decode import InputSpec
+from raymask.errors import InputError
+from raymask.plan import Pack, Plan, Slots
+from raymask.store import Run
+from raymask.tasks import LabelSpace
+
+OnReport = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every trial of a run needs to know beside its pack."""
+
+    run: Run
+    space: LabelSpace
+    members: Mapping[str, Member]
+    views: tuple[str, ...]
+    caches: Mapping[InputSpec, Path]
+    backbones: Mapping[str, Path]
+    """Starting weights of the backbone by the member's name; none for those that start from random weights."""
+    stream_memory: int
+    """Bytes of batches that a pack may have waiting."""
+
+
+def train(job: Job, plan: Plan, retries: int, on_report: OnReport) -> None:
+    """Trains all packs of a plan, side by side in its slots, until each replica's results are in the run directory.
+
+    Args:
+        job: the run.
+        plan: packs and slots.
+        retries: times that a pack is begun again when its process or node dies; it goes on from its last finished epoch.
+        on_report: called in this process with each report of a trial, see `raymask.trial.Reporter`.
+
+    Raises:
+        InputError: a recipe cannot be trained.
+        RuntimeError: a pack failed for good.
+    """
+    packs = {pack.name: pack for pack in plan.packs}
+    resources = {"cpu": plan.slots.cpus, **({"gpu": plan.slots.gpus} if plan.slots.gpus else {})}
+    listener = _Listener(on_report)
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(_trial, job=job, packs=packs, slots=plan.slots), resources),
+        param_space={"pack": tune.grid_search(list(packs))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=plan.slots.count, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=time.strftime("%Y%m%d-%H%M%S"),
+            storage_path=str(job.run.tune),
+            failure_config=tune.FailureConfig(max_failures=retries),
+            callbacks=[listener],
+            verbose=0,
+        ),
+    )
+    results = tuner.fit()
+    if listener.refusal:
+        raise InputError(listener.refusal)
+    if results.errors:
+        raise RuntimeError(
+            f"{len(results.errors)} of {len(packs)} packs failed ({_last_line(results.errors[0])}); the whole error lies below "
+            f"{results.experiment_path}. Started again, the run goes on with what is unfinished."
+        )
+
+
+class _Listener(tune.Callback):  # type: ignore[misc]
+    """Hands on what the trials report."""
+
+    def __init__(self, on_report: OnReport) -> None:
+        self.on_report = on_report
+        self.refusal: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks for a restore that a run directory makes needless; a console cannot be pickled."""
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if "refusal" in result:
+            self.refusal = result["refusal"]
+        else:
+            self.on_report(result)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _trial(config: dict[str, Any], job: Job, packs: Mapping[str, Pack], slots: Slots) -> None:
+    from raymask.trial import train_pack_of_run
+
+    pack = packs[config["pack"]]
+    try:
+        train_pack_of_run(job, pack, slots, tune.report)
+    except InputError as error:  # retrying cannot help, so the trial ends well and the driver refuses the run
+        tune.report({"pack": pack.name, "refusal": str(error)})

@@ -1,0 +1,251 @@
+"""What happens inside a trial: a pack's learners are built or taken up again, trained, and their results written."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from ray.util.metrics import Gauge
+
+import raymask
+from raymask.data.batches import StreamSpec, epoch_order
+from raymask.data.cache import open_cache
+from raymask.data.stream import stream
+from raymask.engine import EpochReport, FeatureFeed, Feed, LabelTable, Learner, PixelFeed, train_pack
+from raymask.metrics import heads_of
+from raymask.models import build_classifier, load_backbone, save_classifier
+from raymask.plan import Pack, Slots, frozen_backbone
+from raymask.store import ReplicaId, Run, replacing, write_json, write_table
+from raymask.tasks import JOINT, LabelSpace
+from raymask.train import Job
+
+SECONDS_BETWEEN_REPORTS = 2.0
+META_FORMAT = 1
+
+History = list[dict[str, Any]]
+Report = Callable[[dict[str, Any]], None]
+
+
+def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> None:
+    """Trains one pack, or what is unfinished of it when it is begun again.
+
+    Raises:
+        InputError: a recipe cannot be trained.
+    """
+    torch.set_num_threads(slots.threads)
+    torch.set_float32_matmul_precision("high")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    manifest = pd.read_parquet(job.run.manifest)
+    labels = label_table(manifest, job.space)
+    replicas = [replica for replica in pack.replicas if not job.run.finished(replica)]
+    steps = pack.stream.steps(len(manifest))
+    learners = [build_learner(job, replica, labels, steps, device) for replica in replicas]
+    histories = [_take_up(job.run, *pair) for pair in zip(learners, replicas, strict=True)]
+    reporter = Reporter(job.run.name, pack, replicas, steps, report)
+    feed = _feed(job, pack, slots, learners, manifest, device, reporter)
+
+    def on_epoch(epoch: EpochReport) -> None:
+        for learner, replica, history in zip(learners, replicas, histories, strict=True):
+            if learner.name in epoch.metrics:
+                history.append(_history_row(epoch, learner.name))
+                if pack.frozen is None and learner.epoch < pack.epochs:
+                    _save_checkpoint(job.run, learner, replica, history)
+        reporter.epoch(epoch)
+
+    train_pack(learners, feed, on_epoch, reporter.step)
+    for learner, replica, history in zip(learners, replicas, histories, strict=True):
+        _finish(job, replica, learner, feed, manifest["image_id"], history)
+    reporter.done()
+
+
+def label_table(manifest: pd.DataFrame, space: LabelSpace) -> LabelTable:
+    """The labels and folds of a manifest as the engine takes them."""
+    targets = [*space.names, JOINT]
+    return LabelTable(
+        space=space,
+        fold=manifest["fold"].to_numpy(np.int64),
+        truth={target: manifest[f"label_{target}"].to_numpy(np.int64) for target in targets},
+        train={target: manifest[f"train_label_{target}"].to_numpy(np.int64) for target in targets},
+    )
+
+
+def build_learner(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device) -> Learner:
+    """A replica at the start of its training; the folds of a member start from equal weights."""
+    member = job.members[replica.member]
+    torch.manual_seed(_mixed(member.seed, member.task))
+    model = build_classifier(member.recipe, heads_of(member.task, job.space))
+    if file := job.backbones.get(member.name):
+        load_backbone(model, file)
+    seed = _mixed(member.seed, str(replica))
+    return Learner(str(replica), replica.fold, model, member.recipe, labels, steps, seed, device)
+
+
+def _mixed(seed: int, name: str) -> int:
+    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
+
+
+def _feed(
+    job: Job,
+    pack: Pack,
+    slots: Slots,
+    learners: Sequence[Learner],
+    manifest: pd.DataFrame,
+    device: torch.device,
+    reporter: Reporter,
+) -> Feed:
+    cache = job.caches[pack.stream.input]
+    first_epoch = 0 if pack.frozen else min(learner.epoch for learner in learners)
+    batches = stream(
+        pack.stream,
+        cache,
+        job.run.manifest,
+        first_epoch=first_epoch,
+        memory=job.stream_memory,
+        cpus_per_task=slots.stream_cpus,
+    )
+    pixels = PixelFeed(batches, open_cache(cache, manifest["image_id"]), device)
+    if pack.frozen is None:
+        return pixels
+    shared = learners[0].model.backbone.eval()
+    for learner in learners:
+        learner.model.backbone = shared
+    return FeatureFeed(
+        learners[0].model,
+        pixels,
+        order=lambda epoch: _steps_of_epoch(pack.stream, len(manifest), epoch),
+        epochs=pack.epochs,
+        passes=pack.stream.epochs,
+        views=job.views,
+        amp=learners[0].amp,
+        progress=reporter.features,
+    )
+
+
+def _steps_of_epoch(stream_spec: StreamSpec, images: int, epoch: int) -> Iterator[npt.NDArray[np.int64]]:
+    order = epoch_order(stream_spec.seed, epoch, images)
+    for start in range(0, images, stream_spec.batch_size):
+        yield order[start : start + stream_spec.batch_size]
+
+
+def _take_up(run: Run, learner: Learner, replica: ReplicaId) -> History:
+    """Puts a learner where its checkpoint left it; returns the metrics of the epochs that it has behind it."""
+    file = run.checkpoint(replica)
+    if not file.exists():
+        return []
+    checkpoint = torch.load(file, map_location=learner.device, weights_only=True)
+    learner.load_state(checkpoint["learner"])
+    return list(checkpoint["history"])
+
+
+def _save_checkpoint(run: Run, learner: Learner, replica: ReplicaId, history: History) -> None:
+    with replacing(run.checkpoint(replica)) as draft:
+        torch.save({"learner": learner.state(), "history": history}, draft)
+
+
+def _history_row(epoch: EpochReport, name: str) -> dict[str, Any]:
+    metrics = asdict(epoch.metrics[name])
+    scores = metrics.pop("scores")
+    by_target = {f"{kind}_{target}": value for target, both in scores.items() for kind, value in both.items()}
+    return {**metrics, **by_target, "images_per_second": epoch.images_per_second, "waiting": epoch.waiting}
+
+
+def _finish(job: Job, replica: ReplicaId, learner: Learner, feed: Feed, image_ids: pd.Series, history: History) -> None:
+    """Writes a replica's OOF predictions, history and weights, and last its meta.json, which marks it as finished."""
+    run, member = job.run, job.members[replica.member]
+    write_table(run.replica_oof(replica), _predict_own_fold(job, learner, feed, image_ids))
+    write_table(run.history(replica), pd.DataFrame(history))
+    with replacing(run.weights(replica)) as draft:
+        save_classifier(learner.best_model, draft)
+    meta = {
+        "format": META_FORMAT,
+        "member": member.name,
+        "fold": replica.fold,
+        "task": member.task,
+        "classes": {head: job.space.classes(head) for head in learner.heads},
+        "recipe": member.recipe.model_dump(mode="json"),
+        "frozen_backbone": frozen_backbone(member.recipe),
+        "seed": member.seed,
+        "epochs": learner.epoch,
+        "scores": history[-1] if history else {},
+        "versions": {name: version(name) for name in ("torch", "timm")} | {"raymask": raymask.__version__},
+    }
+    write_json(run.meta(replica), meta)
+    run.checkpoint(replica).unlink(missing_ok=True)
+
+
+def _predict_own_fold(job: Job, learner: Learner, feed: Feed, image_ids: pd.Series) -> pd.DataFrame:
+    """One row an image of the replica's own fold and view: image_id, view, and float32 `head:class` probabilities."""
+    ids = image_ids.to_numpy()[learner.own_rows]
+    tables = []
+    for view in job.views:
+        probabilities = learner.predict(learner.own_rows, view, feed)
+        columns = {
+            f"{head}:{name}": of_head[:, label]
+            for head, of_head in probabilities.items()
+            for label, name in enumerate(job.space.classes(head))
+        }
+        tables.append(pd.DataFrame({"image_id": ids, "view": view, **columns}))
+    return pd.concat(tables, ignore_index=True)
+
+
+class Reporter:
+    """Tells Tune and Ray's metrics how a pack is doing.
+
+    A report holds `pack`, `phase` (features, training, done), `share` of the phase's work done, and after an epoch
+    `images_per_second`, `waiting` and, in `replicas`, the metrics of each replica by name.
+    """
+
+    def __init__(self, run: str, pack: Pack, replicas: Sequence[ReplicaId], steps: int, report: Report) -> None:
+        self.pack, self.replicas, self.steps, self.report = pack, replicas, steps, report
+        self.run, self.last = run, time.monotonic()
+        tags = ("run", "member", "fold")
+        self.gauges = {
+            "epoch": Gauge("raymask_epoch", "Finished epochs of a replica", tag_keys=tags),
+            "loss": Gauge("raymask_loss", "Cross-entropy of a replica on its own fold", tag_keys=tags),
+            "f1": Gauge("raymask_f1", "Macro-F1 of a replica on its own fold", tag_keys=tags),
+            "images_per_second": Gauge("raymask_images_per_second", "Images that a replica's pack learns from", tag_keys=tags),
+            "waiting": Gauge("raymask_waiting_share", "Share of time that a replica's pack waits for data", tag_keys=tags),
+        }
+        self._send("starting", 0.0)
+
+    def features(self, share: float) -> None:
+        """Some of a frozen backbone's features are computed."""
+        if self._due():
+            self._send("features", share)
+
+    def step(self, epoch: int, step: int) -> None:
+        """A batch is learned."""
+        if step < self.steps - 1 and self._due():
+            self._send("training", (epoch + (step + 1) / self.steps) / self.pack.epochs)
+
+    def epoch(self, report: EpochReport) -> None:
+        """An epoch is finished and scored."""
+        rates = {"images_per_second": report.images_per_second, "waiting": report.waiting}
+        for replica in self.replicas:
+            if metrics := report.metrics.get(str(replica)):
+                values = {"epoch": metrics.epoch, "loss": metrics.loss, "f1": metrics.f1, **rates}
+                for name, gauge in self.gauges.items():
+                    gauge.set(values[name], {"run": self.run, "member": replica.member, "fold": str(replica.fold)})
+        last = report.epoch + 1 == self.pack.epochs
+        if self.pack.frozen is None or last or self._due():
+            by_replica = {name: asdict(metrics) for name, metrics in report.metrics.items()}
+            self._send("training", (report.epoch + 1) / self.pack.epochs, **rates, replicas=by_replica)
+
+    def done(self) -> None:
+        """All results are written."""
+        self._send("done", 1.0)
+
+    def _due(self) -> bool:
+        return time.monotonic() - self.last >= SECONDS_BETWEEN_REPORTS
+
+    def _send(self, phase: str, share: float, **more: Any) -> None:
+        self.last = time.monotonic()
+        self.report({"pack": self.pack.name, "phase": phase, "share": share, "epochs": self.pack.epochs, **more})
