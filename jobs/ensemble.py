@@ -1,7 +1,7 @@
 """Trains, votes and submits an ensemble: `python jobs/ensemble.py --help`.
 
-Alone it starts Ray on this machine; with RAY_ADDRESS, or as `ray job submit --working-dir . -- python jobs/ensemble.py …`, it joins
-the cluster.
+Alone it starts Ray on this machine; with RAY_ADDRESS, or as `ray job submit --working-dir . -- python jobs/ensemble.py …`, it
+joins the cluster.
 """
 
 import sys

@@ -80,13 +80,16 @@ class PixelFeed:
         self.batches, self.prepared, self.device = batches, prepared, device
 
     def training(self) -> Iterator[Inputs]:
+        """See `Feed`."""
         for batch in self.batches:
             yield Inputs(to_pixels(batch.images, self.device), batch.rows, batch.epoch, batch.step)
 
     def clean(self, rows: npt.NDArray[np.int64], view: str) -> Tensor:
+        """See `Feed`."""
         return VIEWS[view](to_pixels(self.prepared.read(rows), self.device))
 
     def forward(self, model: Classifier, inputs: Tensor) -> Logits:
+        """See `Feed`."""
         return model(inputs)  # type: ignore[no-any-return]
 
 
@@ -126,15 +129,18 @@ class FeatureFeed:
         self.views = {view: self._view(view) for view in views}
 
     def training(self) -> Iterator[Inputs]:
+        """See `Feed`."""
         for epoch in range(self.epochs):
             features = self.bank[epoch % len(self.bank)]
             for step, rows in enumerate(self.order(epoch)):
                 yield Inputs(features[torch.from_numpy(rows)].to(self.pixels.device), rows, epoch, step)
 
     def clean(self, rows: npt.NDArray[np.int64], view: str) -> Tensor:
+        """See `Feed`."""
         return self.views[view][torch.from_numpy(rows)].to(self.pixels.device)
 
     def forward(self, model: Classifier, inputs: Tensor) -> Logits:
+        """See `Feed`."""
         return model.classify(inputs)
 
     def _embed(self, pixels: Tensor) -> Tensor:

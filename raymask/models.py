@@ -38,6 +38,7 @@ class Classifier(nn.Module):
             self.register_buffer(name, pixels, persistent=False)
 
     def forward(self, pixels: Tensor) -> Logits:
+        """Logits (B, C) by task from (B, 3, H, W) pixels from 0 to 255."""
         return self.classify(self.features(pixels))
 
     def features(self, pixels: Tensor) -> Tensor:

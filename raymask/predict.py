@@ -138,6 +138,7 @@ class Predictor:
                 self.models[place].backbone = self.models[places[0]].backbone
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Blocks of `_decode` -> blocks of image_id, problem and (n, sum of C) float32 probabilities."""
         import torch
 
         with torch.inference_mode():

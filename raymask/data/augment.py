@@ -21,7 +21,7 @@ _without_torch = "torch" not in sys.modules
 if _without_torch:
     sys.modules["torch"] = None  # type: ignore[assignment]
 try:
-    import albumentations as A
+    import albumentations as A  # noqa: N812
 finally:
     if _without_torch:
         del sys.modules["torch"]

@@ -164,7 +164,8 @@ def label_space(tasks: Mapping[str, TaskConfig | None]) -> LabelSpace:
     """The label space of task configs whose classes are known."""
     space = []
     for name, task in tasks.items():
-        assert task is not None and task.classes is not None
+        assert task is not None
+        assert task.classes is not None
         space.append(Task(name, task.column or name, task.classes, task.edges or (), task.train_edges or ()))
     return LabelSpace(tuple(space))
 
