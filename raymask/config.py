@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -20,6 +20,9 @@ from raymask.tasks import JOINT, MULTI
 
 RECIPES = Path(__file__).parent / "recipes"
 
+# What PyYAML raises: for a date such as 2024-13-45 or a wrong `!!int` it is an exception of Python's own.
+UNREADABLE = (yaml.YAMLError, ValueError, AttributeError)
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -27,7 +30,7 @@ Positive = Annotated[int, Field(ge=1)]
 class Strict(BaseModel):
     """A model that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class DataConfig(Strict):
@@ -62,12 +65,14 @@ class TaskConfig(Strict):
             edges = getattr(self, key)
             if edges is not None and (not edges or list(edges) != sorted(set(edges))):
                 raise ValueError(f"{key} must rise from left to right, such as [30, 60], but is {list(edges)}")
-        if self.train_edges and len(self.train_edges) != len(self.edges or ()):
+        if self.train_edges and self.edges and len(self.train_edges) != len(self.edges):
             raise ValueError("train_edges needs edges with as many numbers")
         if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
             raise ValueError(f"classes must be two or more different names, but is {list(self.classes)}")
         if self.classes and self.edges and len(self.classes) != len(self.edges) + 1:
             raise ValueError(f"{len(self.edges)} edges make {len(self.edges) + 1} classes, not {len(self.classes)}")
+        if self.valid_range and self.valid_range[0] >= self.valid_range[1]:
+            raise ValueError(f"valid_range must rise, such as [0, 120], but is {list(self.valid_range)}")
         return self
 
 
@@ -221,7 +226,7 @@ def resolve_members(config: RunConfig) -> list[Member]:
     Raises:
         InputError: a member's task is none of the run's, or two members have one name.
     """
-    task_names = list(config.tasks)
+    task_names = [name for name, task in config.tasks.items() if task is not None]
     chosen = config.members or tuple(MemberConfig(task=name) for name in task_names)
     members: list[Member] = []
     for member in chosen:
@@ -270,8 +275,10 @@ def recipe_names() -> list[str]:
     return sorted(file.stem for file in RECIPES.glob("*.yaml"))
 
 
-def read_recipe(recipe: str) -> dict[str, Any]:
-    """The values of a named recipe or a YAML file, its `base` merged under it."""
+def read_recipe(recipe: str, above: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a named recipe or a YAML file, its `base` merged under it; `above` are those that led to it."""
+    if recipe in above:
+        raise InputError(f"base: '{recipe}' is its own base ({' -> '.join([*above, recipe])}).")
     is_file = recipe.endswith((".yaml", ".yml"))
     file = Path(recipe) if is_file else RECIPES / f"{recipe}.yaml"
     if not file.is_file():
@@ -282,7 +289,7 @@ def read_recipe(recipe: str) -> dict[str, Any]:
         )
     try:
         values = yaml.safe_load(file.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise InputError(f"'{file}' is not valid YAML{line}.") from None
@@ -290,7 +297,7 @@ def read_recipe(recipe: str) -> dict[str, Any]:
         raise InputError(f"'{file}' must hold keys and values, not a {type(values).__name__}.")
     base = values.pop("base", None)
     values.setdefault("name", file.stem)
-    return deep_merge(read_recipe(str(base)), values) if base else values
+    return deep_merge(read_recipe(str(base), [*above, recipe]), values) if base else values
 
 
 def deep_merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,7 +318,7 @@ def apply_setting(values: dict[str, Any], setting: str) -> None:
         raise InputError(f"--set takes key.path=value, but got '{setting}'.")
     try:
         value = yaml.safe_load(text) if text.strip() else None
-    except yaml.YAMLError:
+    except UNREADABLE:
         raise InputError(f"--set {path}: the value '{text}' cannot be read; quote it.") from None
     *parents, last = path.strip().split(".")
     place: Any = values
@@ -337,7 +344,9 @@ def _enter(place: Any, key: str, path: str) -> Any:
 
 
 def _item(place: list[Any], key: str, path: str) -> int:
-    if not key.isdigit() or int(key) >= len(place):
+    if not place:
+        raise InputError(f"--set {path}: '{key}' is to be the number of an item, but the list is empty.")
+    if not key.isdecimal() or int(key) >= len(place):
         raise InputError(f"--set {path}: '{key}' must be the number of an item, from 0 to {len(place) - 1}.")
     return int(key)
 
@@ -377,51 +386,65 @@ def one_of(names: Iterable[str], given: str) -> str:
     shown = [f"'{name}'" for name in listed if name not in near]
     if near:
         shown = [f"'{near[0]}' (the nearest)", *shown]
-    return " or ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+    return " or ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown) or "nothing"
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """The first mistake of a `ValidationError` as one sentence with its key and what the key may be."""
     first = error.errors()[0]
-    location = [part for part in first["loc"] if not _is_union_branch(part)]
-    key = ".".join([prefix, *map(str, location)] if prefix else map(str, location))
+    keys, owner, annotation = _place(model, first["loc"])
+    key = ".".join([prefix, *keys] if prefix else keys)
     given, kind = first["input"], first["type"]
     if kind == "extra_forbidden":
-        fields = list(_model_at(model, location[:-1]).model_fields)
-        return f"there is no key '{key}'; it may be {one_of(fields, str(location[-1]))}."
+        return f"there is no key '{key}'; it may be {one_of(owner.model_fields, keys[-1])}."
     if kind == "value_error":
         message = str(first["ctx"]["error"]).rstrip(".")
         return f"{key}: {message}." if key else f"{message}."
     if kind == "missing":
         return f"'{key}' is missing; it must be given."
     if kind == "literal_error":
-        field = _field_options(model, location)
-        return f"'{key}' is {given!r}; it may be {one_of(field, str(given))}."
-    return f"'{key}' is {given!r}; {first['msg'][0].lower()}{first['msg'][1:]}."
+        return f"'{key}' is {given!r}; it may be {one_of(map(str, _literals_in(annotation)), str(given))}."
+    if get_origin(annotation) in UNIONS:
+        return f"'{key}' is {given!r}; it may be {owner.model_fields[keys[-1]].description}."
+    return f"'{key}' is {given!r}; {MUST_BE.get(kind) or first['msg'][0].lower() + first['msg'][1:]}."
 
 
-def _is_union_branch(part: int | str) -> bool:
-    """Pydantic names the tried branch of a union inside the location, such as `constrained-int` or `tuple[...]`."""
-    return isinstance(part, str) and (part in ("int", "str", "float") or "[" in part or part.startswith("constrained-"))
+UNIONS = (Union, types.UnionType)
+MUST_BE = {  # where pydantic's own words are about Python
+    "tuple_type": "it must be a list",
+    "dict_type": "it must hold keys and values",
+    "model_type": "it must hold keys and values",
+    "path_type": "it must be a path",
+}
 
 
-def _model_at(model: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel]:
+def _place(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], type[BaseModel], Any]:
+    """The keys in a location of pydantic, the model that has the last of them, and that one's annotation.
+
+    Pydantic's location goes on behind the keys: with the tried branch of a union, or with `[key]` for a wrong name in a mapping.
+    """
+    keys: list[str] = []
+    owner, here = model, _bare(model)
     for part in location:
-        if isinstance(part, str) and part in model.model_fields:
-            model = next(iter(_models_in(model.model_fields[part].annotation)), model)
-    return model
+        if get_origin(here) in UNIONS or (part == "[key]" and keys):
+            break
+        keys.append(str(part))
+        if isinstance(here, type) and not get_origin(here) and issubclass(here, BaseModel):
+            owner = here
+            field = owner.model_fields.get(str(part))
+            here = _bare(field.annotation) if field else None
+        else:
+            inner = get_args(here) or (None,)
+            here = _bare(inner[-1] if get_origin(here) is dict else inner[0])
+    return keys, owner, here
 
 
-def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
-    if isinstance(annotation, type) and not get_origin(annotation) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)
-
-
-def _field_options(model: type[BaseModel], location: list[int | str]) -> list[str]:
-    annotation = _model_at(model, location[:-1]).model_fields[str(location[-1])].annotation
-    return [str(option) for option in _literals_in(annotation)]
+def _bare(annotation: Any) -> Any:
+    """An annotation without `Annotated` and `| None`."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    return _bare(options[0]) if get_origin(annotation) in UNIONS and len(options) == 1 else annotation
 
 
 def _literals_in(annotation: Any) -> Iterable[Any]:

@@ -15,6 +15,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from raymask.config import Recipe
 from raymask.data.decode import InputSpec, decode_file
+from raymask.memory import keep_freed_memory
 from raymask.plan import ActorPool, input_spec
 from raymask.store import ReplicaId, Run, read_json
 
@@ -123,6 +124,8 @@ class Predictor:
 
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.views, self.replicas = views, list(replicas)
         self.groups: dict[tuple[int, str], list[int]] = defaultdict(list)
         self.models, self.amp = [], []

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from raymask.config import RunConfig, dump_config, validate
+from raymask.config import RunConfig, dump_config, read_recipe, validate
 from raymask.errors import InputError
 
 
@@ -149,7 +148,7 @@ def load_run_config(run: Run) -> RunConfig:
     """
     if not run.config.is_file():
         raise InputError(f"'{run.root}' holds no run: it has no {run.config.name}.")
-    return validate(yaml.safe_load(run.config.read_text()))
+    return validate(read_recipe(str(run.config)))
 
 
 def save_run_config(run: Run, config: RunConfig) -> None:

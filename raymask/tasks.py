@@ -150,6 +150,6 @@ def infer_classes(name: str, values: pd.Series, most: int = 1000) -> tuple[str, 
             "if the column is a number, set the task's edges to cut it into bands."
         )
     try:
-        return tuple(sorted(present, key=float))
+        return tuple(sorted(sorted(present), key=float))  # `1` and `1.0`, equal as numbers, in one order always
     except ValueError:
         return tuple(sorted(present))

@@ -20,6 +20,7 @@ from raymask.data.batches import StreamSpec, epoch_order
 from raymask.data.cache import open_cache
 from raymask.data.stream import stream
 from raymask.engine import EpochReport, FeatureFeed, Feed, LabelTable, Learner, PixelFeed, train_pack
+from raymask.memory import keep_freed_memory
 from raymask.metrics import heads_of
 from raymask.models import build_classifier, load_backbone, save_classifier
 from raymask.plan import Pack, Slots, frozen_backbone
@@ -43,6 +44,8 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     torch.set_num_threads(slots.threads)
     torch.set_float32_matmul_precision("high")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     manifest = pd.read_parquet(job.run.manifest)
     labels = label_table(manifest, job.space)
     replicas = [replica for replica in pack.replicas if not job.run.finished(replica)]

@@ -93,13 +93,24 @@ class Augmenter:
         for place, row in enumerate(np.asarray(rows).tolist()):
             self._compose.set_random_seed(int(np.random.SeedSequence([seed, epoch, row]).generate_state(1)[0]))
             changed = self._compose(image=images[place])["image"]
-            if changed.shape != out[place].shape:
+            if (changed.shape, changed.dtype) != (out.shape[1:], out.dtype):
                 raise InputError(
-                    f"recipe.augment changes an image of {out.shape[1]}×{out.shape[2]} pixels to "
-                    f"{changed.shape[0]}×{changed.shape[1]}; leave the size to recipe.image_size."
+                    f"recipe.augment changes an image of {_kind(images[place])} to {_kind(changed)}; leave the size to "
+                    "recipe.image_size, and the scale of the values to the model."
                 )
             out[place] = changed
         return out
+
+
+def _kind(image: npt.NDArray[Any]) -> str:
+    return f"{'×'.join(map(str, image.shape))} {image.dtype}"
+
+
+def _problem(error: Exception) -> str:
+    """The first problem of an error of albumentations; pydantic's reports have lines for: count, argument, problem, link."""
+    lines = str(error).splitlines()
+    said = f"{lines[1].partition('.')[0]}: {lines[2].strip().partition(' [type=')[0]}" if len(lines) > 2 else lines[0]
+    return said.rstrip(".")
 
 
 def _build(transform: Transform) -> A.BasicTransform:
@@ -114,4 +125,4 @@ def _build(transform: Transform) -> A.BasicTransform:
             warnings.simplefilter("error", UserWarning)  # albumentations only warns of arguments that it does not know
             return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in (arguments or {}).items()})
     except (TypeError, ValueError, UserWarning) as error:
-        raise InputError(f"recipe.augment: {name} refuses its arguments: {str(error).splitlines()[-1].strip()}") from None
+        raise InputError(f"recipe.augment: {name} refuses its arguments: {_problem(error)}.") from None

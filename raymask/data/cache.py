@@ -25,7 +25,7 @@ def cache_key(images: pd.DataFrame, spec: InputSpec) -> str:
     digest = hashlib.sha256(repr((VERSION, *astuple(spec))).encode())
     for column in ("image_id", "path", "size", "stamp"):
         values = images[column].astype(str).tolist()
-        digest.update("\0".join(values).encode("utf-8", "surrogateescape"))
+        digest.update("".join(f"{value}\0" for value in values).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 

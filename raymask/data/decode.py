@@ -50,10 +50,15 @@ def decode(content: bytes, spec: InputSpec) -> Pixels:
                 longest = max(spec.height, spec.width) / spec.crop
                 opened.draft("RGB", (int(np.ceil(longest)), int(np.ceil(longest))))
                 upright = ImageOps.exif_transpose(opened)
-                pixels = np.asarray(upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                pixels = np.asarray(_eight_bits(upright).convert("RGB"))
+    except Exception as error:  # Pillow's plugins raise anything: struct.error for wrong EXIF data, EOFError, TypeError, ...
         raise BrokenImageError(_why(error)) from None
     return resize(crop_centre(pixels, spec), spec)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit gray as 8-bit gray, which `convert` would clip instead of scale."""
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I;16") else image
 
 
 def decode_file(path: str, specs: Sequence[InputSpec]) -> tuple[str, list[Pixels]]:
@@ -90,4 +95,5 @@ def _why(error: Exception) -> str:
         return "the file is no image that can be read"
     if isinstance(error, Image.DecompressionBombError):
         return "the image has too many pixels"
-    return f"the image is broken ({str(error).splitlines()[0]})"
+    said = str(error).strip() or type(error).__name__
+    return f"the image is broken ({said.splitlines()[0]})"

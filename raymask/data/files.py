@@ -29,7 +29,7 @@ def filesystem(path: str) -> tuple[Any, str]:
         return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
     try:
         system, inside = fsspec.core.url_to_fs(path)
-    except (ImportError, ValueError) as no_driver:
+    except (ImportError, ValueError, OSError) as no_driver:
         return _arrow_filesystem(path, no_driver)
     return system, inside
 
@@ -42,7 +42,7 @@ def _arrow_filesystem(url: str, no_driver: Exception) -> tuple[Any, str]:
     try:
         system, inside = FileSystem.from_uri(url)
     except (pa.ArrowException, OSError, ValueError):
-        raise InputError(f"'{url}' cannot be opened: {no_driver}") from None
+        raise InputError(f"'{url}' cannot be opened: {str(no_driver).strip().splitlines()[0]}") from None
     return ArrowFSWrapper(system), inside
 
 
@@ -80,10 +80,18 @@ def read_bytes(path: str) -> bytes:
 
 def list_files(folder: str) -> dict[str, tuple[int, str]]:
     """Every file below a folder, by its path relative to the folder: its size in bytes and a stamp of its version."""
+    if not is_url(folder):
+        return _list_local(absolute(folder))
     system, inside = filesystem(folder)
     root = inside.rstrip("/") + "/"
     found = system.find(inside, detail=True)
     return {name.removeprefix(root): _size_and_stamp(info) for name, info in found.items()}
+
+
+def _list_local(root: str) -> dict[str, tuple[int, str]]:
+    """`list_files` of a local folder, through links to other folders too."""
+    paths = [os.path.join(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names]
+    return {os.path.relpath(path, root): _stat(path) for path in paths}
 
 
 def stat_files(paths: list[str]) -> list[tuple[int, str]]:
@@ -100,7 +108,7 @@ def _stat(path: str) -> tuple[int, str]:
             system, inside = filesystem(path)
             return _size_and_stamp(system.info(inside))
         status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte in the path
         return MISSING, ""
     return status.st_size, str(status.st_mtime)
 

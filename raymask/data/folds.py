@@ -41,7 +41,7 @@ def assign_folds(images: pd.DataFrame, config: FoldsConfig, seed: int) -> npt.ND
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         try:
-            for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(images)), joint, groups)):
+            for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(images)), joint, groups if grouped else None)):
                 folds[held_out] = fold
         except ValueError as error:
             raise InputError(f"folds: {str(error).rstrip('.')}; choose another folds.scheme or a smaller folds.k.") from None

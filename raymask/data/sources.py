@@ -16,18 +16,21 @@ The table has one row an image, sorted by `image_id`, so that nothing later depe
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
-from raymask.config import DataConfig, RunConfig, TaskConfig, deep_merge, one_of
+from raymask.config import DataConfig, RunConfig, TaskConfig, deep_merge, explain, one_of
 from raymask.data import files
 from raymask.errors import InputError, shortened
 from raymask.tasks import JOINT, UNLABELLED, LabelSpace, Task, band_names, infer_classes
 
+OWN_COLUMNS = ("image_id", "path", "group", "size", "stamp")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
 COMPETITION_TASKS: dict[str, dict[str, object]] = {
@@ -74,7 +77,8 @@ class Source:
     images: pd.DataFrame
     rejected: pd.DataFrame
     space: LabelSpace
-    task_configs: dict[str, TaskConfig]
+    task_configs: dict[str, TaskConfig | None]
+    """The tasks with their classes; None for one of the layout's tasks that is dropped, so that it stays so."""
 
 
 def resolve_kind(data: DataConfig) -> str:
@@ -117,7 +121,7 @@ def read_source(config: RunConfig) -> Source:
         table = _read_folders(data.path)
         wanted = deep_merge({"label": {}}, {k: v and v.model_dump(exclude_unset=True) for k, v in config.tasks.items()})
     found = len(table) + len(rejected.image_id)
-    task_configs = {name: TaskConfig.model_validate(values) for name, values in wanted.items() if values is not None}
+    task_configs = {name: values and _task_config(name, values) for name, values in wanted.items()}
     space, task_configs = _label_space(task_configs, table)
     images = _checked(_labelled(table, space, task_configs, rejected), rejected)
     check_rejected(rejected.table(), found, data.max_rejected)
@@ -130,7 +134,11 @@ def read_test(data: DataConfig, space: LabelSpace) -> TestSet | None:
     """The test images of a run, or None when it has none."""
     template: pd.DataFrame | None = None
     joint_column = None
-    if data.kind in ("demo", "competition"):
+    if data.test is not None and files.is_folder(data.test):
+        names = [name for name in sorted(files.list_files(data.test)) if is_image(name)]
+        ids = pd.Series(names, dtype=str)
+        paths = [files.join(files.absolute(data.test), name) for name in names]
+    elif data.kind in ("demo", "competition"):
         assert data.path is not None
         info = data.test or _competition_info(data.path)
         if info is None:
@@ -142,10 +150,6 @@ def read_test(data: DataConfig, space: LabelSpace) -> TestSet | None:
         joint_column = "ans"
     elif data.test is None:
         return None
-    elif files.is_folder(data.test):
-        names = [name for name in sorted(files.list_files(data.test)) if is_image(name)]
-        ids = pd.Series(names, dtype=str)
-        paths = [files.join(files.absolute(data.test), name) for name in names]
     else:
         template = read_csv(data.test)
         ids, paths = _ids_and_paths(template, data, data.test)
@@ -161,10 +165,11 @@ def read_test(data: DataConfig, space: LabelSpace) -> TestSet | None:
 
 
 def label_space(tasks: Mapping[str, TaskConfig | None]) -> LabelSpace:
-    """The label space of task configs whose classes are known."""
+    """The label space of task configs whose classes are known, without the dropped tasks."""
     space = []
     for name, task in tasks.items():
-        assert task is not None
+        if task is None:
+            continue
         assert task.classes is not None
         space.append(Task(name, task.column or name, task.classes, task.edges or (), task.train_edges or ()))
     return LabelSpace(tuple(space))
@@ -196,10 +201,13 @@ def read_csv(path: str) -> pd.DataFrame:
         InputError: the file is missing, empty or no table.
     """
     try:
-        return pd.read_csv(io.BytesIO(files.read_bytes(path)), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # more values than columns would be dropped
+            content = io.BytesIO(files.read_bytes(path))
+            return pd.read_csv(content, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"there is no file '{path}'.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+    except (pd.errors.ParserWarning, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"'{path}' cannot be read as a CSV file: {str(error).strip().splitlines()[-1]}") from None
 
 
@@ -227,7 +235,7 @@ def _competition_info(root: str) -> str | None:
 
 
 def _parent(path: str) -> str:
-    return path.rsplit("/", 1)[0] if "/" in path else "."
+    return path.rsplit("/", 1)[0] or "/" if "/" in path else "."
 
 
 def _need_columns(table: pd.DataFrame, columns: tuple[str, ...], path: str) -> None:
@@ -276,7 +284,7 @@ def _read_csv(data: DataConfig, rejected: Rejected) -> pd.DataFrame:
         _need_columns(table, (data.group_column,), data.path)
     groups = table[data.group_column] if data.group_column else ids
     stats = files.stat_files(paths)
-    table = table.drop(columns=[name for name in ("image_id", "path", "group", "size", "stamp") if name in table])
+    table = table.drop(columns=[name for name in OWN_COLUMNS if name in table])
     return table.assign(
         image_id=ids.astype(str),
         path=paths,
@@ -307,31 +315,49 @@ def _read_folders(root: str) -> pd.DataFrame:
     return table
 
 
-def _label_space(configs: dict[str, TaskConfig], table: pd.DataFrame) -> tuple[LabelSpace, dict[str, TaskConfig]]:
+def _task_config(name: str, values: Mapping[str, object]) -> TaskConfig:
+    try:
+        return TaskConfig.model_validate(values)
+    except ValidationError as error:
+        raise InputError(explain(error, TaskConfig, f"tasks.{name}")) from None
+
+
+def _label_space(
+    configs: Mapping[str, TaskConfig | None], table: pd.DataFrame
+) -> tuple[LabelSpace, dict[str, TaskConfig | None]]:
     """The label space, with the classes of each task found where the config does not give them."""
-    complete = {}
+    complete: dict[str, TaskConfig | None] = dict(configs)
     for name, task in configs.items():
+        if task is None:
+            continue
         column = task.column or name
         if column not in table:
-            known = [str(known) for known in table.columns if known not in ("image_id", "path", "group", "size", "stamp")]
+            known = [str(known) for known in table.columns if known not in OWN_COLUMNS]
             raise InputError(f"tasks.{name}: there is no column '{column}'; it may be {one_of(known, column)}.")
+        if column in OWN_COLUMNS:
+            raise InputError(f"tasks.{name}: the name '{column}' is taken by raymask; rename the column.")
+        if task.train_edges and not task.edges:
+            raise InputError(f"tasks.{name}: train_edges needs edges with as many numbers.")
         classes = task.classes or (band_names(task.edges) if task.edges else infer_classes(name, table[column]))
         complete[name] = task.model_copy(update={"column": column, "classes": classes})
+    if not any(complete.values()):
+        raise InputError("tasks: every task is null; at least one must be left.")
     return label_space(complete), complete
 
 
-def _labelled(table: pd.DataFrame, space: LabelSpace, configs: dict[str, TaskConfig], rejected: Rejected) -> pd.DataFrame:
+def _labelled(table: pd.DataFrame, space: LabelSpace, configs: Mapping[str, TaskConfig | None], rejected: Rejected) -> pd.DataFrame:
     """The table with its labels; rows with a label out of range are set aside."""
     kept = np.ones(len(table), dtype=bool)
     for task in space.tasks:
-        values = table[task.column]
+        values, config = table[task.column], configs[task.name]
+        assert config is not None
         labels, train_labels = task.labels(values), task.train_labels(values)
         wrong = labels == UNLABELLED
-        if valid := configs[task.name].valid_range:
+        if valid := config.valid_range:
             wrong |= ~pd.to_numeric(values, errors="coerce").between(*valid).to_numpy()
         for value in values[wrong & kept].unique():
             here = wrong & kept & (values == value).to_numpy()
-            rejected.add(table["image_id"][here].tolist(), _why_wrong(task, configs[task.name], value))
+            rejected.add(table["image_id"][here].tolist(), _why_wrong(task, config, value))
         kept &= ~wrong
         table = table.assign(**{f"label_{task.name}": labels, f"train_label_{task.name}": train_labels})
     table = table[kept]
