@@ -345,7 +345,9 @@ def _label_space(
     return label_space(complete), complete
 
 
-def _labelled(table: pd.DataFrame, space: LabelSpace, configs: Mapping[str, TaskConfig | None], rejected: Rejected) -> pd.DataFrame:
+def _labelled(
+    table: pd.DataFrame, space: LabelSpace, configs: Mapping[str, TaskConfig | None], rejected: Rejected
+) -> pd.DataFrame:
     """The table with its labels; rows with a label out of range are set aside."""
     kept = np.ones(len(table), dtype=bool)
     for task in space.tasks:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from raymask.data import demo
-from raymask.data.demo import PHOTOS, assign_people, write_demo
+from raymask.data.demo import assign_people, write_demo
+from raymask.data.portraits import PHOTOS, Person, draw_photo, imagine
 
 SIZE = (96, 128)
 
@@ -66,9 +67,7 @@ def test_eval_tables_and_images_agree(root: Path) -> None:
 
 def test_answers_are_the_true_classes_in_shuffled_order(root: Path) -> None:
     answers = [int(row["ans"]) for row in rows_of(root / "eval" / "answers.csv")]
-    in_order = [
-        demo.true_class(person, photo) for person in assign_people(3, 0, demo.TEST_FIRST) for photo in PHOTOS
-    ]
+    in_order = [demo.true_class(person, photo) for person in assign_people(3, 0, demo.TEST_FIRST) for photo in PHOTOS]
     assert Counter(answers) == Counter(in_order)
     assert answers != in_order
 
@@ -85,7 +84,7 @@ def test_answers_are_the_true_classes_in_shuffled_order(root: Path) -> None:
     ],
 )
 def test_true_class(gender: str, age: int, photo: str, expected: int) -> None:
-    assert demo.true_class(demo.Person(gender, age), photo) == expected
+    assert demo.true_class(Person(gender, age), photo) == expected
 
 
 def test_answers_belong_to_their_images(root: Path) -> None:
@@ -145,7 +144,7 @@ def test_forty_people_include_the_oldest_of_both_genders(count: int) -> None:
 def test_photos_are_in_colour_and_the_right_way_round(tmp_path: Path) -> None:
     person = assign_people(1, 0)[0]
     rng = np.random.default_rng(np.random.SeedSequence([0, 0]))
-    drawn = demo.draw_photo(demo.imagine(person, rng), 0, SIZE, rng)
+    drawn = draw_photo(imagine(person, rng), 0, SIZE, rng)
     jpeg = next(demo.draw_person(person, 0, 0, SIZE))
     decoded = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
     assert np.abs(drawn.mean((0, 1)) - decoded.mean((0, 1))[::-1]).max() < 2
@@ -154,10 +153,8 @@ def test_photos_are_in_colour_and_the_right_way_round(tmp_path: Path) -> None:
 
 def test_about_a_tenth_of_the_looks_contradict_the_gender() -> None:
     people = assign_people(400, 0)
-    looks = [demo.imagine(person, np.random.default_rng([7, i])) for i, person in enumerate(people)]
-    womanly = [
-        (look.shoulders < 2) + (look.jaw < 0.81) + (look.hair_end > 0 or look.tied) >= 2 for look in looks
-    ]
+    looks = [imagine(person, np.random.default_rng([7, i])) for i, person in enumerate(people)]
+    womanly = [(look.shoulders < 2) + (look.jaw < 0.81) + (look.hair_end > 0 or look.tied) >= 2 for look in looks]
     wrong = np.mean([a != (person.gender == "female") for a, person in zip(womanly, people, strict=True)])
     assert 0.02 < wrong < 0.12
 
@@ -206,9 +203,7 @@ def test_arguments_out_of_range_are_refused(tmp_path: Path, change: dict[str, An
 
 
 @pytest.mark.parametrize("fault", [OSError("disk full"), KeyboardInterrupt()])
-def test_an_interrupted_one_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
-) -> None:
+def test_an_interrupted_one_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException) -> None:
     encode, calls = cv2.imencode, iter(range(100))
 
     def fails_at_the_tenth(*arguments: Any) -> Any:
