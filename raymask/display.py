@@ -56,15 +56,18 @@ class Display:
             yield lambda done, in_all: bar.update(task, completed=done, total=in_all)
 
     def _counting_lines(self, stage: str, unit: str) -> Counter:
-        started = last = time.monotonic()
+        last = time.monotonic()
+        first: tuple[float, int] | None = None  # the rate counts from the first report, not from the start-up before it
 
         def count(done: int, in_all: int) -> None:
-            nonlocal last
+            nonlocal last, first
             now = time.monotonic()
+            first = first or (now, done)
             if done < in_all and now - last >= SECONDS_BETWEEN_LINES:
                 last = now
-                left = (now - started) / max(done, 1) * (in_all - done)
-                self.line(stage, f"{done} of {in_all} {unit}, {duration(left)} to go")
+                left = (now - first[0]) / max(1, done - first[1]) * (in_all - done)
+                to_go = f", {duration(left)} to go" if done > first[1] else ""
+                self.line(stage, f"{done} of {in_all} {unit}{to_go}")
 
         return count
 
@@ -139,10 +142,7 @@ class Board:
         """One line about a pack."""
         report, names = self.packs[pack], self.replicas_of[pack]
         said = [f"{pack} ({len(names)} replicas)"]
-        if report["phase"] == "features":
-            said.append(f"{report['share']:.0%} of the features")
-        else:
-            said.append(f"epoch {report['share'] * report['epochs']:.1f}/{report['epochs']}".replace(".0/", "/"))
+        said.append(f"epoch {report['share'] * report['epochs']:.1f}/{report['epochs']}".replace(".0/", "/"))
         known = [self.metrics[name] for name in names if name in self.metrics]
         if known:
             loss, f1 = (sum(metrics[key] for metrics in known) / len(known) for key in ("loss", "f1"))
@@ -175,9 +175,7 @@ class Board:
         eta = phase if phase in ("waiting", "starting", "done") else duration(left) if left is not None else "…"
         for name in self.replicas_of[pack]:
             metrics = self.metrics.get(name)
-            epoch = f"{report['share']:.0%} features" if report and phase == "features" else "-"
-            if metrics and report:
-                epoch = f"{metrics['epoch']}/{report['epochs']}"
+            epoch = f"{metrics['epoch']}/{report['epochs']}" if metrics and report else "-"
             numbers = [f"{metrics[key]:.3f}" if metrics else "-" for key in ("train_loss", "loss", "f1", "accuracy")]
             rates = ("-", "-")
             if report and "images_per_second" in report:

@@ -20,8 +20,9 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from raymask.config import Recipe
-from raymask.data.batches import Batch
+from raymask.data.batches import Batch, StreamSpec, epoch_order
 from raymask.data.cache import PreparedImages
+from raymask.data.features import FeatureBank, Features
 from raymask.errors import InputError
 from raymask.losses import build_loss
 from raymask.metrics import Score, score_heads
@@ -94,77 +95,34 @@ class PixelFeed:
 
 
 class FeatureFeed:
-    """Features of a frozen backbone, computed once for all replicas and all epochs of a pack.
+    """Features of a frozen backbone from a bank; for replicas that train their heads alone.
 
-    The stream's augmented passes are sent through the backbone and kept; epoch e trains on pass e mod P, in the same order and
-    batches as a stream of that many epochs would have.
+    Epoch e trains on pass e mod P of the bank, in the order and batches that a stream of all epochs would have.
     """
 
-    def __init__(
-        self,
-        model: Classifier,
-        pixels: PixelFeed,
-        order: Callable[[int], Iterator[npt.NDArray[np.int64]]],
-        epochs: int,
-        views: Sequence[str],
-        amp: Callable[[], AbstractContextManager[Any]],
-        progress: Callable[[float], None] = lambda share: None,
-        passes: int = 1,
-    ) -> None:
-        """Args:
-        model: any replica's model; its backbone is that of all.
-        pixels: the stream of `passes` epochs.
-        order: rows of each batch of an epoch.
-        epochs: epochs to train for.
-        views: the views that `clean` will be asked for.
-        amp: context of the backbone's forward pass.
-        progress: called with the share of the features that is done.
-        passes: epochs of the stream.
-        """
-        self.model, self.pixels, self.amp = model, pixels, amp
-        self.order, self.epochs = order, epochs
-        self.images = len(pixels.prepared.shard_of)
-        self._progress, self._done, self._in_all = progress, 0, self.images * (passes + len(views))
-        self.bank = self._augmented(passes)
-        self.views = {view: self._view(view) for view in views}
+    def __init__(self, bank: FeatureBank, stream: StreamSpec, epochs: int, device: torch.device) -> None:
+        self.bank, self.stream, self.epochs, self.device = bank, stream, epochs, device
+        self.images = len(bank.passes[0])
 
     def training(self) -> Iterator[Inputs]:
         """See `Feed`."""
         for epoch in range(self.epochs):
-            features = self.bank[epoch % len(self.bank)]
-            for step, rows in enumerate(self.order(epoch)):
-                yield Inputs(features[torch.from_numpy(rows)].to(self.pixels.device), rows, epoch, step)
+            features = self.bank.passes[epoch % len(self.bank.passes)]
+            order = epoch_order(self.stream.seed, epoch, self.images)
+            for step in range(self.stream.steps(self.images)):
+                rows = order[step * self.stream.batch_size : (step + 1) * self.stream.batch_size]
+                yield Inputs(self._tensor(features[rows]), rows, epoch, step)
 
     def clean(self, rows: npt.NDArray[np.int64], view: str) -> Tensor:
         """See `Feed`."""
-        return self.views[view][torch.from_numpy(rows)].to(self.pixels.device)
+        return self._tensor(self.bank.views[view][rows])
 
     def forward(self, model: Classifier, inputs: Tensor) -> Logits:
         """See `Feed`."""
         return model.classify(inputs)
 
-    def _embed(self, pixels: Tensor) -> Tensor:
-        with torch.inference_mode(), self.amp():
-            features = self.model.features(pixels).float().cpu()
-        self._done += len(features)
-        self._progress(self._done / self._in_all)
-        return features
-
-    def _augmented(self, passes: int) -> Tensor:
-        """(P, N, F) float32 features of each pass of the stream."""
-        bank: Tensor | None = None
-        for inputs in self.pixels.training():
-            features = self._embed(inputs.tensor)
-            if bank is None:
-                bank = torch.zeros(passes, self.images, features.shape[1])
-            bank[inputs.epoch, torch.from_numpy(inputs.rows)] = features
-        assert bank is not None, "the stream of a frozen pack has at least one pass"
-        return bank
-
-    def _view(self, view: str) -> Tensor:
-        """(N, F) float32 features of all images under one view."""
-        parts = [self._embed(self.pixels.clean(rows, view)) for rows in _chunks(np.arange(self.images))]
-        return torch.cat(parts)
+    def _tensor(self, features: Features) -> Tensor:
+        return torch.from_numpy(features).to(self.device)
 
 
 def _chunks(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:

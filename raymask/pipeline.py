@@ -18,13 +18,14 @@ import pandas as pd
 from raymask.config import ComputeConfig, DataConfig, Member, RunConfig, differences, resolve_members
 from raymask.data import files, sources
 from raymask.data.decode import InputSpec
+from raymask.data.features import bank_folder, missing_parts
 from raymask.data.folds import assign_folds, replica_folds, thin_classes
 from raymask.display import Display, duration
 from raymask.ensemble import ballots_of, vote
 from raymask.errors import InputError, shortened
 from raymask.metrics import Score, score_heads, score_joint
 from raymask.oof import collect_oof, oof_by_head, replica_by_head
-from raymask.plan import input_spec, plan_actors, plan_run
+from raymask.plan import bank_spec, input_spec, plan_actors, plan_run
 from raymask.store import (
     ReplicaId,
     Run,
@@ -80,7 +81,7 @@ def run(config: RunConfig, display: Display | None = None) -> Result:
         opened = open_run(config, display)
         caches, manifest = prepare_images(opened, ray_session, display)
         folds = replica_folds(manifest["fold"])
-        train_members(opened, folds, caches, ray_session, display)
+        train_members(opened, folds, caches, manifest["image_id"], ray_session, display)
         scores = vote_oof(opened, folds, manifest, display)
         predict_test(opened, folds, manifest, ray_session, display)
     summarise(opened, scores, time.monotonic() - began, display)
@@ -240,12 +241,17 @@ def _manifest(opened: Opened, broken: pd.DataFrame, display: Display) -> pd.Data
 
 
 def train_members(
-    opened: Opened, folds: list[int], caches: Mapping[InputSpec, Path], session: RaySession, display: Display
+    opened: Opened,
+    folds: list[int],
+    caches: Mapping[InputSpec, Path],
+    image_ids: pd.Series,
+    session: RaySession,
+    display: Display,
 ) -> None:
     """Trains every replica that is not finished."""
     run, config = opened.run, opened.config
     replicas = [ReplicaId(member.name, fold) for member in opened.members for fold in folds]
-    finished = [replica for replica in replicas if run.finished(replica)]
+    finished = {replica for replica in replicas if run.finished(replica)}
     if finished:
         display.line("train", f"{len(finished)} of {len(replicas)} replicas are trained already")
     if len(finished) == len(replicas):
@@ -256,30 +262,65 @@ def train_members(
     from raymask.train import Job, train
 
     check_shared(run.root)
-    with timed(run, "train"):
-        unfinished = {replica.member for replica in replicas} - {
-            m.name for m in opened.members if all(run.finished(ReplicaId(m.name, f)) for f in folds)
-        }
-        backbones = fetch_backbones([m for m in opened.members if m.name in unfinished], cache_root(config) / "backbones")
-        plan = plan_run(opened.members, folds, cluster.nodes, config.compute, config.seed, finished)
-        slots = plan.slots
-        where = f"{slots.gpus:g} GPU each" if slots.gpus else f"{slots.threads} thread(s) each"
-        display.line(
-            "train",
-            f"{len(replicas) - len(finished)} replicas in {len(plan.packs)} pack(s), {slots.count} side by side, {where}",
-        )
-        job = Job(
-            run=run,
-            space=opened.space,
-            members={member.name: member for member in opened.members},
-            views=config.views,
-            caches=caches,
-            backbones=backbones,
-            stream_memory=config.compute.stream_memory_mb * 2**20,
-        )
-        with display.training({pack.name: [str(replica) for replica in pack.replicas] for pack in plan.packs}) as take:
-            train(job, plan, config.compute.retries, take)
+    unfinished = [m for m in opened.members if any(ReplicaId(m.name, fold) not in finished for fold in folds)]
+    backbones = fetch_backbones(unfinished, cache_root(config) / "backbones")
+    banks = embed_images(opened, unfinished, caches, backbones, image_ids, session, display)
+    plan = plan_run(opened.members, folds, cluster.nodes, config.compute, config.seed, finished)
+    slots = plan.slots
+    where = f"{slots.gpus:g} GPU each" if slots.gpus else f"{slots.threads} thread(s) each"
+    display.line(
+        "train",
+        f"{len(replicas) - len(finished)} replicas in {len(plan.packs)} pack(s), {slots.count} side by side, {where}",
+    )
+    job = Job(
+        run=run,
+        space=opened.space,
+        members={member.name: member for member in opened.members},
+        views=config.views,
+        caches=caches,
+        backbones=backbones,
+        banks=banks,
+        stream_memory=config.compute.stream_memory_mb * 2**20,
+    )
+    names = {pack.name: [str(replica) for replica in pack.replicas] for pack in plan.packs}
+    with timed(run, "train"), display.training(names) as take:
+        train(job, plan, config.compute.retries, take)
     display.line("train", f"{len(replicas)} replicas are trained")
+
+
+def embed_images(
+    opened: Opened,
+    members: list[Member],
+    caches: Mapping[InputSpec, Path],
+    backbones: Mapping[str, Path],
+    image_ids: pd.Series,
+    session: RaySession,
+    display: Display,
+) -> dict[str, Path]:
+    """Computes the features that members with frozen backbones want; returns the folder of each such member."""
+    run, config = opened.run, opened.config
+    banks: dict[str, Path] = {}
+    for member in members:
+        recipe = member.recipe
+        if recipe.freeze != "backbone":
+            continue
+        spec, cache = bank_spec(recipe, config.seed, config.views), caches[input_spec(recipe)]
+        folder = bank_folder(cache_root(config) / "features", spec, cache, backbones[member.name], image_ids)
+        parts = missing_parts(folder, spec)
+        shared = folder in banks.values()
+        banks[member.name] = folder
+        if not parts:
+            if not shared:
+                display.line("embed", f"features of {recipe.backbone} are there already, in {folder}")
+            continue
+        from raymask.embed import embed
+
+        memory = config.compute.stream_memory_mb * 2**20
+        pool = plan_actors(session.cluster.nodes)
+        with timed(run, "embed"), display.counting("embed", "features") as count:
+            embed(spec, parts, folder, recipe, backbones[member.name], cache, run.manifest, pool, memory, count)
+        display.line("embed", f"{len(parts)} × {len(image_ids)} features of {recipe.backbone}")
+    return banks
 
 
 def vote_oof(opened: Opened, folds: list[int], manifest: pd.DataFrame, display: Display) -> Scores:

@@ -13,6 +13,7 @@ from raymask.config import ComputeConfig, Member, Recipe
 from raymask.data.augment import resolve_augment
 from raymask.data.batches import StreamSpec
 from raymask.data.decode import InputSpec
+from raymask.data.features import BankSpec
 from raymask.errors import InputError
 from raymask.store import ReplicaId
 
@@ -38,9 +39,9 @@ class Pack:
 
     @property
     def cost(self) -> float:
-        """Work relative to other packs: image-steps × pixels; heads on a frozen backbone cost nothing beside its features."""
+        """Work relative to other packs: steps of replicas × pixels; for heads alone, features stand for pixels."""
         pixels = self.stream.input.height * self.stream.input.width
-        return float(pixels * (self.stream.epochs if self.frozen else self.epochs * len(self.replicas)))
+        return float(self.epochs * len(self.replicas) * (1 if self.frozen else pixels))
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ def input_spec(recipe: Recipe) -> InputSpec:
 def frozen_backbone(recipe: Recipe) -> str | None:
     """What makes frozen backbones the same, so that their features are shared; None for one that is trained."""
     return f"{recipe.backbone} {recipe.weights} {recipe.amp}" if recipe.freeze == "backbone" else None
+
+
+def bank_spec(recipe: Recipe, seed: int, views: Sequence[str]) -> BankSpec:
+    """The features that heads on a recipe's frozen backbone learn from and predict with."""
+    return BankSpec(stream_spec(recipe, seed), tuple(views), recipe.amp)
 
 
 def stream_spec(recipe: Recipe, seed: int) -> StreamSpec:
@@ -117,7 +123,7 @@ def plan_run(
     packs = [
         Pack("", tuple(replicas), stream, epochs, frozen) for (stream, epochs, frozen), replicas in together.items() if replicas
     ]
-    slots = plan_slots(nodes, compute, sum(1 if pack.frozen else len(pack.replicas) for pack in packs))
+    slots = plan_slots(nodes, compute, sum(len(pack.replicas) for pack in packs))
     split = split_packs(packs, slots.count, compute.replicas_per_pack)
     named = [replace(pack, name=f"pack-{number}") for number, pack in enumerate(split)]
     return Plan(tuple(named), with_packs(slots, nodes, len(named)))
@@ -126,8 +132,7 @@ def plan_run(
 def split_packs(packs: Sequence[Pack], slots: int, most_replicas: int) -> list[Pack]:
     """Packs split until every slot has work, no pack is longer than a slot's fair share, and none is too large.
 
-    The longest come first, so that they are started first. A pack on a frozen backbone stays whole, since its replicas share the
-    one computation that costs anything.
+    The longest come first, so that they are started first.
     """
     fair_share = sum(pack.cost for pack in packs) / max(1, slots)
     heap = [(-pack.cost, number, pack) for number, pack in enumerate(packs)]
@@ -136,7 +141,7 @@ def split_packs(packs: Sequence[Pack], slots: int, most_replicas: int) -> list[P
     number = len(heap)
     while heap:
         cost, _, pack = heapq.heappop(heap)
-        divisible = pack.frozen is None and len(pack.replicas) > 1
+        divisible = len(pack.replicas) > 1
         too_long = -cost > 1.2 * fair_share and len(heap) + len(done) + 1 < 4 * slots
         if not divisible or not (too_long or len(pack.replicas) > most_replicas):
             done.append(pack)

@@ -15,7 +15,6 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from raymask.config import Recipe
 from raymask.data.decode import InputSpec, decode_file
-from raymask.memory import keep_freed_memory
 from raymask.plan import ActorPool, input_spec
 from raymask.store import ReplicaId, Run, read_json
 
@@ -117,15 +116,11 @@ class Predictor:
     def __init__(
         self, run: Run, replicas: Sequence[ReplicaId], views: Sequence[str], specs: Sequence[InputSpec], threads: int
     ) -> None:
-        import torch
-
+        from raymask.device import prepare_process
         from raymask.engine import mixed_precision
         from raymask.models import load_classifier
 
-        torch.set_num_threads(threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        self.device = prepare_process(threads)
         self.views, self.replicas = views, list(replicas)
         self.groups: dict[tuple[int, str], list[int]] = defaultdict(list)
         self.models, self.amp = [], []

@@ -31,6 +31,8 @@ class Job:
     caches: Mapping[InputSpec, Path]
     backbones: Mapping[str, Path]
     """Starting weights of the backbone by the member's name; none for those that start from random weights."""
+    banks: Mapping[str, Path]
+    """Folder of the frozen backbone's features by the member's name; none for those that train their backbones."""
     stream_memory: int
     """Bytes of batches that a pack may have waiting."""
 

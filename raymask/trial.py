@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from ray.util.metrics import Gauge
 
 import raymask
-from raymask.data.batches import StreamSpec, epoch_order
 from raymask.data.cache import open_cache
+from raymask.data.features import BankSpec, open_bank
 from raymask.data.stream import stream
+from raymask.device import prepare_process
 from raymask.engine import EpochReport, FeatureFeed, Feed, LabelTable, Learner, PixelFeed, train_pack
-from raymask.memory import keep_freed_memory
 from raymask.metrics import heads_of
 from raymask.models import build_classifier, load_backbone, save_classifier
 from raymask.plan import Pack, Slots, frozen_backbone
@@ -41,11 +40,7 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     Raises:
         InputError: a recipe cannot be trained.
     """
-    torch.set_num_threads(slots.threads)
-    torch.set_float32_matmul_precision("high")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        keep_freed_memory()
+    device = prepare_process(slots.threads)
     manifest = pd.read_parquet(job.run.manifest)
     labels = label_table(manifest, job.space)
     replicas = [replica for replica in pack.replicas if not job.run.finished(replica)]
@@ -53,7 +48,7 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     learners = [build_learner(job, replica, labels, steps, device) for replica in replicas]
     histories = [_take_up(job.run, *pair) for pair in zip(learners, replicas, strict=True)]
     reporter = Reporter(job.run.name, pack, replicas, steps, report)
-    feed = _feed(job, pack, slots, learners, manifest, device, reporter)
+    feed = _feed(job, pack, slots, learners, manifest["image_id"], device)
 
     def on_epoch(epoch: EpochReport) -> None:
         for learner, replica, history in zip(learners, replicas, histories, strict=True):
@@ -95,47 +90,22 @@ def _mixed(seed: int, name: str) -> int:
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
 
 
-def _feed(
-    job: Job,
-    pack: Pack,
-    slots: Slots,
-    learners: Sequence[Learner],
-    manifest: pd.DataFrame,
-    device: torch.device,
-    reporter: Reporter,
-) -> Feed:
+def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], image_ids: pd.Series, device: torch.device) -> Feed:
+    if pack.frozen:
+        for learner in learners[1:]:
+            learner.model.backbone = learners[0].model.backbone
+        bank = open_bank(job.banks[pack.replicas[0].member], BankSpec(pack.stream, job.views, learners[0].recipe.amp))
+        return FeatureFeed(bank, pack.stream, pack.epochs, device)
     cache = job.caches[pack.stream.input]
-    first_epoch = 0 if pack.frozen else min(learner.epoch for learner in learners)
     batches = stream(
         pack.stream,
         cache,
         job.run.manifest,
-        first_epoch=first_epoch,
+        first_epoch=min(learner.epoch for learner in learners),
         memory=job.stream_memory,
         cpus_per_task=slots.stream_cpus,
     )
-    pixels = PixelFeed(batches, open_cache(cache, manifest["image_id"]), device)
-    if pack.frozen is None:
-        return pixels
-    shared = learners[0].model.backbone.eval()
-    for learner in learners:
-        learner.model.backbone = shared
-    return FeatureFeed(
-        learners[0].model,
-        pixels,
-        order=lambda epoch: _steps_of_epoch(pack.stream, len(manifest), epoch),
-        epochs=pack.epochs,
-        passes=pack.stream.epochs,
-        views=job.views,
-        amp=learners[0].amp,
-        progress=reporter.features,
-    )
-
-
-def _steps_of_epoch(stream_spec: StreamSpec, images: int, epoch: int) -> Iterator[npt.NDArray[np.int64]]:
-    order = epoch_order(stream_spec.seed, epoch, images)
-    for start in range(0, images, stream_spec.batch_size):
-        yield order[start : start + stream_spec.batch_size]
+    return PixelFeed(batches, open_cache(cache, image_ids), device)
 
 
 def _take_up(run: Run, learner: Learner, replica: ReplicaId) -> History:
@@ -202,7 +172,7 @@ def _predict_own_fold(job: Job, learner: Learner, feed: Feed, image_ids: pd.Seri
 class Reporter:
     """Tells Tune and Ray's metrics how a pack is doing.
 
-    A report holds `pack`, `phase` (features, training, done), `share` of the phase's work done, and after an epoch
+    A report holds `pack`, `phase` (starting, training, done), `share` of the phase's work done, and after an epoch
     `images_per_second`, `waiting` and, in `replicas`, the metrics of each replica by name.
     """
 
@@ -218,11 +188,6 @@ class Reporter:
             "waiting": Gauge("raymask_waiting_share", "Share of time that a replica's pack waits for data", tag_keys=tags),
         }
         self._send("starting", 0.0)
-
-    def features(self, share: float) -> None:
-        """Some of a frozen backbone's features are computed."""
-        if self._due():
-            self._send("features", share)
 
     def step(self, epoch: int, step: int) -> None:
         """A batch is learned."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def _stat(path: str) -> tuple[int, str]:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte in the path
         return MISSING, ""
-    return status.st_size, str(status.st_mtime)
+    return (MISSING, "") if stat.S_ISDIR(status.st_mode) else (status.st_size, str(status.st_mtime))
 
 
 def _size_and_stamp(info: dict[str, Any]) -> tuple[int, str]:

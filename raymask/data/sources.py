@@ -121,7 +121,7 @@ def read_source(config: RunConfig) -> Source:
         table = _read_folders(data.path)
         wanted = deep_merge({"label": {}}, {k: v and v.model_dump(exclude_unset=True) for k, v in config.tasks.items()})
     found = len(table) + len(rejected.image_id)
-    task_configs = {name: values and _task_config(name, values) for name, values in wanted.items()}
+    task_configs = {name: None if values is None else _task_config(name, values) for name, values in wanted.items()}
     space, task_configs = _label_space(task_configs, table)
     images = _checked(_labelled(table, space, task_configs, rejected), rejected)
     check_rejected(rejected.table(), found, data.max_rejected)
@@ -207,7 +207,9 @@ def read_csv(path: str) -> pd.DataFrame:
             return pd.read_csv(content, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"there is no file '{path}'.") from None
-    except (pd.errors.ParserWarning, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+    except pd.errors.ParserWarning:
+        raise InputError(f"'{path}' cannot be read as a CSV file: its rows have more values than its header.") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"'{path}' cannot be read as a CSV file: {str(error).strip().splitlines()[-1]}") from None
 
 

@@ -40,7 +40,7 @@ def stream(
     pairs = (spec.epochs - first_epoch) * steps
     if pairs <= 0:
         return
-    _limit_execution(memory)
+    limit_execution(memory)
     numbers = ray.data.range(pairs, override_num_blocks=-(-pairs // per_task))
     batches = numbers.map_batches(
         _make_batches,
@@ -59,7 +59,8 @@ def steps_per_task(spec: StreamSpec) -> int:
     return max(1, images // spec.batch_size)
 
 
-def _limit_execution(memory: int) -> None:
+def limit_execution(memory: int) -> None:
+    """Keeps order, and bounds the bytes of blocks that wait, in this process's next executions."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
@@ -69,17 +70,19 @@ def _limit_execution(memory: int) -> None:
 def _make_batches(
     numbers: dict[str, np.ndarray], spec: StreamSpec, cache: Path, manifest: Path, first: int, steps: int
 ) -> Iterator[dict[str, Any]]:
-    prepared, augmenter = _prepared(cache, manifest), _augmenter(spec.augment)
+    prepared, augmenter = prepared_images(cache, manifest), stream_augmenter(spec.augment)
     for number in numbers["id"].tolist():
         epoch, step = divmod(first + number, steps)
         yield to_columns(make_batch(prepared, augmenter, spec, epoch, step))
 
 
 @lru_cache(maxsize=4)
-def _prepared(cache: Path, manifest: Path) -> PreparedImages:
+def prepared_images(cache: Path, manifest: Path) -> PreparedImages:
+    """The prepared images of a manifest, opened once a process."""
     return open_cache(cache, pd.read_parquet(manifest, columns=["image_id"])["image_id"])
 
 
 @lru_cache(maxsize=4)
-def _augmenter(transforms: str) -> Augmenter:
+def stream_augmenter(transforms: str) -> Augmenter:
+    """The augmenter of a stream's transforms, built once a process."""
     return Augmenter(json.loads(transforms))

@@ -1,0 +1,65 @@
+"""Features of a frozen backbone on disk: computed once for all heads, epochs and runs that want the same ones.
+
+A bank is a folder named by its content: `pass-0.npy` ... hold the features of the stream's augmented passes, `view-NAME.npy` those
+of the images as they are under one view; each is (N, F) float32, in the order of the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from raymask.data.batches import StreamSpec
+
+Features = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BankSpec:
+    """All that decides a bank's features, beside the backbone."""
+
+    stream: StreamSpec
+    views: tuple[str, ...]
+    amp: str
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the bank's files: the passes first, in order."""
+        return (*(f"pass-{number}" for number in range(self.stream.epochs)), *(f"view-{view}" for view in self.views))
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """Features of every row of the manifest, mapped into memory."""
+
+    passes: tuple[Features, ...]
+    views: dict[str, Features]
+
+
+def bank_folder(root: Path, spec: BankSpec, cache: Path, backbone: Path, image_ids: pd.Series) -> Path:
+    """Folder of the features of these prepared images by this backbone's weights."""
+    digest = hashlib.sha256(repr((1, spec.stream, spec.amp, cache.name, backbone.name)).encode())
+    digest.update("\0".join(image_ids).encode("utf-8", "surrogateescape"))
+    return root / f"{backbone.stem}-{digest.hexdigest()[:12]}"
+
+
+def part_path(folder: Path, part: str) -> Path:
+    """File of a pass or a view; it exists when it is whole."""
+    return folder / f"{part}.npy"
+
+
+def missing_parts(folder: Path, spec: BankSpec) -> list[str]:
+    """Parts that are not computed yet."""
+    return [part for part in spec.parts if not part_path(folder, part).exists()]
+
+
+def open_bank(folder: Path, spec: BankSpec) -> FeatureBank:
+    """The bank whose parts are all there."""
+    parts = {part: np.load(part_path(folder, part), mmap_mode="r") for part in spec.parts}
+    passes = tuple(parts[f"pass-{number}"] for number in range(spec.stream.epochs))
+    return FeatureBank(passes, {view: parts[f"view-{view}"] for view in spec.views})
