@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raymask.errors import InputError
+from raymask.errors import InputError, RunError
 
 app = typer.Typer(
     name="raymask",
@@ -81,6 +81,9 @@ def main() -> None:
     except InputError as error:
         print(f"raymask: {error}", file=sys.stderr)
         sys.exit(2)
+    except RunError as error:
+        print(f"raymask: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("raymask: interrupted; the same command goes on with what is unfinished.", file=sys.stderr)
         sys.exit(130)

@@ -27,6 +27,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 
+ENSEMBLE = "ensemble"
+"""Under which the vote's scores stand beside the members'."""
+
+
 class Strict(BaseModel):
     """A model that refuses keys it does not know."""
 
@@ -239,6 +243,8 @@ def resolve_members(config: RunConfig) -> list[Member]:
                 Member(name=name + suffix, task=member.task, seed=config.seed + copy, recipe=member_recipe(config, member))
             )
     names = [member.name for member in members]
+    if ENSEMBLE in names:
+        raise InputError(f"members: '{ENSEMBLE}' is the name of their vote; give that member another `name`.")
     for repeated in sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"members: two have the name '{repeated}'; give one of them another `name`.")
     return members

@@ -102,13 +102,18 @@ class Display:
         self.console.print(plain_table(title, columns, rows))
 
 
-def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A rich table of strings."""
+def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], one_line: bool = False) -> Table:
+    """A rich table of strings; where the console is too narrow, cells are folded, or cut to keep each row on one line."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
+        table.add_column(
+            column,
+            justify="left" if place == 0 else "right",
+            no_wrap=one_line,
+            overflow="ellipsis" if one_line else "fold",
+        )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # not as markup: a path may hold [brackets]
     return table
 
 
@@ -163,9 +168,8 @@ class Board:
             unfinished = [row for row in rows if row[-1] != "done"]
             hidden = len(rows) - len(unfinished[:room])
             rows = unfinished[:room]
-        table = plain_table(
-            "", ("replica", "pack", "epoch", "train loss", "loss", "F1", "accuracy", "images/s", "waiting", "ETA"), rows
-        )
+        columns = ("replica", "pack", "epoch", "train loss", "loss", "F1", "accuracy", "images/s", "waiting", "ETA")
+        table = plain_table("", columns, rows, one_line=True)
         return Group(table, Text(f"… and {hidden} more", style="dim")) if hidden else table
 
     def _rows(self, pack: str) -> Iterator[tuple[str, ...]]:

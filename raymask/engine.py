@@ -138,7 +138,7 @@ class EpochMetrics:
     """Finished epochs."""
     train_loss: float
     loss: float
-    """Cross-entropy on the replica's own fold, summed over heads, without smoothing and weights."""
+    """Cross-entropy on the replica's own fold, mean over heads as in training, without smoothing and weights."""
     f1: float
     accuracy: float
     """Of the joint label where the replica gives it, else of its task."""
@@ -164,7 +164,7 @@ class Learner:
         self.labels = labels
         self.model = model.to(device)
         if recipe.freeze == "backbone":
-            self.model.backbone.requires_grad_(False)
+            self.model.backbone.requires_grad_(False).eval()
         if device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(recipe, model)
@@ -203,7 +203,9 @@ class Learner:
             return 0
         kept = np.flatnonzero(self.labels.fold[inputs.rows] != self.fold)
         last_of_epoch = inputs.step == self.steps_per_epoch - 1
-        if len(kept) >= 2:  # batch normalisation has nothing to say of a single image
+        if len(kept) < 2:  # batch normalisation has nothing to say of a single image
+            kept = kept[:0]
+        else:
             self._backward(inputs, kept, feed)
         if last_of_epoch or (inputs.step + 1) % self.recipe.accumulate == 0:
             self._update()
@@ -231,12 +233,14 @@ class Learner:
 
     def _update(self) -> None:
         set_lr(self.optimizer, lr_factor(self.optimizer_step, self.optimizer_steps, self.recipe.warmup))
-        if self.recipe.clip_grad:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if any(parameter.grad is not None for parameter in parameters):  # there is none when all batches were passed over
+            if self.recipe.clip_grad:
+                self.scaler.unscale_(self.optimizer)
+                torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip_grad)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
         self.optimizer_step += 1
         if self.ema:
             self.ema.update(self.model, step=self.optimizer_step)
@@ -251,15 +255,16 @@ class Learner:
         self._loss_sum.zero_()
         self._batches = 0
         self.epoch += 1
-        if not math.isfinite(train_loss):
-            raise InputError(
-                f"the loss of {self.name} is {train_loss} in epoch {self.epoch}; lower recipe.lr or set recipe.clip_grad."
-            )
         probabilities = self.predict(self.own_rows, "original", feed)
         truth = {target: labels[self.own_rows] for target, labels in self.labels.truth.items()}
+        own_loss = float(np.mean([cross_entropy(of_head, truth[head]) for head, of_head in probabilities.items()]))
+        if not (math.isfinite(train_loss) and math.isfinite(own_loss)):
+            raise InputError(
+                f"the loss of {self.name} is {train_loss} in epoch {self.epoch} ({own_loss} on its own fold); lower recipe.lr or "
+                "set recipe.clip_grad."
+            )
         scores = score_heads(self.labels.space, probabilities, truth)
         main = scores.get("joint") or next(iter(scores.values()))
-        own_loss = sum(cross_entropy(of_head, truth[head]) for head, of_head in probabilities.items())
         return EpochMetrics(
             self.epoch, train_loss, own_loss, main["f1"], main["accuracy"], scores, self.optimizer.param_groups[-1]["lr"]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -95,9 +96,7 @@ def check_complete(what: str, have: Sequence[str], want: Sequence[str]) -> None:
         InputError: names images that are missing, twice there, or unknown.
     """
     have_set, want_set = set(have), set(want)
-    repeated = len(have) - len(have_set)
-    for problem, names in (("lack", want_set - have_set), ("hold unknown", have_set - want_set)):
+    repeated = {name for name, count in Counter(have).items() if count > 1}
+    for problem, names in (("lack", want_set - have_set), ("hold unknown", have_set - want_set), ("hold twice", repeated)):
         if names:
             raise InputError(f"{what} {problem} {len(names)} image(s): {shortened(sorted(names))}.")
-    if repeated:
-        raise InputError(f"{what} hold {repeated} image(s) twice.")

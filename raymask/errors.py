@@ -1,10 +1,17 @@
-"""The one exception that is the user's to mend."""
+"""What ends a run early."""
 
 
 class InputError(ValueError):
     """Something given to raymask is wrong: its message says what, where, and what to do.
 
     Entry points print the message alone, without a stack trace, and exit with status 2.
+    """
+
+
+class RunError(RuntimeError):
+    """A part of a run failed for good, though nothing given to raymask was wrong; what is finished is kept.
+
+    Entry points print the message alone and exit with status 1.
     """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from raymask.config import HeadConfig, Recipe
-from raymask.errors import InputError
+from raymask.errors import InputError, shortened
 
 Logits = dict[str, Tensor]
 
@@ -71,8 +72,25 @@ def build_classifier(recipe: Recipe, heads: Mapping[str, int]) -> Classifier:
     Raises:
         InputError: timm has no such backbone, or it cannot take images of this size.
     """
-    backbone = _create(recipe)
-    return Classifier(backbone, _width(backbone, recipe), heads, recipe.head)
+    backbone, width = _build(recipe)
+    return Classifier(backbone, width, heads, recipe.head)
+
+
+def _build(recipe: Recipe) -> tuple[nn.Module, int]:
+    """A backbone of random weights and the width of its features."""
+    height, width = recipe.height_width
+    try:
+        backbone = _create(recipe).eval()
+        with torch.inference_mode():
+            features = int(backbone(torch.zeros(1, 3, height, width)).shape[-1])
+    except InputError:
+        raise
+    except Exception as error:  # each architecture refuses a size in its own way
+        raise InputError(
+            f"recipe.backbone '{recipe.backbone}' cannot be built for images of {height}×{width} pixels ({_reason(error)}); "
+            "change recipe.image_size or recipe.backbone."
+        ) from None
+    return backbone.train(), features
 
 
 def _create(recipe: Recipe, **kwargs: Any) -> nn.Module:
@@ -88,21 +106,6 @@ def _create(recipe: Recipe, **kwargs: Any) -> nn.Module:
     return backbone
 
 
-def _width(backbone: nn.Module, recipe: Recipe) -> int:
-    height, width = recipe.height_width
-    backbone.eval()
-    try:
-        with torch.inference_mode():
-            features = int(backbone(torch.zeros(1, 3, height, width)).shape[-1])
-    except (AssertionError, RuntimeError) as error:
-        raise InputError(
-            f"recipe.backbone '{recipe.backbone}' cannot take images of {height}×{width} pixels ({error}); change "
-            "recipe.image_size."
-        ) from None
-    backbone.train()
-    return features
-
-
 def fetch_backbone(recipe: Recipe, file: Path) -> None:
     """Writes the weights that a recipe's backbone starts from: timm's download, or the local file that it names.
 
@@ -111,23 +114,40 @@ def fetch_backbone(recipe: Recipe, file: Path) -> None:
     """
     if recipe.weights and not recipe.weights.is_file():
         raise InputError(f"recipe.weights: there is no file '{recipe.weights}'.")
-    _width(_create(recipe), recipe)
+    _build(recipe)
+    weights = _pretrained(recipe)
+    if recipe.weights:  # timm passes over what a file lacks; that differs from one random start to the next
+        again = _pretrained(recipe)
+        lacking = [name for name, tensor in weights.items() if not torch.equal(tensor, again[name])]
+        if lacking:
+            raise InputError(
+                f"recipe.weights: '{recipe.weights}' does not fit the backbone '{recipe.backbone}', "
+                f"since it lacks {shortened(lacking, 2)}."
+            )
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, str(file))
+
+
+def _pretrained(recipe: Recipe) -> dict[str, Tensor]:
     overlay = {"file": str(recipe.weights)} if recipe.weights else None
     try:
-        backbone = _create(recipe, pretrained=True, pretrained_cfg_overlay=overlay)
+        return _create(recipe, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
     except Exception as error:  # the hub's client, torch and timm raise whatever they like here
-        raise InputError(_why_no_weights(recipe, error)) from None
-    save_file({name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}, str(file))
+        raise InputError(_why_no_weights(recipe, _reason(error))) from None
 
 
-def _why_no_weights(recipe: Recipe, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+def _why_no_weights(recipe: Recipe, reason: str) -> str:
     if recipe.weights:
         return f"recipe.weights: '{recipe.weights}' does not fit the backbone '{recipe.backbone}' ({reason})."
     return (
         f"the pretrained weights of '{recipe.backbone}' cannot be downloaded ({reason}); set recipe.weights to a local file, "
         "or recipe.pretrained=false to start from random weights."
     )
+
+
+def _reason(error: Exception) -> str:
+    """What an error of another library says, on one line."""
+    said = textwrap.shorten(str(error), 160, placeholder=" …").rstrip(".:")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def load_backbone(model: Classifier, file: Path) -> None:

@@ -18,7 +18,7 @@ def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
     """Any optimizer of timm over the trainable weights; no weight decay for norms and biases; the backbone's rate scaled.
 
     Raises:
-        InputError: timm has no optimizer of this name.
+        InputError: timm has no optimizer of this name, or it cannot be used here.
     """
     known = timm.optim.list_optimizers()
     if recipe.optimizer not in known:
@@ -30,9 +30,14 @@ def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
     ]
     for group in groups:
         group["base_lr"] = group["lr"]
-    optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
-        groups, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay
-    )
+    try:
+        optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
+            groups, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay
+        )
+    except (AssertionError, ImportError) as error:  # those that need a GPU or another package
+        raise InputError(f"recipe.optimizer '{recipe.optimizer}' cannot be used here ({error}).") from None
+    if getattr(optimizer, "is_second_order", False):
+        raise InputError(f"recipe.optimizer '{recipe.optimizer}' needs second derivatives, which are not computed here.")
     return optimizer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,14 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from raymask.config import ComputeConfig, DataConfig, Member, RunConfig, differences, resolve_members
+from raymask.config import ENSEMBLE, ComputeConfig, DataConfig, Member, RunConfig, differences, resolve_members
 from raymask.data import files, sources
 from raymask.data.decode import InputSpec
 from raymask.data.features import bank_folder, missing_parts
 from raymask.data.folds import assign_folds, replica_folds, thin_classes
 from raymask.display import Display, duration
 from raymask.ensemble import ballots_of, vote
-from raymask.errors import InputError, shortened
+from raymask.errors import InputError, RunError, shortened
 from raymask.metrics import Score, score_heads, score_joint
 from raymask.oof import collect_oof, oof_by_head, replica_by_head
 from raymask.plan import bank_spec, input_spec, plan_actors, plan_run
@@ -35,6 +36,7 @@ from raymask.store import (
     save_run_config,
     write_json,
     write_table,
+    write_text,
 )
 from raymask.submit import prediction_table, submission_table
 from raymask.tasks import JOINT, LabelSpace
@@ -72,11 +74,11 @@ def run(config: RunConfig, display: Display | None = None) -> Result:
 
     Raises:
         InputError: the data or the config are wrong; nothing is half-written.
-        RuntimeError: a part failed for good; started again, the run goes on with what is unfinished.
+        RunError: a part failed for good; started again, the run goes on with what is unfinished.
     """
     display = display or Display()
     began = time.monotonic()
-    with ExitStack() as stack:
+    with ray_errors(absolute_runs(config.runs) / config.name), ExitStack() as stack:
         ray_session = RaySession(stack, config.compute, display)
         opened = open_run(config, display)
         caches, manifest = prepare_images(opened, ray_session, display)
@@ -106,6 +108,23 @@ class RaySession:
         how = "started" if cluster.started_here else "joined"
         self._display.line("ray", f"{how} with {nodes}{cpus:g} CPUs and {gpus:g} GPUs{dashboard}")
         return cluster
+
+
+@contextmanager
+def ray_errors(folder: Path) -> Iterator[None]:
+    """Turns what Ray raises into one sentence, the whole of it being kept in a file."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("ray."):
+            raise
+        log = folder / "error.log"
+        write_text(log, "".join(traceback.format_exception(error)))
+        last = [line for line in str(error).splitlines() if line.strip()][-1:]
+        raise RunError(
+            f"a part of the run failed ({' '.join([type(error).__name__, *last]).strip()}); all that is known lies in {log}. "
+            "The same command goes on with what is unfinished."
+        ) from error
 
 
 @contextmanager
@@ -337,7 +356,7 @@ def vote_oof(opened: Opened, folds: list[int], manifest: pd.DataFrame, display: 
     by_member = {member.name: oof_by_head(run, member.name, config.views, ids) for member in opened.members}
     scores = {name: score_heads(space, heads, truth) for name, heads in by_member.items()}
     joint = vote(config.vote.rule, ballots_of(space, list(by_member.values())))
-    scores["ensemble"] = score_joint(space, joint.argmax(axis=1), truth)
+    scores[ENSEMBLE] = score_joint(space, joint.argmax(axis=1), truth)
     no_problems = pd.Series("", index=ids.index)
     write_table(run.oof_ensemble, prediction_table(ids, no_problems, joint, space))
     write_json(run.ensemble, {"rule": config.vote.rule, "views": config.views, "images": len(ids), "oof": scores})
@@ -384,7 +403,10 @@ def predict_test(opened: Opened, folds: list[int], manifest: pd.DataFrame, sessi
 
 def summarise(opened: Opened, scores: Scores, seconds: float, display: Display) -> None:
     """Writes the report and shows what came of the run."""
+    from raymask.report import build_report
+
     run, space = opened.run, opened.space
+    build_report(run)
     targets = [*space.names, JOINT] if len(space.names) > 1 else [*space.names]
     columns = ["", *(f"{target} {kind}" for target in targets for kind in ("F1", "acc"))]
     rows = [

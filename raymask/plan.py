@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -163,25 +164,19 @@ def plan_slots(nodes: Sequence[Node], compute: ComputeConfig, packs: int) -> Slo
     """The slots that a cluster has room for, at most as many as there can be packs.
 
     On GPUs a slot is a GPU or a part of one. On CPUs a slot is one thread on one CPU; several threads beside other busy processes
-    only fight. A part of every machine's CPUs stays free for the streams.
+    only fight. However Ray lays the slots on the machines, all find a place, and a machine stays with room for a stream's task.
 
     Raises:
         InputError: the cluster has no CPU.
     """
-    cpus = sum(node.cpus for node in nodes)
-    if cpus <= 0:
-        raise InputError("the Ray cluster offers no CPU; start its nodes with at least one.")
+    nodes = _with_cpus(nodes)
+    packs, per_gpu = max(1, packs), compute.packs_per_gpu
     gpus = sum(int(node.gpus) for node in nodes)
-    packs = max(1, packs)
     if gpus:
-        count = min(packs, gpus * compute.packs_per_gpu)
-        per_gpu_node = min(node.cpus / (int(node.gpus) * compute.packs_per_gpu) for node in nodes if node.gpus >= 1)
-        booked = min(1.0, per_gpu_node / 2)
-        threads = max(1, int(per_gpu_node / 2))
-        return Slots(count, booked, 1.0 / compute.packs_per_gpu, threads, _stream_cpus(cpus))
-    most = sum(max(1, int(node.cpus)) for node in nodes)
-    count = min(packs, compute.cpu_packs or most)
-    return with_packs(Slots(count, 0.0, 0.0, 1, _stream_cpus(cpus)), nodes, count)
+        booked, threads, free = _beside_gpus(nodes, per_gpu)
+        return Slots(min(packs, gpus * per_gpu), booked, _rounded_down(1 / per_gpu), threads, _task_cpus(nodes, free))
+    count = min(packs, compute.cpu_packs or sum(_whole_cpus(node) for node in nodes))
+    return with_packs(Slots(count, 0.0, 0.0, 1, _task_cpus(nodes, min(map(_free_cpus, nodes)))), nodes, count)
 
 
 def with_packs(slots: Slots, nodes: Sequence[Node], packs: int) -> Slots:
@@ -189,16 +184,50 @@ def with_packs(slots: Slots, nodes: Sequence[Node], packs: int) -> Slots:
     count = max(1, min(slots.count, packs))
     if slots.gpus:
         return replace(slots, count=count)
-    smallest = min(node.cpus for node in nodes if node.cpus > 0)
-    per_node = -(-count // len(nodes))
-    threads = max(1, int(smallest) // per_node)
-    free = 1.0 if smallest >= 2 else smallest / 2
-    booked = max(0.01, int(100 * (smallest - free) / per_node) / 100)
-    return replace(slots, count=count, threads=threads, cpus=booked)
+    nodes = _with_cpus(nodes)
+    whole = [_whole_cpus(node) for node in nodes]
+    threads = next((threads for threads in range(max(whole), 1, -1) if sum(cpus // threads for cpus in whole) >= count), 1)
+    on_one_cpu = -(-count // sum(whole))  # more than one only where compute.cpu_packs asks for it
+    on_node = [cpus // threads * on_one_cpu for cpus in whole]
+    booked = min((node.cpus - _free_cpus(node)) / packs for node, packs in zip(nodes, on_node, strict=True) if packs)
+    return replace(slots, count=count, threads=threads, cpus=_rounded_down(booked))
 
 
-def _stream_cpus(cpus: float) -> float:
-    return 1.0 if cpus >= 4 else 0.5
+def _with_cpus(nodes: Sequence[Node]) -> list[Node]:
+    usable = [node for node in nodes if node.cpus > 0]
+    if not usable:
+        raise InputError("the Ray cluster offers no CPU; start its nodes with at least one.")
+    return usable
+
+
+def _whole_cpus(node: Node) -> int:
+    return max(1, int(node.cpus))
+
+
+def _free_cpus(node: Node) -> float:
+    """What packs leave of a machine's CPUs for streams."""
+    return 1.0 if node.cpus >= 2 else node.cpus / 2
+
+
+def _beside_gpus(nodes: Sequence[Node], per_gpu: int) -> tuple[float, int, float]:
+    """CPUs to book for each of `per_gpu` processes a GPU, their threads, and what stays free on the freest machine.
+
+    They book at most half of each machine's CPUs.
+    """
+    share = min(node.cpus / (int(node.gpus) * per_gpu) for node in nodes if node.gpus >= 1)
+    booked = _rounded_down(min(1.0, share / 2))
+    free = max(node.cpus - int(node.gpus) * per_gpu * booked for node in nodes)
+    return booked, max(1, int(share / 2)), free
+
+
+def _task_cpus(nodes: Sequence[Node], free: float) -> float:
+    """CPUs to book for a task beside the packs or actors, where some machine is sure to have this much free."""
+    return min(1.0 if sum(node.cpus for node in nodes) >= 4 else 0.5, _rounded_down(free))
+
+
+def _rounded_down(amount: float) -> float:
+    """To Ray's precision, which it would else round up."""
+    return math.floor(amount * 10_000 + 1e-6) / 10_000
 
 
 @dataclass(frozen=True)
@@ -214,10 +243,10 @@ class ActorPool:
 
 def plan_actors(nodes: Sequence[Node]) -> ActorPool:
     """One actor a GPU, or one a CPU with one thread; half of every machine's CPUs stays free for decoding."""
-    cpus = sum(node.cpus for node in nodes)
+    nodes = _with_cpus(nodes)
     gpus = sum(int(node.gpus) for node in nodes)
     if gpus:
-        per_gpu = min(node.cpus / int(node.gpus) for node in nodes if node.gpus >= 1)
-        return ActorPool(gpus, min(1.0, per_gpu / 2), 1.0, max(1, int(per_gpu / 2)), _stream_cpus(cpus))
-    count = max(1, int(cpus))
-    return ActorPool(count, cpus / 2 / count, 0.0, 1, _stream_cpus(cpus))
+        booked, threads, free = _beside_gpus(nodes, per_gpu=1)
+        return ActorPool(gpus, booked, 1.0, threads, _task_cpus(nodes, free))
+    booked = _rounded_down(min(node.cpus / 2 / _whole_cpus(node) for node in nodes))
+    return ActorPool(sum(map(_whole_cpus, nodes)), booked, 0.0, 1, _task_cpus(nodes, min(node.cpus / 2 for node in nodes)))

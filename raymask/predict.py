@@ -70,7 +70,7 @@ def predict(
             Predictor,
             fn_constructor_args=(run, tuple(replicas), tuple(views), tuple(specs), pool.threads),
             compute=ActorPoolStrategy(size=min(pool.size, len(chunks))),
-            batch_size=IMAGES_PER_TASK,
+            batch_size=None,  # with a number Ray would bundle as many chunks, of many images each, into one task
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
         )

@@ -22,9 +22,9 @@ def prediction_table(image_ids: pd.Series, problems: pd.Series, joint: Probabili
     """
     elected = joint.argmax(axis=1)
     columns: dict[str, object] = {"image_id": image_ids.to_numpy(), "problem": problems.to_numpy(), JOINT: elected}
-    for task, labels in space.split(elected).items():
-        columns[task] = [space.classes(task)[label] for label in labels]
-        columns[f"{task}_label"] = labels
+    labels = space.split(elected)
+    columns |= {f"{task}_label": of_task for task, of_task in labels.items()}
+    columns |= {task: [space.classes(task)[label] for label in of_task] for task, of_task in labels.items()}
     for task in space.names:
         marginal = space.marginal(joint, task)
         columns |= {f"{task}:{name}": marginal[:, label] for label, name in enumerate(space.classes(task))}

@@ -74,8 +74,9 @@ class LabelSpace:
 
     @cached_property
     def joint_classes(self) -> tuple[str, ...]:
-        """Names such as `worn male <30`, in the order of the joint label."""
-        return tuple(" ".join(parts) for parts in product(*(task.classes for task in self.tasks)))
+        """Names such as `worn male <30`, in the order of the joint label; numbered where they would not differ."""
+        names = tuple(" ".join(parts) for parts in product(*(task.classes for task in self.tasks)))
+        return names if len(set(names)) == len(names) else tuple(f"{name} ({label})" for label, name in enumerate(names))
 
     def classes(self, name: str) -> tuple[str, ...]:
         """Class names of a task, or of the joint label."""

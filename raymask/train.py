@@ -12,7 +12,7 @@ from ray import tune
 
 from raymask.config import Member
 from raymask.data.decode import InputSpec
-from raymask.errors import InputError
+from raymask.errors import InputError, RunError
 from raymask.plan import Pack, Plan, Slots
 from raymask.store import Run
 from raymask.tasks import LabelSpace
@@ -48,7 +48,7 @@ def train(job: Job, plan: Plan, retries: int, on_report: OnReport) -> None:
 
     Raises:
         InputError: a recipe cannot be trained.
-        RuntimeError: a pack failed for good.
+        RunError: a pack failed for good, or training was interrupted.
     """
     packs = {pack.name: pack for pack in plan.packs}
     resources = {"cpu": plan.slots.cpus, **({"gpu": plan.slots.gpus} if plan.slots.gpus else {})}
@@ -69,10 +69,12 @@ def train(job: Job, plan: Plan, retries: int, on_report: OnReport) -> None:
     if listener.refusal:
         raise InputError(listener.refusal)
     if results.errors:
-        raise RuntimeError(
+        raise RunError(
             f"{len(results.errors)} of {len(packs)} packs failed ({_last_line(results.errors[0])}); the whole error lies below "
             f"{results.experiment_path}. Started again, the run goes on with what is unfinished."
         )
+    if not all(job.run.finished(replica) for pack in plan.packs for replica in pack.replicas):
+        raise RunError("training was interrupted; the same command goes on with what is unfinished.")
 
 
 class _Listener(tune.Callback):  # type: ignore[misc]

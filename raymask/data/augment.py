@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 import warnings
 from collections.abc import Sequence
@@ -91,7 +92,9 @@ class Augmenter:
             return images
         out = np.empty_like(images)
         for place, row in enumerate(np.asarray(rows).tolist()):
-            self._compose.set_random_seed(int(np.random.SeedSequence([seed, epoch, row]).generate_state(1)[0]))
+            # Not set_random_seed: it gives every transform the same draws, so that they happen together or not at all.
+            draws = np.random.default_rng([seed, epoch, row])
+            self._compose.set_random_state(draws, random.Random(int(draws.integers(2**63))))
             changed = self._compose(image=images[place])["image"]
             if (changed.shape, changed.dtype) != (out.shape[1:], out.dtype):
                 raise InputError(

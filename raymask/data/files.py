@@ -90,9 +90,10 @@ def list_files(folder: str) -> dict[str, tuple[int, str]]:
 
 
 def _list_local(root: str) -> dict[str, tuple[int, str]]:
-    """`list_files` of a local folder, through links to other folders too."""
+    """`list_files` of a local folder, through links to other folders too; a name that is no UTF-8 is escaped and so missing."""
     paths = [os.path.join(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names]
-    return {os.path.relpath(path, root): _stat(path) for path in paths}
+    legible = [path.encode("utf-8", "backslashreplace").decode() for path in paths]
+    return {os.path.relpath(path, root): _stat(path) for path in legible}
 
 
 def stat_files(paths: list[str]) -> list[tuple[int, str]]:

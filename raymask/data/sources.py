@@ -344,7 +344,10 @@ def _label_space(
         complete[name] = task.model_copy(update={"column": column, "classes": classes})
     if not any(complete.values()):
         raise InputError("tasks: every task is null; at least one must be left.")
-    return label_space(complete), complete
+    space = label_space(complete)
+    if len(set(space.joint_classes)) < space.joint_size:
+        raise InputError("tasks: some joint classes would have the same name; give the tasks' classes names without spaces.")
+    return space, complete
 
 
 def _labelled(

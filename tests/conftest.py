@@ -1,0 +1,28 @@
+"""One Ray for all tests that need it, and tiny data sets that are drawn once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from raymask.config import ComputeConfig
+from raymask.data.demo import write_demo
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    from raymask.cluster import connect
+
+    with connect(ComputeConfig(cpus=2, gpus=0)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set in the competition's layout: 16 + 4 people, 96×128 pixels."""
+    return write_demo(tmp_path_factory.mktemp("photos") / "demo", people=16, test_people=4, size=(96, 128))

@@ -1,0 +1,285 @@
+"""Whole runs on tiny real input."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from rich.console import Console
+
+import raymask
+from raymask.config import RunConfig, load_config
+from raymask.data.demo import write_demo
+from raymask.display import Display
+from raymask.errors import InputError
+from raymask.pipeline import run
+from raymask.predict import predict
+from raymask.plan import ActorPool
+from raymask.store import ReplicaId, Run, load_run_config, read_json
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+TINY = {
+    "recipe": {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "epochs": 2, "batch_size": 16, "lr": 3e-3},
+    "folds": {"k": 2},
+}
+
+
+def tiny_config(runs: Path, data: Path, name: str = "tiny", **more: object) -> RunConfig:
+    over = {**TINY, "name": name, "runs": runs, "data": {"path": str(data)}, **more}
+    return load_config("demo", overrides=over)
+
+
+def run_and_read(config: RunConfig) -> tuple[Run, str]:
+    said = io.StringIO()
+    result = run(config, Display(Console(file=said)))
+    return result.run, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(ray_session: None, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
+    """Specialists, a multi-head and a joint model, voted."""
+    members = [{"task": "mask"}, {"task": "gender"}, {"task": "age"}, {"task": "multi"}, {"task": "joint", "seeds": 2}]
+    return run_and_read(tiny_config(tmp_path_factory.mktemp("runs"), photos, members=members))
+
+
+def test_the_submission_has_the_test_files_rows_in_its_order(finished: tuple[Run, str], photos: Path) -> None:
+    submission = pd.read_csv(finished[0].submission, dtype=str)
+    asked = pd.read_csv(photos / "eval" / "info.csv", dtype=str)
+    assert list(submission.columns) == list(asked.columns)
+    assert submission["ImageID"].tolist() == asked["ImageID"].tolist()
+    assert submission["ans"].astype(int).between(0, 17).all()
+
+
+def test_each_image_has_one_oof_prediction_a_member_and_view(finished: tuple[Run, str]) -> None:
+    done = finished[0]
+    ids = pd.read_parquet(done.manifest)["image_id"]
+    for member in ("mask", "gender", "age", "multi", "joint-s0", "joint-s1"):
+        oof = pd.read_parquet(done.oof(member))
+        for _, of_view in oof.groupby("view"):
+            assert sorted(of_view["image_id"]) == ids.tolist()
+        probabilities = oof[[name for name in oof.columns if ":" in name]].to_numpy()
+        heads = 3 if member == "multi" else 1
+        np.testing.assert_allclose(probabilities.sum(axis=1), heads, atol=1e-4)
+
+
+def test_each_image_is_predicted_by_the_replica_that_never_saw_its_person(finished: tuple[Run, str]) -> None:
+    manifest = pd.read_parquet(finished[0].manifest)
+    assert manifest.groupby("group")["fold"].nunique().max() == 1
+    oof = pd.read_parquet(finished[0].oof("mask"))
+    fold_of = manifest.set_index("image_id")["fold"]
+    assert (oof["fold"].to_numpy() == fold_of[oof["image_id"]].to_numpy()).all()
+
+
+def test_predictions_hold_consistent_probabilities(finished: tuple[Run, str]) -> None:
+    table = pd.read_parquet(finished[0].predictions)
+    joint = table[[name for name in table.columns if name.startswith("joint:")]].to_numpy()
+    np.testing.assert_allclose(joint.sum(axis=1), 1, atol=1e-5)
+    assert (joint.argmax(axis=1) == table["joint"]).all()
+    assert (table["joint"] == table["mask_label"] * 6 + table["gender_label"] * 3 + table["age_label"]).all()
+    np.testing.assert_allclose(table[["mask:worn", "mask:incorrect", "mask:none"]].sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_run_directory_holds_what_it_promises(finished: tuple[Run, str]) -> None:
+    done = finished[0]
+    for path in (done.config, done.manifest, done.rejected, done.ensemble, done.report):
+        assert path.is_file()
+    meta = read_json(done.meta(ReplicaId("multi", 1)))
+    assert meta["classes"]["gender"] == ["male", "female"]
+    assert len(pd.read_csv(done.history(ReplicaId("age", 0)))) == 2
+    assert not list(done.root.rglob("checkpoint.pt"))
+    assert not [path for path in done.root.rglob(".*") if path.is_file() and "tune" not in path.parts]
+
+
+def test_the_saved_config_is_the_same_run(finished: tuple[Run, str]) -> None:
+    done = finished[0]
+    again, said = run_and_read(load_run_config(done))
+    assert again == done
+    assert "12 of 12 replicas are trained already" in said
+
+
+def test_running_again_skips_what_is_finished_and_says_so(finished: tuple[Run, str], photos: Path) -> None:
+    done = finished[0]
+    kept = [*done.root.rglob("*.safetensors"), *done.root.rglob("oof.parquet"), done.test_predictions, done.oof("multi")]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    _, said = run_and_read(load_run_config(done))
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    for sentence in ("prepared already", "replicas are trained already", "are there already", "predicted already"):
+        assert sentence in said
+
+
+def test_a_lost_replica_alone_is_trained_again(finished: tuple[Run, str], tmp_path: Path) -> None:
+    copy = Run(tmp_path / "tiny")
+    shutil.copytree(finished[0].root, copy.root)
+    lost = ReplicaId("gender", 1)
+    expected = copy.replica_oof(lost).read_bytes()
+    shutil.rmtree(copy.replica(lost))
+    config = load_run_config(copy).model_copy(update={"runs": tmp_path, "cache": finished[0].root.parent / ".cache"})
+    _, said = run_and_read(config)
+    assert "11 of 12 replicas are trained already" in said
+    assert copy.replica_oof(lost).read_bytes() == expected  # alone in its pack, and yet the same
+
+
+def test_another_config_under_the_same_name_is_refused(finished: tuple[Run, str]) -> None:
+    config = load_run_config(finished[0])
+    other = config.model_copy(update={"recipe": config.recipe.model_copy(update={"epochs": 3})})
+    with pytest.raises(InputError, match=r"recipe.epochs was 2 and is 3.*another --name"):
+        run_and_read(other)
+
+
+def test_nothing_depends_on_the_order_of_the_input(finished: tuple[Run, str], photos: Path, tmp_path: Path) -> None:
+    shuffled = tmp_path / "photos"
+    shutil.copytree(photos, shuffled)
+    for table in (shuffled / "train" / "train.csv", shuffled / "eval" / "info.csv"):
+        rows = pd.read_csv(table, dtype=str)
+        rows.sample(frac=1, random_state=3).to_csv(table, index=False)
+    members = [{"task": "mask"}, {"task": "gender"}, {"task": "age"}, {"task": "multi"}, {"task": "joint", "seeds": 2}]
+    again, _ = run_and_read(tiny_config(tmp_path / "runs", shuffled, members=members))
+    for table in ("predictions", "oof_ensemble"):
+        before, after = (pd.read_parquet(getattr(one, table)) for one in (finished[0], again))
+        pd.testing.assert_frame_equal(before, after, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_predictions_do_not_depend_on_the_batch_size(
+    finished: tuple[Run, str], photos: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr("raymask.predict.IMAGES_PER_TASK", size)
+    expected = pd.read_parquet(finished[0].test_predictions).head(10)
+    images = pd.DataFrame({"image_id": expected["image_id"]})
+    images["path"] = [str(photos / "eval" / "images" / name) for name in images["image_id"]]
+    replicas = [
+        ReplicaId(member, fold) for member in ("mask", "gender", "age", "multi", "joint-s0", "joint-s1") for fold in (0, 1)
+    ]
+    pool = ActorPool(size=1, cpus=0.5, gpus=0.0, threads=1, decode_cpus=0.5)
+    predicted = predict(finished[0], images, replicas, ("original", "hflip"), pool, lambda done, in_all: None)
+    pd.testing.assert_frame_equal(predicted, expected, atol=1e-5, rtol=0)
+
+
+def test_a_broken_test_image_gets_the_classes_frequencies_and_is_flagged(
+    finished: tuple[Run, str], photos: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "photos"
+    shutil.copytree(photos, damaged)
+    first, second = sorted((damaged / "eval" / "images").iterdir())[:2]
+    first.write_bytes(first.read_bytes()[: first.stat().st_size // 2])
+    second.unlink()
+    copy = Run(tmp_path / "tiny")
+    shutil.copytree(finished[0].root, copy.root)
+    config = load_run_config(copy)
+    data = config.data.model_copy(update={"test": str(damaged / "eval" / "info.csv")})
+    config = config.model_copy(update={"runs": tmp_path, "cache": finished[0].root.parent / ".cache", "data": data})
+    copy.config.unlink()  # another test set is another config
+    done, said = run_and_read(config)
+    predictions = pd.read_parquet(done.predictions).set_index("image_id")
+    assert "truncated" in predictions.loc[first.name, "problem"]
+    assert predictions.loc[second.name, "problem"] == "the file is missing"
+    assert (predictions["problem"] != "").sum() == 2
+    frequencies = np.bincount(pd.read_parquet(done.manifest)["label_joint"], minlength=18) / 112
+    joint = [name for name in predictions.columns if name.startswith("joint:")]
+    np.testing.assert_allclose(predictions.loc[first.name, joint].astype(float), frequencies)
+    assert "2 test images cannot be read" in said
+    assert len(pd.read_csv(done.submission)) == 28
+
+
+def test_heads_on_a_frozen_backbone_from_a_local_file(photos: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "backbone.pth"
+    torch.manual_seed(0)
+    backbone = timm.create_model("test_resnet")
+    torch.save(backbone.state_dict(), weights)
+    recipe = {
+        **TINY["recipe"],
+        "pretrained": True,
+        "weights": str(weights),
+        "freeze": "backbone",
+        "feature_passes": 2,
+        "epochs": 3,
+    }
+    config = tiny_config(tmp_path / "runs", photos, recipe=recipe)
+    done, said = run_and_read(config)
+    assert "features of test_resnet" in said
+    from safetensors.torch import load_file
+
+    for fold in (0, 1):
+        trained = load_file(done.weights(ReplicaId("age", fold)))
+        for name, tensor in backbone.state_dict().items():
+            if not name.startswith("fc."):
+                torch.testing.assert_close(trained[f"backbone.{name}"], tensor, rtol=0, atol=0)
+    again, said = run_and_read(config.model_copy(update={"name": "second"}))
+    assert "are there already" in said
+    pd.testing.assert_frame_equal(pd.read_parquet(done.predictions), pd.read_parquet(again.predictions))
+
+
+def test_a_generic_csv_with_groups_and_a_folder_as_test_set(photos: Path, tmp_path: Path) -> None:
+    people = pd.read_csv(photos / "train" / "train.csv", dtype=str)
+    rows = [
+        {"file": f"{folder}/{photo}.jpg", "person": person, "sex": gender, "years": age}
+        for person, gender, age, folder in people[["id", "gender", "age", "path"]].itertuples(index=False)
+        for photo in ("normal", "mask1", "mask2")
+    ]
+    table = tmp_path / "photos.csv"
+    pd.DataFrame(rows).to_csv(table, index=False)
+    data = {
+        "path": str(table),
+        "image_column": "file",
+        "image_root": str(photos / "train" / "images"),
+        "group_column": "person",
+        "test": str(photos / "eval" / "images"),
+    }
+    tasks = {"sex": {}, "age": {"column": "years", "edges": [40]}}
+    done, _ = run_and_read(load_config("demo", overrides={**TINY, "name": "csv", "runs": tmp_path, "data": data, "tasks": tasks}))
+    submission = pd.read_csv(done.submission)
+    assert list(submission.columns) == ["image_id", "sex", "years"]
+    assert set(submission["sex"]) <= {"male", "female"}
+    assert set(submission["years"]) <= {"<40", ">=40"}
+    assert len(submission) == 28
+
+
+def test_folders_of_classes_with_one_task_and_hold_out(photos: Path, tmp_path: Path) -> None:
+    for number, image in enumerate(sorted((photos / "train" / "images").rglob("*.jpg"))[:40]):
+        folder = tmp_path / "classes" / ("cats" if number % 2 else "dogs")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, folder / f"{number}.jpg")
+    config = load_config("demo", overrides={**TINY, "name": "f", "runs": tmp_path, "data": {"path": str(tmp_path / "classes")}})
+    config = config.model_copy(update={"folds": config.folds.model_copy(update={"scheme": "holdout", "k": 4})})
+    done, said = run_and_read(config)
+    assert "there is no submission" in said
+    assert read_json(done.ensemble)["images"] == 10
+    assert done.report.is_file()
+
+
+def test_an_impossible_recipe_is_refused_in_a_sentence(photos: Path, tmp_path: Path) -> None:
+    wrong = {**TINY["recipe"], "backbone": "test_resnot"}
+    with pytest.raises(InputError, match="which timm does not have; the nearest are.*test_resnet"):
+        run_and_read(tiny_config(tmp_path, photos, recipe=wrong))
+    exploding = {**TINY["recipe"], "lr": 1e30}
+    with pytest.raises(InputError, match=r"the loss of .* lower recipe.lr"):
+        run_and_read(tiny_config(tmp_path, photos, name="exploding", recipe=exploding))
+
+
+def test_the_library_runs_from_python(photos: Path, tmp_path: Path) -> None:
+    config = raymask.load_config("demo", ["tasks.gender=null", "tasks.age=null"], {**TINY, "runs": tmp_path})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"path": str(photos)})})
+    result = raymask.run(config, Display(Console(file=io.StringIO())))
+    assert set(result.scores) == {"mask", "ensemble"}
+    assert 0 <= result.scores["ensemble"]["joint"]["f1"] <= 1
+
+
+def test_the_demo_is_drawn_when_no_data_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {}
+
+    def small(folder: Path, **people: int) -> Path:
+        drawn.update(people)
+        return write_demo(folder, people=people["people"], test_people=people["test_people"], size=(48, 64))
+
+    monkeypatch.setattr("raymask.data.demo.write_demo", small)
+    config = load_config("demo", overrides={**TINY, "runs": tmp_path, "data": {"demo_people": 8, "demo_test_people": 2}})
+    done, said = run_and_read(config.model_copy(update={"members": config.members}))
+    assert drawn == {"people": 8, "test_people": 2}
+    assert len(pd.read_csv(done.submission)) == 14
