@@ -1,0 +1,205 @@
+"""Tests of the assignment of folds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raymask.config import FoldsConfig
+from raymask.data.folds import TRAIN_ONLY, assign_folds, check_leak, replica_folds, thin_classes
+from raymask.errors import InputError
+
+SCHEMES = get_args(FoldsConfig.model_fields["scheme"].annotation)
+GROUPED = ("stratified_group", "group", "holdout")
+
+
+@pytest.fixture(autouse=True)
+def _warnings_fail() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def manifest(groups: list[str], joint: list[int]) -> pd.DataFrame:
+    ids = [f"{group}/{place:04}" for place, group in enumerate(groups)]
+    table = pd.DataFrame({"image_id": ids, "group": groups, "label_joint": joint})
+    return table.sort_values("image_id").reset_index(drop=True)
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> pd.DataFrame:
+    """Up to 16 groups of up to 5 images, more groups than 5 folds need; a class has rows enough for 5 folds."""
+    sizes = draw(st.lists(st.integers(1, 5), min_size=6, max_size=16))
+    groups = [f"g{number:02}" for number, size in enumerate(sizes) for _ in range(size)]
+    rare = draw(st.lists(st.integers(0, 4), min_size=len(groups), max_size=len(groups)))
+    joint = [0 if place < 5 else label for place, label in enumerate(rare)]
+    return manifest(groups, joint)
+
+
+def folds_of(table: pd.DataFrame, scheme: str, k: int = 5, seed: int = 0) -> np.ndarray:
+    return assign_folds(table, FoldsConfig(scheme=scheme, k=k), seed)
+
+
+def people(count: int, seed: int = 0) -> pd.DataFrame:
+    """As the competition: each person has 7 photos of mask classes 0, 0, 0, 0, 0, 1, 2 and one of 6 person classes."""
+    of_person = np.random.default_rng(seed).choice(6, count, p=[0.3, 0.3, 0.15, 0.1, 0.1, 0.05])
+    groups = [f"p{person:04}" for person in range(count) for _ in range(7)]
+    joint = [mask * 6 + of_person[person] for person in range(count) for mask in (0, 0, 0, 0, 0, 1, 2)]
+    return manifest(groups, joint)
+
+
+# --- properties of every scheme
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@given(table=manifests(), k=st.integers(2, 5), seed=st.integers(0, 3))
+@settings(max_examples=20, deadline=None)
+def test_every_row_is_in_one_fold_and_no_fold_is_empty(scheme: str, table: pd.DataFrame, k: int, seed: int) -> None:
+    folds = folds_of(table, scheme, k, seed)
+    assert folds.shape == (len(table),)
+    assert folds.dtype == np.int64
+    assert set(folds.tolist()) == ({0, TRAIN_ONLY} if scheme == "holdout" else set(range(k)))
+
+
+@pytest.mark.parametrize("scheme", GROUPED)
+@given(table=manifests(), k=st.integers(2, 5), seed=st.integers(0, 3))
+@settings(max_examples=20, deadline=None)
+def test_no_group_is_in_two_folds(scheme: str, table: pd.DataFrame, k: int, seed: int) -> None:
+    folds = folds_of(table, scheme, k, seed)
+    assert (pd.Series(folds).groupby(table["group"]).nunique() == 1).all()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@given(table=manifests(), seed=st.integers(0, 3), shuffle=st.integers(0, 99))
+@settings(max_examples=8, deadline=None)
+def test_the_order_of_the_input_does_not_matter_once_it_is_sorted(
+    scheme: str, table: pd.DataFrame, seed: int, shuffle: int
+) -> None:
+    shuffled = table.sample(frac=1, random_state=shuffle)
+    again = shuffled.sort_values("image_id").reset_index(drop=True)
+    np.testing.assert_array_equal(folds_of(again, scheme, 3, seed), folds_of(table, scheme, 3, seed))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_seed_decides_the_folds(scheme: str) -> None:
+    table = people(30)
+    assignments = [folds_of(table, scheme, seed=seed).tolist() for seed in (0, 0, 1, 2)]
+    assert assignments[0] == assignments[1]
+    assert assignments[0] != assignments[2] or assignments[0] != assignments[3]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_class_of_one_group_does_not_crash_a_scheme(scheme: str) -> None:
+    table = people(20)
+    table.loc[table["group"] == "p0003", "label_joint"] = 17
+    table.loc[0, "label_joint"] = 99
+    assert len(folds_of(table, scheme)) == len(table)
+
+
+# --- stratification
+
+
+@pytest.mark.parametrize("k", [2, 5])
+def test_classes_of_many_groups_have_an_even_share_in_each_fold(k: int) -> None:
+    table = people(300)
+    folds = folds_of(table, "stratified_group", k)
+    shares = pd.crosstab(folds, table["label_joint"], normalize="columns").to_numpy()
+    many = table.groupby("label_joint")["group"].nunique().to_numpy() >= 25
+    assert many.sum() >= 12
+    assert np.abs(shares[:, many] - 1 / k).max() < 0.06
+
+
+def test_folds_by_group_alone_are_less_even() -> None:
+    table = people(300)
+    spread = {
+        scheme: pd.crosstab(folds_of(table, scheme), table["label_joint"], normalize="columns").to_numpy().std()
+        for scheme in ("stratified_group", "group")
+    }
+    assert spread["stratified_group"] < spread["group"] / 2
+
+
+def test_without_groups_classes_are_spread_to_within_one_row() -> None:
+    table = people(60)
+    counts = pd.crosstab(folds_of(table, "stratified"), table["label_joint"]).to_numpy()
+    assert (counts.max(axis=0) - counts.min(axis=0)).max() <= 1
+
+
+def test_plain_folds_are_of_one_size_to_within_one_row() -> None:
+    sizes = np.bincount(folds_of(people(33), "kfold"))
+    assert sizes.max() - sizes.min() <= 1
+
+
+@pytest.mark.parametrize("scheme", ["stratified", "kfold"])
+def test_schemes_without_groups_do_split_them(scheme: str) -> None:
+    table = people(20)
+    assert (pd.Series(folds_of(table, scheme)).groupby(table["group"]).nunique() > 1).any()
+
+
+def test_a_holdout_validates_on_one_part_in_k() -> None:
+    table = people(100)
+    folds = folds_of(table, "holdout", 4)
+    assert 0.22 < (folds == 0).mean() < 0.28
+    np.testing.assert_array_equal(folds == 0, folds_of(table, "stratified_group", 4) == 0)
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize("scheme", GROUPED)
+def test_more_folds_than_groups_are_refused(scheme: str) -> None:
+    table = people(4)
+    assert len(folds_of(table, scheme, 4)) == 28
+    with pytest.raises(InputError) as caught:
+        folds_of(table, scheme, 5)
+    assert str(caught.value) == "folds.k is 5, but there are only 4 groups."
+
+
+@pytest.mark.parametrize("scheme", ["stratified", "kfold"])
+def test_more_folds_than_images_are_refused(scheme: str) -> None:
+    with pytest.raises(InputError) as caught:
+        folds_of(manifest(["a", "b", "c"], [0, 0, 0]), scheme, 4)
+    assert str(caught.value) == "folds.k is 4, but there are only 3 images."
+
+
+@pytest.mark.parametrize("scheme", ["stratified_group", "holdout", "stratified"])
+def test_folds_that_no_class_fills_are_refused_with_a_way_out(scheme: str) -> None:
+    table = manifest([f"g{number}" for number in range(6)], [0, 0, 1, 1, 2, 2])
+    with pytest.raises(InputError, match=r"^folds: .*; choose another folds\.scheme or a smaller folds\.k\.$"):
+        folds_of(table, scheme, 5)
+    for possible in ("group", "kfold"):
+        assert set(folds_of(table, possible, 5)) == set(range(5))
+
+
+def test_a_leak_is_refused_with_the_groups() -> None:
+    check_leak(["a", "a", "b", "c"], [0, 0, 1, 1])
+    with pytest.raises(InputError) as caught:
+        check_leak(["b", "a", "a", "b", "c"], [0, 0, 1, 1, 1])
+    assert str(caught.value).startswith("2 group(s) lie in two folds (a, b): ")
+
+
+def test_a_group_that_is_held_out_in_part_leaks() -> None:
+    with pytest.raises(InputError, match=r"\(b\)"):
+        check_leak(["a", "b", "b"], [TRAIN_ONLY, TRAIN_ONLY, 0])
+
+
+# --- what follows from folds
+
+
+def test_classes_of_fewer_groups_than_folds_are_named_with_their_number() -> None:
+    groups = ["a", "a", "a", "b", "c", "c", "d"]
+    table = manifest(groups, [0, 0, 0, 0, 0, 1, 1])
+    assert thin_classes(table, ("many", "some", "none"), 2) == ["none (0)"]
+    assert thin_classes(table, ("many", "some", "none"), 3) == ["some (2)", "none (0)"]
+    assert thin_classes(table, ("many", "some", "none"), 4) == ["many (3)", "some (2)", "none (0)"]
+
+
+def test_replicas_are_trained_for_every_fold_but_not_for_train_only() -> None:
+    assert replica_folds([2, 0, 1, 1, 2]) == [0, 1, 2]
+    assert replica_folds([TRAIN_ONLY, 0, TRAIN_ONLY]) == [0]

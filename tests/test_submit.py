@@ -1,0 +1,134 @@
+"""Tests of the answers: labels that agree with each other, and a submission in the test file's own form."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from raymask.data.sources import TestSet as Given
+from raymask.errors import InputError
+from raymask.store import write_table
+from raymask.submit import prediction_table, submission_table
+from raymask.tasks import JOINT, LabelSpace, Task
+
+SPACE = LabelSpace(
+    (
+        Task("mask", "Mask state", ("worn", "wrong", "none")),
+        Task("age", "age", ("<30", "30-60", ">=60"), edges=(30.0, 60.0)),
+    )
+)
+IDS = ["007", "b:1", "7", "z|9", "with space"]
+ELECTED = [8, 0, 4, 2, 5]
+
+
+def joint_of(elected: list[int], classes: int) -> np.ndarray:
+    rows = np.random.default_rng(0).dirichlet(np.ones(classes), len(elected)) / 2
+    rows[np.arange(len(elected)), elected] += 0.5
+    return rows
+
+
+def table_of(ids: list[str] = IDS, elected: list[int] = ELECTED, space: LabelSpace = SPACE) -> pd.DataFrame:
+    return prediction_table(pd.Series(ids), pd.Series("", index=range(len(ids))), joint_of(elected, space.joint_size), space)
+
+
+def given_of(ids: list[str], template: pd.DataFrame | None, joint_column: str | None = None) -> Given:
+    return Given(pd.DataFrame({"image_id": ids}), template, joint_column)
+
+
+class TestPredictions:
+    def test_labels_and_classes_are_parts_of_the_elected_joint_class(self) -> None:
+        table = table_of()
+        assert table[JOINT].tolist() == ELECTED
+        assert table["mask_label"].tolist() == [2, 0, 1, 0, 1]
+        assert table["mask"].tolist() == ["none", "worn", "wrong", "worn", "wrong"]
+        assert table["age"].tolist() == [">=60", "<30", "30-60", ">=60", ">=60"]
+        assert table["image_id"].tolist() == IDS
+
+    def test_the_elected_class_need_not_be_each_tasks_most_probable_one(self) -> None:
+        joint = np.array([[0.0, 0.3, 0.0, 0.24, 0.0, 0.23, 0.0, 0.23, 0.0]])
+        table = prediction_table(pd.Series(["a"]), pd.Series([""]), joint, SPACE)
+        assert table.loc[0, "mask"] == "worn"
+        assert table.loc[0, ["mask:worn", "mask:wrong"]].tolist() == pytest.approx([0.3, 0.47])
+
+    def test_probabilities_are_there_for_every_class_and_sum_to_1(self) -> None:
+        table = table_of()
+        for target, classes in (("mask", 3), ("age", 3), (JOINT, 9)):
+            columns = [name for name in table.columns if name.startswith(f"{target}:")]
+            assert len(columns) == classes
+            np.testing.assert_allclose(table[columns].sum(axis=1), 1)
+        assert table.loc[0, "joint:none >=60"] == table[[n for n in table if n.startswith("joint:")]].loc[0].max()
+
+    def test_joint_classes_whose_names_would_be_equal_keep_a_column_each(self) -> None:
+        """`a b` and `c`, and `a` and `b c`, make the same words."""
+        space = LabelSpace((Task("one", "one", ("a b", "a")), Task("two", "two", ("c", "b c"))))
+        assert len(set(space.joint_classes)) == 4
+        table = table_of(["x", "y"], [0, 3], space)
+        columns = [name for name in table.columns if name.startswith("joint:")]
+        assert len(columns) == 4
+        np.testing.assert_allclose(table[columns].sum(axis=1), 1)
+
+    def test_a_task_named_like_anothers_label_column_keeps_its_classes(self) -> None:
+        tasks = (Task("age_label", "age_label", ("young", "old")), Task("age", "age", ("x", "y")))
+        for space in (LabelSpace(tasks), LabelSpace(tasks[::-1])):
+            table = table_of(["a", "b"], [0, 3], space)
+            assert table["age_label"].tolist() == ["young", "old"]
+            assert table["age"].tolist() == ["x", "y"]
+
+
+class TestSubmission:
+    def test_the_joint_label_goes_into_the_answer_column_in_the_files_order(self) -> None:
+        template = pd.DataFrame({"ImageID": IDS[::-1], "ans": [0] * 5})
+        table = submission_table(given_of(IDS[::-1], template, "ans"), table_of(), SPACE)
+        assert table.columns.tolist() == ["ImageID", "ans"]
+        assert table["ImageID"].tolist() == IDS[::-1]
+        assert table["ans"].tolist() == ELECTED[::-1]
+        assert template["ans"].tolist() == [0] * 5
+
+    def test_predictions_in_another_order_are_joined_on_the_id(self) -> None:
+        template = pd.DataFrame({"ImageID": IDS, "ans": 0})
+        shuffled = table_of().sample(frac=1, random_state=1)
+        pd.testing.assert_frame_equal(
+            submission_table(given_of(IDS, template, "ans"), shuffled, SPACE),
+            submission_table(given_of(IDS, template, "ans"), table_of(), SPACE),
+        )
+
+    def test_columns_of_a_file_stay_in_place_with_all_that_is_in_them(self, tmp_path: Path) -> None:
+        text = 'code,Mask state,image,note,empty\n007,,b:1,"a, ""b""",\n1e3,,7,007,\n0.10,x,007,,\n'
+        template = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        ids = template["image"].tolist()
+        predictions = table_of(ids, [0, 4, 8])
+        table = submission_table(given_of(ids, template), predictions, SPACE)
+        assert table.columns.tolist() == ["code", "Mask state", "image", "note", "empty", "age"]
+        write_table(tmp_path / "submission.csv", table)
+        expected = (
+            'code,Mask state,image,note,empty,age\n007,worn,b:1,"a, ""b""",,<30\n1e3,wrong,7,007,,30-60\n0.10,none,007,,,>=60\n'
+        )
+        assert (tmp_path / "submission.csv").read_text() == expected
+
+    def test_a_folders_images_are_answered_by_name(self) -> None:
+        table = submission_table(given_of(IDS, None), table_of(), SPACE)
+        assert table.columns.tolist() == ["image_id", "Mask state", "age"]
+        assert table["image_id"].tolist() == IDS
+        assert table["Mask state"].tolist() == ["none", "worn", "wrong", "worn", "wrong"]
+
+    def test_a_templates_own_index_does_not_matter(self) -> None:
+        template = pd.DataFrame({"ImageID": IDS, "ans": 0}, index=[9, 3, 5, 1, 0])
+        images = pd.DataFrame({"image_id": IDS}, index=[9, 3, 5, 1, 0])
+        table = submission_table(Given(images, template, "ans"), table_of(), SPACE)
+        assert table["ans"].tolist() == ELECTED
+
+    @pytest.mark.parametrize(
+        ("have", "message"),
+        [
+            (IDS[1:], r"lack 1 image\(s\): 007"),
+            ([*IDS, "x"], r"hold unknown 1 image\(s\): x"),
+            ([*IDS, "7"], r"hold twice 1 image\(s\): 7"),
+        ],
+    )
+    def test_missing_unknown_and_repeated_images_are_refused_by_name(self, have: list[str], message: str) -> None:
+        with pytest.raises(InputError, match=f"^the predictions of the test set {message}\\.$"):
+            submission_table(given_of(IDS, None), table_of(have, [0] * len(have)), SPACE)
