@@ -36,10 +36,12 @@ def train(
 ) -> None:
     """Trains an ensemble, votes, and writes a submission. Started again, it goes on with what is unfinished."""
     from raymask.config import load_config
-    from raymask.pipeline import run
 
     given: dict[str, Any] = {"name": name, "runs": runs, "data": {"path": data, "test": test}}
-    run(load_config(recipe, set_ or (), _without_none(given)))
+    config = load_config(recipe, set_ or (), _without_none(given))
+    from raymask.pipeline import run
+
+    run(config)
 
 
 @app.command()

@@ -187,7 +187,7 @@ class Learner:
     @property
     def heads(self) -> dict[str, int]:
         """Classes by head."""
-        return {head: layers[-1].out_features for head, layers in self.model.heads.items()}  # type: ignore[index]
+        return self.model.classes
 
     @property
     def best_model(self) -> Classifier:

@@ -33,7 +33,8 @@ class Classifier(nn.Module):
         super().__init__()
         config = resolve_model_data_config(backbone)
         self.backbone = backbone
-        self.heads = nn.ModuleDict({task: build_head(width, classes, head) for task, classes in heads.items()})
+        self.classes = dict(heads)
+        self.heads = nn.ModuleDict({_head(task): build_head(width, classes, head) for task, classes in heads.items()})
         for name in ("mean", "std"):
             pixels = torch.tensor(config[name], dtype=torch.float32).mul(255).view(1, 3, 1, 1)
             self.register_buffer(name, pixels, persistent=False)
@@ -49,7 +50,12 @@ class Classifier(nn.Module):
 
     def classify(self, features: Tensor) -> Logits:
         """Logits (B, C) by task from (B, F) features."""
-        return {task: head(features) for task, head in self.heads.items()}
+        return {task: self.heads[_head(task)](features) for task in self.classes}
+
+
+def _head(task: str) -> str:
+    """A name that no attribute of a module has, as a task's name such as `type` or `half` may."""
+    return f"{task}-head"
 
 
 def build_head(width: int, classes: int, config: HeadConfig) -> nn.Sequential:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from raymask.config import one_of
 from raymask.errors import InputError
 
-View = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+View = Callable[["Tensor"], "Tensor"]
 
 VIEWS: dict[str, View] = {
     "original": lambda pixels: pixels,

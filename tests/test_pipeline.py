@@ -202,7 +202,7 @@ def test_heads_on_a_frozen_backbone_from_a_local_file(photos: Path, tmp_path: Pa
         "feature_passes": 2,
         "epochs": 3,
     }
-    config = tiny_config(tmp_path / "runs", photos, recipe=recipe)
+    config = tiny_config(tmp_path / "runs", photos / "train", recipe=recipe)  # without a test set
     done, said = run_and_read(config)
     assert "features of test_resnet" in said
     from safetensors.torch import load_file
@@ -214,7 +214,7 @@ def test_heads_on_a_frozen_backbone_from_a_local_file(photos: Path, tmp_path: Pa
                 torch.testing.assert_close(trained[f"backbone.{name}"], tensor, rtol=0, atol=0)
     again, said = run_and_read(config.model_copy(update={"name": "second"}))
     assert "are there already" in said
-    pd.testing.assert_frame_equal(pd.read_parquet(done.predictions), pd.read_parquet(again.predictions))
+    pd.testing.assert_frame_equal(pd.read_parquet(done.oof_ensemble), pd.read_parquet(again.oof_ensemble))
 
 
 def test_a_generic_csv_with_groups_and_a_folder_as_test_set(photos: Path, tmp_path: Path) -> None:
@@ -264,23 +264,18 @@ def test_an_impossible_recipe_is_refused_in_a_sentence(photos: Path, tmp_path: P
         run_and_read(tiny_config(tmp_path, photos, name="exploding", recipe=exploding))
 
 
-def test_the_library_runs_from_python(photos: Path, tmp_path: Path) -> None:
-    config = raymask.load_config("demo", ["tasks.gender=null", "tasks.age=null"], {**TINY, "runs": tmp_path})
-    config = config.model_copy(update={"data": config.data.model_copy(update={"path": str(photos)})})
-    result = raymask.run(config, Display(Console(file=io.StringIO())))
-    assert set(result.scores) == {"mask", "ensemble"}
-    assert 0 <= result.scores["ensemble"]["joint"]["f1"] <= 1
-
-
-def test_the_demo_is_drawn_when_no_data_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_draws_the_demo_when_no_data_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = {}
 
-    def small(folder: Path, **people: int) -> Path:
-        drawn.update(people)
-        return write_demo(folder, people=people["people"], test_people=people["test_people"], size=(48, 64))
+    def small(folder: Path, people: int, test_people: int) -> Path:
+        drawn.update(people=people, test_people=test_people)
+        return write_demo(folder, people=people, test_people=test_people, size=(48, 64))
 
     monkeypatch.setattr("raymask.data.demo.write_demo", small)
-    config = load_config("demo", overrides={**TINY, "runs": tmp_path, "data": {"demo_people": 8, "demo_test_people": 2}})
-    done, said = run_and_read(config.model_copy(update={"members": config.members}))
+    settings = ["data.demo_people=8", "data.demo_test_people=2", "tasks.gender=null", "tasks.age=null"]
+    config = raymask.load_config("demo", settings, {**TINY, "runs": tmp_path})
+    result = raymask.run(config, Display(Console(file=io.StringIO())))
     assert drawn == {"people": 8, "test_people": 2}
-    assert len(pd.read_csv(done.submission)) == 14
+    assert set(result.scores) == {"mask", "ensemble"}
+    assert 0 <= result.scores["ensemble"]["mask"]["f1"] <= 1
+    assert len(pd.read_csv(result.run.submission)) == 14
