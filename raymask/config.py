@@ -303,7 +303,10 @@ def read_recipe(recipe: str, above: Sequence[str] = ()) -> dict[str, Any]:
         raise InputError(f"'{file}' must hold keys and values, not a {type(values).__name__}.")
     base = values.pop("base", None)
     values.setdefault("name", file.stem)
-    return deep_merge(read_recipe(str(base), [*above, recipe]), values) if base else values
+    if not base:
+        return values
+    beside = file.parent / str(base)
+    return deep_merge(read_recipe(str(beside) if is_file and beside.is_file() else str(base), [*above, recipe]), values)
 
 
 def deep_merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from raymask.config import ENSEMBLE, ComputeConfig, DataConfig, Member, RunConfig, differences, resolve_members
 from raymask.data import files, sources
+from raymask.data.augment import check_augment
 from raymask.data.decode import InputSpec
 from raymask.data.features import bank_folder, missing_parts
 from raymask.data.folds import assign_folds, replica_folds, thin_classes
@@ -152,6 +153,8 @@ def open_run(config: RunConfig, display: Display) -> Opened:
     source = sources.read_source(config.model_copy(update={"data": data}))
     config = config.model_copy(update={"tasks": source.task_configs})
     members = resolve_members(config)
+    for member in members:
+        check_augment(member.recipe.augment, *member.recipe.height_width)
     _refuse_other_run(run, config, source)
     people = source.images["group"].nunique()
     groups = f" of {people} groups" if people < len(source.images) else ""

@@ -105,6 +105,25 @@ class Augmenter:
         return out
 
 
+def check_augment(augment: str | Sequence[Transform], height: int, width: int) -> None:
+    """Augments one image of noise, so that what cannot work is refused before anything is trained.
+
+    Raises:
+        InputError: the transforms cannot be built, or refuse such an image.
+    """
+    augmenter = Augmenter(resolve_augment(augment))
+    image = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+    try:
+        for epoch in range(16):  # each transform happens with its own probability
+            augmenter(image, 0, epoch, [0])
+    except InputError:
+        raise
+    except Exception as error:  # albumentations and OpenCV raise whatever they like here
+        raise InputError(
+            f"recipe.augment cannot be done to an image of {height}×{width} pixels: {_problem(error) or type(error).__name__}."
+        ) from None
+
+
 def _kind(image: npt.NDArray[Any]) -> str:
     return f"{'×'.join(map(str, image.shape))} {image.dtype}"
 

@@ -284,7 +284,8 @@ def _read_csv(data: DataConfig, rejected: Rejected) -> pd.DataFrame:
     ids, paths = _ids_and_paths(table, data, data.path)
     if data.group_column:
         _need_columns(table, (data.group_column,), data.path)
-    groups = table[data.group_column] if data.group_column else ids
+    # Rows without a group are each a group of their own; together they would be one person of many faces.
+    groups = table[data.group_column].where(table[data.group_column] != "", ids) if data.group_column else ids
     stats = files.stat_files(paths)
     table = table.drop(columns=[name for name in OWN_COLUMNS if name in table])
     return table.assign(

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raymask.data.augment import PRESETS, Augmenter, resolve_augment
+from raymask.data.augment import PRESETS, Augmenter, check_augment, resolve_augment
 from raymask.errors import InputError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 40, 48, 3)).astype(np.uint8)
@@ -212,3 +212,16 @@ def test_importing_it_does_not_import_torch_and_torch_can_be_imported_afterwards
     )
     done = subprocess.run([sys.executable, "-c", code], env=fake_torch, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == ["False", "torch was imported", "True True"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("transform", "sentence"),
+    [
+        ({"RandomCrop": {"height": 64, "width": 64}}, "cannot be done to an image of 32×32"),
+        ({"Flap": None}, "no transform 'Flap'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(transform: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        check_augment([transform], 32, 32)
+    check_augment("heavy", 32, 32)

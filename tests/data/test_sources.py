@@ -869,3 +869,14 @@ def test_the_label_space_of_the_competition_is_that_of_its_tasks(root: Path) -> 
     assert source.space.joint_classes[17] == "none female >=60"
     labels = {name: source.images[f"label_{name}"] for name in source.space.names}
     np.testing.assert_array_equal(source.space.join(labels), source.images["label_joint"])
+
+
+def test_rows_without_a_group_are_groups_of_their_own(tmp_path: Path) -> None:
+    rows = ["image,person,label"]
+    for number, person in enumerate(["ann", "ann", "", ""]):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{person},{number % 2}")
+    (tmp_path / "photos.csv").write_text("\n".join(rows))
+    over = {"data": {"kind": "csv", "path": str(tmp_path / "photos.csv"), "group_column": "person"}, "tasks": ["label"]}
+    groups = sources.read_source(validate(over)).images["group"].tolist()
+    assert groups == ["ann", "ann", "2.png", "3.png"]
