@@ -1,7 +1,7 @@
 """Features of a frozen backbone on disk: computed once for all heads, epochs and runs that want the same ones.
 
-A bank is a folder named by its content: `pass-0.npy` ... hold the features of the stream's augmented passes, `view-NAME.npy` those
-of the images as they are under one view; each is (N, F) float32, in the order of the manifest.
+A bank is a folder named by its content: `pass-0.npy` ... hold the features of the stream's augmented passes, `view-NAME.npy`
+those of the images as they are under one view; each is (N, F) float32, in the order of the manifest.
 """
 
 from __future__ import annotations
