@@ -27,7 +27,7 @@ from raymask.ensemble import ballots_of, vote
 from raymask.errors import InputError, RunError, shortened
 from raymask.metrics import Score, score_heads, score_joint
 from raymask.oof import collect_oof, oof_by_head, replica_by_head
-from raymask.plan import bank_spec, input_spec, plan_actors, plan_run
+from raymask.plan import Job, bank_spec, input_spec, plan_actors, plan_run
 from raymask.store import (
     ReplicaId,
     Run,
@@ -281,7 +281,7 @@ def train_members(
     cluster = session.cluster
     from raymask.backbones import fetch_backbones
     from raymask.cluster import check_shared
-    from raymask.train import Job, train
+    from raymask.train import train
 
     check_shared(run.root)
     unfinished = [m for m in opened.members if any(ReplicaId(m.name, fold) not in finished for fold in folds)]

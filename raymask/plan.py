@@ -6,9 +6,10 @@ import heapq
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
 from raymask.config import ComputeConfig, Member, Recipe
 from raymask.data.augment import resolve_augment
@@ -16,7 +17,8 @@ from raymask.data.batches import StreamSpec
 from raymask.data.decode import InputSpec
 from raymask.data.features import BankSpec
 from raymask.errors import InputError
-from raymask.store import ReplicaId
+from raymask.store import ReplicaId, Run
+from raymask.tasks import LabelSpace
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,23 @@ class Plan:
 
     packs: tuple[Pack, ...]
     slots: Slots
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every trial of a run needs to know beside its pack."""
+
+    run: Run
+    space: LabelSpace
+    members: Mapping[str, Member]
+    views: tuple[str, ...]
+    caches: Mapping[InputSpec, Path]
+    backbones: Mapping[str, Path]
+    """Starting weights of the backbone by the member's name; none for those that start from random weights."""
+    banks: Mapping[str, Path]
+    """Folder of the frozen backbone's features by the member's name; none for those that train their backbones."""
+    stream_memory: int
+    """Bytes of batches that a pack may have waiting."""
 
 
 def input_spec(recipe: Recipe) -> InputSpec:

@@ -4,37 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from raymask.config import Member
-from raymask.data.decode import InputSpec
 from raymask.errors import InputError, RunError
-from raymask.plan import Pack, Plan, Slots
-from raymask.store import Run
-from raymask.tasks import LabelSpace
+from raymask.plan import Job, Pack, Plan, Slots
 
 OnReport = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every trial of a run needs to know beside its pack."""
-
-    run: Run
-    space: LabelSpace
-    members: Mapping[str, Member]
-    views: tuple[str, ...]
-    caches: Mapping[InputSpec, Path]
-    backbones: Mapping[str, Path]
-    """Starting weights of the backbone by the member's name; none for those that start from random weights."""
-    banks: Mapping[str, Path]
-    """Folder of the frozen backbone's features by the member's name; none for those that train their backbones."""
-    stream_memory: int
-    """Bytes of batches that a pack may have waiting."""
 
 
 def train(job: Job, plan: Plan, retries: int, on_report: OnReport) -> None:

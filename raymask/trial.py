@@ -22,10 +22,9 @@ from raymask.device import prepare_process
 from raymask.engine import EpochReport, FeatureFeed, Feed, LabelTable, Learner, PixelFeed, train_pack
 from raymask.metrics import heads_of
 from raymask.models import build_classifier, load_backbone, save_classifier
-from raymask.plan import Pack, Slots, frozen_backbone
+from raymask.plan import Job, Pack, Slots, frozen_backbone
 from raymask.store import ReplicaId, Run, replacing, write_json, write_table
 from raymask.tasks import JOINT, LabelSpace
-from raymask.train import Job
 
 SECONDS_BETWEEN_REPORTS = 2.0
 META_FORMAT = 1

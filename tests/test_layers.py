@@ -32,8 +32,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
 )
 LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-# A trial is what `train` starts, and takes the job that `train` hands it.
-WITHIN_A_LEVEL = {("train", "trial"), ("trial", "train")}
+WITHIN_A_LEVEL = {("train", "trial")}
 
 KNOWS_RAY = {"cluster", "train", "trial", "embed", "predict", "backbones", "data.prepare", "data.stream"}
 KNOWS_ALBUMENTATIONS = {"data.augment"}
