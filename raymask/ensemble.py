@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from raymask.config import one_of
-from raymask.errors import InputError, shortened
+from raymask.errors import InputError, one_of, shortened
 from raymask.tasks import JOINT, LabelSpace, Probabilities
 
 ByHead = Mapping[str, npt.NDArray[np.floating]]

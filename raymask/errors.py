@@ -1,4 +1,9 @@
-"""What ends a run early."""
+"""What ends a run early, and how it is said."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -20,3 +25,13 @@ def shortened(names: list[str], most: int = 5) -> str:
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[:most])} and {len(names) - most} more"
+
+
+def one_of(names: Iterable[str], given: str) -> str:
+    """`a, b or c`, with the nearest to what was given in front: `'demo' (nearest), 'probe' or 'baseline'`."""
+    listed = list(names)
+    near = difflib.get_close_matches(given, listed, n=1, cutoff=0.5)
+    shown = [f"'{name}'" for name in listed if name not in near]
+    if near:
+        shown = [f"'{near[0]}' (the nearest)", *shown]
+    return " or ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown) or "nothing"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from raymask.config import one_of
-from raymask.errors import InputError
+from raymask.errors import InputError, one_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -404,6 +404,12 @@ class TestRefusals:
         with pytest.raises(InputError, match=r"^the loss of colour/fold-0 is nan in epoch 1 .*recipe\.lr.*clip_grad\.$"):
             trained([learner], pixel_feed())
 
+    def test_a_training_loss_that_is_not_finite_is_refused_though_the_weights_are(self) -> None:
+        learner = learner_of(recipe_of())
+        learner.loss["half"] = lambda logits, labels: logits.sum() * 0 + float("inf")  # type: ignore[assignment]
+        with pytest.raises(InputError, match=r"multi-0/fold-0 is inf in epoch 1 \(\d"):
+            trained([learner], pixel_feed())
+
     def test_predictions_that_are_not_finite_are_refused_though_the_training_loss_was(self) -> None:
         """As when the last step of a training breaks the weights."""
         learner = learner_of(recipe_of(epochs=1))

@@ -25,9 +25,10 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from raymask.config import DataConfig, RunConfig, TaskConfig, deep_merge, explain, one_of
+from raymask.config import DataConfig, RunConfig, TaskConfig, deep_merge
 from raymask.data import files
-from raymask.errors import InputError, shortened
+from raymask.errors import InputError, one_of, shortened
+from raymask.explain import explain
 from raymask.tasks import JOINT, UNLABELLED, LabelSpace, Task, band_names, infer_classes
 
 OWN_COLUMNS = ("image_id", "path", "group", "size", "stamp")
