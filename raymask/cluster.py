@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import tempfile
 import uuid
@@ -59,6 +60,7 @@ def connect(compute: ComputeConfig) -> Iterator[Cluster]:
     joined = ray.is_initialized()
     address = os.environ.get("RAY_ADDRESS")
     if not joined and address:
+        _check_answers(address)
         try:
             with _silent_stderr():
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -99,6 +101,17 @@ def check_shared(folder: Path) -> None:
 def _look(token: Path, node_id: str) -> ray.ObjectRef[bool]:
     strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
     return ray.remote(num_cpus=0)(os.path.exists).options(scheduling_strategy=strategy).remote(str(token))
+
+
+def _check_answers(address: str) -> None:
+    """Refuses an address where nothing listens; Ray itself would knock there for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdigit():
+        return  # a name that Ray resolves itself, such as `auto`
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise InputError(f"RAY_ADDRESS is '{address}', but no Ray answers there ({error.strerror or error}).") from None
 
 
 def _start(compute: ComputeConfig) -> None:

@@ -48,3 +48,11 @@ def test_demo_data_are_written_once(tmp_path: Path) -> None:
     other = raymask("demo-data", str(folder), "--people", "4", "--test-people", "1")
     assert other.returncode == 2
     assert len(other.stderr.strip().splitlines()) == 1
+
+
+def test_a_ray_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    answer = raymask("train", "--runs", str(tmp_path), "--set", "data.demo_people=5", "--set", "folds.k=2")
+    assert answer.returncode == 2
+    assert "RAY_ADDRESS is '127.0.0.1:1', but no Ray answers there" in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
