@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import ray.data
 from ray.data import ActorPoolStrategy
 
 from raymask.config import Recipe
 from raymask.data.batches import make_batch
 from raymask.data.features import BankSpec, part_path
-from raymask.data.stream import limit_execution, prepared_images, stream_augmenter
+from raymask.data.stream import limit_execution, numbered_tasks, prepared_images, stream_augmenter
 from raymask.plan import ActorPool
 from raymask.store import replacing
 
@@ -52,7 +51,7 @@ def embed(
     steps = spec.stream.steps(images)
     limit_execution(memory)
     features = (
-        ray.data.range(len(parts) * steps, override_num_blocks=len(parts) * steps)
+        numbered_tasks(len(parts) * steps, 1)
         .map_batches(
             _make_batches,
             batch_size=None,
@@ -97,7 +96,7 @@ def _make_batches(
     numbers: dict[str, Any], spec: BankSpec, parts: Sequence[str], cache: Path, manifest: Path, steps: int
 ) -> Iterator[dict[str, Any]]:
     prepared = prepared_images(cache, manifest)
-    for number in numbers["id"].tolist():
+    for number in numbers["item"].tolist():
         part, step = divmod(number, steps)
         augmented = re.fullmatch(r"pass-(\d+)", parts[part])
         if augmented:
