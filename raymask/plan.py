@@ -108,7 +108,7 @@ def stream_spec(recipe: Recipe, seed: int) -> StreamSpec:
         input=input_spec(recipe),
         augment=json.dumps(resolve_augment(recipe.augment), sort_keys=True),
         batch_size=recipe.batch_size,
-        epochs=recipe.feature_passes if recipe.freeze == "backbone" else recipe.epochs,
+        epochs=min(recipe.feature_passes, recipe.epochs) if recipe.freeze == "backbone" else recipe.epochs,
         seed=seed,
     )
 
@@ -166,7 +166,8 @@ def split_packs(packs: Sequence[Pack], slots: int, most_replicas: int) -> list[P
         if not divisible or not (too_long or len(pack.replicas) > most_replicas):
             done.append(pack)
             continue
-        parts = max(2, min(len(pack.replicas), round(-cost / fair_share)) if too_long else 2)
+        enough = round(-cost / fair_share) if too_long else -(-len(pack.replicas) // most_replicas)
+        parts = max(2, min(len(pack.replicas), enough))
         for part in _parts(pack.replicas, parts):
             number += 1
             half = replace(pack, replicas=part)
@@ -224,8 +225,8 @@ def _whole_cpus(node: Node) -> int:
 
 
 def _free_cpus(node: Node) -> float:
-    """What packs leave of a machine's CPUs for streams."""
-    return 1.0 if node.cpus >= 2 else node.cpus / 2
+    """What packs leave of a machine's CPUs for streams: a quarter, and at least one or, of a single CPU, half."""
+    return max(1.0, node.cpus / 4) if node.cpus >= 2 else node.cpus / 2
 
 
 def _beside_gpus(nodes: Sequence[Node], per_gpu: int) -> tuple[float, int, float]:

@@ -249,7 +249,7 @@ class TestPlacement:
         slots = plan_slots([Node(2)], ComputeConfig(), 15)
         assert (slots.count, slots.cpus, slots.threads, slots.stream_cpus) == (2, 0.5, 1, 0.5)
         slots = plan_slots([Node(16)], ComputeConfig(), 4)
-        assert (slots.count, slots.cpus, slots.threads, slots.stream_cpus) == (4, 3.75, 4, 1.0)
+        assert (slots.count, slots.cpus, slots.threads, slots.stream_cpus) == (4, 3.0, 4, 1.0)
         slots = plan_slots([Node(1)], ComputeConfig(), 15)
         assert (slots.count, slots.cpus, slots.threads, slots.stream_cpus) == (1, 0.5, 1, 0.5)
         slots = plan_slots([Node(32, 4)], ComputeConfig(packs_per_gpu=2), 99)
