@@ -241,6 +241,13 @@ def resolve_members(config: RunConfig) -> list[Member]:
             members.append(
                 Member(name=name + suffix, task=member.task, seed=config.seed + copy, recipe=member_recipe(config, member))
             )
+    whole = any(member.task in (MULTI, JOINT) for member in members)
+    for task in () if whole else task_names:
+        if task not in {member.task for member in members}:
+            raise InputError(
+                f"members: none predicts the task '{task}', so there is no joint label to vote on; add a member for it, or "
+                f"drop the task with tasks.{task}=null."
+            )
     names = [member.name for member in members]
     if ENSEMBLE in names:
         raise InputError(f"members: '{ENSEMBLE}' is the name of their vote; give that member another `name`.")
@@ -365,8 +372,9 @@ def dump_config(config: RunConfig) -> str:
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """Sentences such as `recipe.epochs was 5 and is 8` for what differs, but for what cannot change a result."""
-    without = {"name": True, "runs": True, "cache": True, "compute": True}
+    """Sentences such as `recipe.epochs was 5 and is 8` for what differs and makes another run."""
+    # Vote and test set decide stages that are done again whenever they change; the others change no result.
+    without: dict[str, Any] = {**dict.fromkeys(("name", "runs", "cache", "compute", "vote"), True), "data": {"test"}}
     before = flatten(old.model_dump(mode="json", exclude=without))
     after = flatten(new.model_dump(mode="json", exclude=without))
     return [

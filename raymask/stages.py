@@ -53,10 +53,10 @@ class Opened:
 
     run: Run
     config: RunConfig
-    data: DataConfig
     space: LabelSpace
     members: list[Member]
     source: sources.Source
+    test: sources.TestSet | None
 
 
 class RaySession:
@@ -106,15 +106,17 @@ def open_run(config: RunConfig, display: Display) -> Opened:
     members = resolve_members(config)
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.height_width)
+    test = sources.read_test(data, source.space)
     _refuse_other_run(run, config, source)
     people = source.images["group"].nunique()
     groups = f" of {people} groups" if people < len(source.images) else ""
     classes = " × ".join(f"{name} {size}" for name, size in zip(source.space.names, source.space.shape, strict=True))
-    display.line("data", f"{len(source.images)} images{groups}, {classes} = {source.space.joint_size} classes")
+    asked = f"; {len(test.images)} test images" if test else ""
+    display.line("data", f"{len(source.images)} images{groups}, {classes} = {source.space.joint_size} classes{asked}")
     run.root.mkdir(parents=True, exist_ok=True)
     save_run_config(run, config)
     write_json(run.source, {"fingerprint": _fingerprint(source.images)})
-    return Opened(run, config, data, source.space, members, source)
+    return Opened(run, config, source.space, members, source, test)
 
 
 def absolute_paths(data: DataConfig) -> DataConfig:
@@ -319,14 +321,13 @@ def vote_oof(opened: Opened, folds: list[int], manifest: pd.DataFrame, display: 
 
 def predict_test(opened: Opened, folds: list[int], manifest: pd.DataFrame, session: RaySession, display: Display) -> None:
     """Predicts the test set and writes predictions.parquet and submission.csv."""
-    run, config, space = opened.run, opened.config, opened.space
-    test = sources.read_test(opened.data, space)
+    run, config, space, test = opened.run, opened.config, opened.space, opened.test
     if test is None:
         display.line("predict", "there is no test set (data.test), so there is no submission")
         return
     fingerprint = _fingerprint(test.images)
     replicas = [ReplicaId(member.name, fold) for member in opened.members for fold in folds]
-    if run.test_predictions.exists() and read_json(run.test_source)["fingerprint"] == fingerprint:
+    if run.test_source.exists() and read_json(run.test_source)["fingerprint"] == fingerprint:
         display.line("predict", f"{len(test.images)} test images are predicted already")
         predicted = pd.read_parquet(run.test_predictions)
     else:
@@ -335,8 +336,8 @@ def predict_test(opened: Opened, folds: list[int], manifest: pd.DataFrame, sessi
 
         with timed(run, "predict"), display.counting("predict", "test images") as count:
             predicted = predict(run, test.images, replicas, config.views, pool, count)
-        write_json(run.test_source, {"fingerprint": fingerprint})
         write_table(run.test_predictions, predicted)
+        write_json(run.test_source, {"fingerprint": fingerprint})
         display.line("predict", f"{len(predicted)} test images by {len(replicas)} replicas under {len(config.views)} view(s)")
     ballots = [
         ballots_of(space, [replica_by_head(predicted, ReplicaId(member.name, fold)) for member in opened.members])

@@ -669,3 +669,18 @@ def test_what_cannot_change_a_result_is_no_difference(setting: str) -> None:
 def test_nested_values_are_flattened_to_dotted_keys() -> None:
     values = {"a": {"b": [1, {"c": 2}]}, "d": None, "empty": []}
     assert flatten(values) == {"a.b.0": 1, "a.b.1.c": 2, "d": None}
+
+
+def test_a_task_that_no_member_predicts_is_refused() -> None:
+    tasks = {name: {"classes": ["a", "b"]} for name in ("mask", "age")}
+    alone = validate({"tasks": tasks, "members": [{"task": "mask"}]})
+    with pytest.raises(InputError, match=r"none predicts the task 'age'.*tasks.age=null"):
+        resolve_members(alone)
+    for whole in ("multi", "joint"):
+        assert len(resolve_members(validate({"tasks": tasks, "members": [{"task": "mask"}, {"task": whole}]}))) == 2
+
+
+def test_another_vote_or_test_set_is_the_same_run() -> None:
+    old = validate({"vote": {"rule": "soft"}})
+    assert not differences(old, validate({"vote": {"rule": "hard"}, "data": {"test": "new.csv"}, "runs": "elsewhere"}))
+    assert differences(old, validate({"data": {"path": "new.csv"}}))

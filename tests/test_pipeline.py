@@ -114,6 +114,25 @@ def test_running_again_skips_what_is_finished_and_says_so(finished: tuple[Run, s
         assert sentence in said
 
 
+def test_another_vote_is_counted_without_training_again(finished: tuple[Run, str], tmp_path: Path) -> None:
+    copy = Run(tmp_path / "tiny")
+    shutil.copytree(finished[0].root, copy.root)
+    config = load_run_config(copy).model_copy(update={"runs": tmp_path, "cache": finished[0].root.parent / ".cache"})
+    hard = config.model_copy(update={"vote": config.vote.model_copy(update={"rule": "hard"})})
+    _, said = run_and_read(hard)
+    assert "12 of 12 replicas are trained already" in said
+    assert "predicted already" in said
+    assert read_json(copy.ensemble)["rule"] == "hard"
+
+
+def test_a_missing_test_set_is_refused_before_anything_is_done(photos: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, photos)
+    data = config.data.model_copy(update={"test": str(tmp_path / "nothing.csv")})
+    with pytest.raises(InputError, match=r"nothing\.csv"):
+        run_and_read(config.model_copy(update={"data": data}))
+    assert not Run(tmp_path / "tiny").root.exists()
+
+
 def test_a_lost_replica_alone_is_trained_again(finished: tuple[Run, str], tmp_path: Path) -> None:
     copy = Run(tmp_path / "tiny")
     shutil.copytree(finished[0].root, copy.root)
@@ -176,7 +195,6 @@ def test_a_broken_test_image_gets_the_classes_frequencies_and_is_flagged(
     config = load_run_config(copy)
     data = config.data.model_copy(update={"test": str(damaged / "eval" / "info.csv")})
     config = config.model_copy(update={"runs": tmp_path, "cache": finished[0].root.parent / ".cache", "data": data})
-    copy.config.unlink()  # another test set is another config
     done, said = run_and_read(config)
     predictions = pd.read_parquet(done.predictions).set_index("image_id")
     assert "truncated" in predictions.loc[first.name, "problem"]
