@@ -274,7 +274,8 @@ def test_a_value_that_yaml_cannot_read_is_refused(text: str) -> None:
 
 def test_a_setting_below_a_plain_value_is_refused() -> None:
     text = sentence(lambda: with_settings("recipe.epochs.x=1"))
-    assert text == "--set recipe.epochs.x: 'epochs' holds the plain value 12, nothing lies below it."
+    epochs = load_config("demo").recipe.epochs
+    assert text == f"--set recipe.epochs.x: 'epochs' holds the plain value {epochs}, nothing lies below it."
     values = {"views": ["original"]}
     text = sentence(lambda: apply_setting(values, "views.0.x=1"))
     assert text == "--set views.0.x: '0' holds the plain value 'original', nothing lies below it."
