@@ -231,6 +231,9 @@ def train_members(
         display.line("train", f"{len(finished)} of {len(replicas)} replicas are trained already")
     if len(finished) == len(replicas):
         return
+    cut_off = sum(run.checkpoint(replica).exists() for replica in replicas)
+    if cut_off:
+        display.line("train", f"{cut_off} replicas go on from their last finished epoch")
     cluster = session.cluster
     from raymask.backbones import fetch_backbones
     from raymask.cluster import check_shared
