@@ -96,7 +96,7 @@ def check_shared(folder: Path) -> None:
     Raises:
         InputError: names the nodes that do not.
     """
-    alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    alive = _alive_nodes()
     if len(alive) < 2:
         return
     token = folder / f".shared-{uuid.uuid4().hex[:8]}"
@@ -179,12 +179,13 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def _alive_nodes() -> list[dict[str, Any]]:
+    """Ray's records of the nodes that can run anything."""
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
 def _nodes() -> tuple[Node, ...]:
-    return tuple(
-        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-        for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("CPU")
-    )
+    return tuple(Node(node["Resources"]["CPU"], node["Resources"].get("GPU", 0.0)) for node in _alive_nodes())
 
 
 def _dashboard() -> str | None:

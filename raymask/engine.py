@@ -20,7 +20,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from raymask.config import Recipe
-from raymask.data.batches import Batch, StreamSpec, epoch_order
+from raymask.data.batches import Batch, StreamSpec, step_rows
 from raymask.data.cache import PreparedImages
 from raymask.data.features import FeatureBank, Features
 from raymask.errors import InputError
@@ -28,7 +28,7 @@ from raymask.losses import build_loss
 from raymask.metrics import Score, score_heads
 from raymask.models import Classifier, Logits, to_pixels
 from raymask.optim import build_optimizer, lr_factor, set_lr
-from raymask.tasks import LabelSpace
+from raymask.tasks import JOINT, LabelSpace
 from raymask.tta import VIEWS
 
 EVALUATION_BATCH = 128
@@ -108,9 +108,8 @@ class FeatureFeed:
         """See `Feed`."""
         for epoch in range(self.epochs):
             features = self.bank.passes[epoch % len(self.bank.passes)]
-            order = epoch_order(self.stream.seed, epoch, self.images)
             for step in range(self.stream.steps(self.images)):
-                rows = order[step * self.stream.batch_size : (step + 1) * self.stream.batch_size]
+                rows = step_rows(self.stream, self.images, epoch, step)
                 yield Inputs(self._tensor(features[rows]), rows, epoch, step)
 
     def clean(self, rows: npt.NDArray[np.int64], view: str) -> Tensor:
@@ -264,7 +263,7 @@ class Learner:
                 "set recipe.clip_grad."
             )
         scores = score_heads(self.labels.space, probabilities, truth)
-        main = scores.get("joint") or next(iter(scores.values()))
+        main = scores.get(JOINT) or next(iter(scores.values()))
         return EpochMetrics(
             self.epoch, train_loss, own_loss, main["f1"], main["accuracy"], scores, self.optimizer.param_groups[-1]["lr"]
         )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 
 from raymask.config import Recipe
 from raymask.data.decode import InputSpec, decode_file
@@ -20,18 +19,6 @@ from raymask.store import ReplicaId, Run, read_json
 
 IMAGES_PER_TASK = 64
 PIXELS = "pixels"
-
-
-@dataclass(frozen=True)
-class Column:
-    """Where one probability of one replica stands in the predictions."""
-
-    replica: ReplicaId
-    head: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.replica}|{self.head}:{self.name}"
 
 
 def predict(
@@ -62,7 +49,6 @@ def predict(
         {"image_id": ids[start : start + IMAGES_PER_TASK], "path": paths[start : start + IMAGES_PER_TASK]}
         for start in range(0, len(images), IMAGES_PER_TASK)
     ]
-    DataContext.get_current().enable_progress_bars = False
     predicted = (
         ray.data.from_items(chunks, override_num_blocks=len(chunks))
         .map_batches(_decode, batch_size=1, batch_format="pandas", num_cpus=pool.decode_cpus, fn_kwargs={"specs": specs})
@@ -80,7 +66,7 @@ def predict(
         parts.append({name: np.array(values) for name, values in part.items()})
         done += len(part["image_id"])
         progress(done, len(images))
-    names = [str(column) for replica in replicas for column in columns_of(run, replica)]
+    names = [column for replica in replicas for column in columns_of(run, replica)]
     table = pd.DataFrame(np.concatenate([part["probabilities"] for part in parts]), columns=names)
     for position, key in enumerate(("image_id", "problem")):
         table.insert(position, key, np.concatenate([part[key] for part in parts]).astype(str))
@@ -92,10 +78,10 @@ def recipe_of(run: Run, replica: ReplicaId) -> Recipe:
     return Recipe.model_validate(read_json(run.meta(replica))["recipe"])
 
 
-def columns_of(run: Run, replica: ReplicaId) -> list[Column]:
-    """The probabilities of a finished replica, in order."""
+def columns_of(run: Run, replica: ReplicaId) -> list[str]:
+    """Names of the probabilities of a finished replica, in order: `MEMBER/fold-K|HEAD:CLASS`."""
     classes = read_json(run.meta(replica))["classes"]
-    return [Column(replica, head, name) for head, names in classes.items() for name in names]
+    return [f"{replica}|{head}:{name}" for head, names in classes.items() for name in names]
 
 
 def _decode(chunks: pd.DataFrame, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:

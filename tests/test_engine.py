@@ -39,6 +39,8 @@ from raymask.metrics import heads_of
 from raymask.models import build_classifier, to_pixels
 from raymask.tasks import JOINT, LabelSpace, Task
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SPACE = LabelSpace((Task("colour", "colour", ("red", "green", "blue")), Task("half", "half", ("top", "bottom"))))
 SIDE, IMAGES, FOLDS, BATCH = 32, 40, 3, 12
@@ -46,14 +48,6 @@ SPEC = StreamSpec(InputSpec(SIDE, SIDE, 1.0), "[]", BATCH, 3, seed=5)
 STEPS = SPEC.steps(IMAGES)
 PLAIN = Augmenter([])
 State = dict[str, torch.Tensor]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class StreamSpec:
         return -(-images // self.batch_size)
 
 
+@lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, images: int) -> npt.NDArray[np.int64]:
     """(N,) int64 rows of the manifest in the order of one epoch: a perfect shuffle by (seed, epoch)."""
     return np.random.default_rng([seed, epoch]).permutation(images)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import ray.data
-from ray.data import DataContext
 
 from raymask.data.cache import index_path, shard_path, shard_rows
 from raymask.data.decode import InputSpec, decode_file
@@ -28,7 +27,6 @@ def prepare(images: pd.DataFrame, spec: InputSpec, folder: Path, progress: Progr
         progress: called with (images done, images in all).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    DataContext.get_current().enable_progress_bars = False
     rows = shard_rows(spec)
     ids, paths = images["image_id"].tolist(), images["path"].tolist()
     shards = [

@@ -72,8 +72,8 @@ def steps_per_task(spec: StreamSpec) -> int:
 class Rest(ExecutionCallback):  # type: ignore[misc]
     """Lets Ray Data's control loop sleep between its steps.
 
-    The loop is a thread of the process that reads a stream, and it spins while its blocks wait to be read: that took the
-    interpreter from a trial's training three quarters of the time.
+    The loop is a thread of the process that reads a stream, and it spins while its blocks wait to be read: in a trial it held the
+    interpreter longer than the training itself.
     """
 
     def on_execution_step(self, executor: Any) -> None:
