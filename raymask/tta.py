@@ -1,4 +1,4 @@
-"""Views: test-time augmentations, (B, 3, H, W) pixels -> (B, 3, H, W) pixels, made on the device."""
+"""Views: test-time augmentations, (B, 3, H, W) pixels -> (B, 3, H, W) pixels of the same type, made on the device."""
 
 from __future__ import annotations
 
@@ -12,9 +12,33 @@ if TYPE_CHECKING:
 
 View = Callable[["Tensor"], "Tensor"]
 
+ZOOM_MARGIN = 0.05
+"""Share of the height and of the width that `zoom` cuts off at each side."""
+
+
+def hflip(pixels: Tensor) -> Tensor:
+    """Left and right exchanged."""
+    return pixels.flip(-1)
+
+
+def zoom(pixels: Tensor) -> Tensor:
+    """The central nine tenths at the size of the whole; what is cut off is the same at both sides."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    height, width = pixels.shape[-2:]
+    top, left = round(height * ZOOM_MARGIN), round(width * ZOOM_MARGIN)
+    centre = pixels[..., top : height - top, left : width - left]
+    # As float32: CUDA interpolates no uint8.
+    grown = interpolate(centre.to(torch.float32), size=(height, width), mode="bilinear", align_corners=False)
+    return grown.to(pixels.dtype) if pixels.is_floating_point() else grown.round_().to(pixels.dtype)
+
+
 VIEWS: dict[str, View] = {
     "original": lambda pixels: pixels,
-    "hflip": lambda pixels: pixels.flip(-1),
+    "hflip": hflip,
+    "zoom": zoom,
+    "zoom_hflip": lambda pixels: hflip(zoom(pixels)),
 }
 
 
