@@ -2,54 +2,109 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 from raymask.config import FoldsConfig
 from raymask.errors import InputError, shortened
-from raymask.tasks import JOINT
+from raymask.tasks import JOINT, Labels
 
 TRAIN_ONLY = -1
 
 
-def assign_folds(images: pd.DataFrame, config: FoldsConfig, seed: int) -> npt.NDArray[np.int64]:
+def assign_folds(images: pd.DataFrame, config: FoldsConfig, seed: int) -> Labels:
     """(N,) int64 fold of each row of a manifest that is sorted by image_id.
 
     Folds go from 0 to k-1; `holdout` validates on fold 0 alone and puts every other row in `TRAIN_ONLY`. The scheme by default,
-    `stratified_group`, is scikit-learn's StratifiedGroupKFold over the joint label.
+    `stratified_group`, is that of scikit-learn's StratifiedGroupKFold over the joint label.
 
     Raises:
         InputError: fewer groups than folds, or (as `check_leak`) a group in two folds.
     """
-    joint, groups = images[f"label_{JOINT}"].to_numpy(), images["group"].to_numpy()
+    joint = images[f"label_{JOINT}"].to_numpy()
+    groups, names = pd.factorize(images["group"], sort=True)
     grouped = config.scheme in ("stratified_group", "group", "holdout")
-    units = len(np.unique(groups)) if grouped else len(images)
+    units = len(names) if grouped else len(images)
     if units < config.k:
         raise InputError(f"folds.k is {config.k}, but there are only {units} {'groups' if grouped else 'images'}.")
-    splitter = {
-        "stratified_group": StratifiedGroupKFold,
-        "holdout": StratifiedGroupKFold,
-        "group": GroupKFold,
-        "stratified": StratifiedKFold,
-        "kfold": KFold,
-    }[config.scheme](n_splits=config.k, shuffle=True, random_state=seed)
-    folds = np.full(len(images), TRAIN_ONLY, dtype=np.int64)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        try:
-            for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(images)), joint, groups if grouped else None)):
-                folds[held_out] = fold
-        except ValueError as error:
-            raise InputError(f"folds: {str(error).rstrip('.')}; choose another folds.scheme or a smaller folds.k.") from None
+    try:
+        if config.scheme in ("stratified_group", "holdout"):
+            folds = stratified_group_folds(joint, groups, config.k, seed)
+        else:
+            folds = _split(config, seed, joint, groups)
+    except ValueError as error:
+        raise InputError(f"folds: {str(error).rstrip('.')}; choose another folds.scheme or a smaller folds.k.") from None
     if config.scheme == "holdout":
         folds[folds > 0] = TRAIN_ONLY
     if grouped:
-        check_leak(groups, folds)
+        check_leak(images["group"], folds)
     return folds
+
+
+def _split(config: FoldsConfig, seed: int, joint: Labels, groups: Labels) -> Labels:
+    scheme = {"group": GroupKFold, "stratified": StratifiedKFold, "kfold": KFold}[config.scheme]
+    splitter = scheme(n_splits=config.k, shuffle=True, random_state=seed)
+    folds = np.empty(len(joint), dtype=np.int64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        for fold, (_, held_out) in enumerate(splitter.split(joint, joint, groups if config.scheme == "group" else None)):
+            folds[held_out] = fold
+    return folds
+
+
+def stratified_group_folds(joint: Labels, groups: Labels, k: int, seed: int) -> Labels:
+    """(N,) int64 folds, the very ones of scikit-learn's StratifiedGroupKFold, found several times as fast.
+
+    Group after group, those of the most uneven classes first, goes to the fold that leaves each class spread the most evenly.
+
+    Args:
+        joint: (N,) joint labels.
+        groups: (N,) numbers from 0 to that of the last group.
+        k: number of folds.
+        seed: decides the order of groups that are equally uneven.
+
+    Raises:
+        ValueError: no class has as many images as there are folds.
+    """
+    _, classes, of_class = np.unique(joint, return_inverse=True, return_counts=True)
+    if of_class.max() < k:
+        raise ValueError(f"no class has {k} images")
+    size = (groups.max() + 1, len(of_class))
+    of_group = np.bincount(np.ravel_multi_index((groups, classes), size), minlength=size[0] * size[1]).reshape(size)
+    shuffled = np.arange(len(of_group))
+    np.random.RandomState(seed).shuffle(shuffled)
+    order = shuffled[np.argsort(-of_group[shuffled].std(axis=1), kind="stable")]
+    of_fold = np.zeros((k, len(of_class)), dtype=np.int64)
+    folds = np.empty(len(of_group), dtype=np.int64)
+    for group in order.tolist():
+        folds[group] = fold = _most_even_fold(of_fold, of_group[group], of_class)
+        of_fold[fold] += of_group[group]
+    return folds[groups]
+
+
+def _most_even_fold(of_fold: Labels, added: Labels, of_class: Labels) -> int:
+    """The fold to which images of one more group are best added; of equally good ones the smallest.
+
+    Args:
+        of_fold: (K, C) images by fold and class.
+        added: (C,) images of the group.
+        of_class: (C,) all images of each class.
+    """
+    k = len(of_fold)
+    shares = np.repeat((of_fold / of_class)[None], k, axis=0)
+    shares[range(k), range(k)] = (of_fold + added) / of_class
+    unevenness, sizes = shares.std(axis=1).mean(axis=1).tolist(), of_fold.sum(axis=1).tolist()
+    best = 0
+    for fold in range(1, k):
+        close = math.isclose(unevenness[fold], unevenness[best], rel_tol=1e-5, abs_tol=1e-8)
+        if unevenness[fold] < unevenness[best] or (close and sizes[fold] < sizes[best]):
+            best = fold
+    return best
 
 
 def check_leak(groups: npt.ArrayLike, folds: npt.ArrayLike) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from typing import get_args
@@ -11,9 +12,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
 from raymask.config import FoldsConfig
-from raymask.data.folds import TRAIN_ONLY, assign_folds, check_leak, replica_folds, thin_classes
+from raymask.data.folds import TRAIN_ONLY, assign_folds, check_leak, replica_folds, stratified_group_folds, thin_classes
 from raymask.errors import InputError
 
 SCHEMES = get_args(FoldsConfig.model_fields["scheme"].annotation)
@@ -147,6 +149,41 @@ def test_a_holdout_validates_on_one_part_in_k() -> None:
     folds = folds_of(table, "holdout", 4)
     assert 0.22 < (folds == 0).mean() < 0.28
     np.testing.assert_array_equal(folds == 0, folds_of(table, "stratified_group", 4) == 0)
+
+
+# --- the same folds as scikit-learn's
+
+
+@given(data=st.data(), groups=st.integers(2, 60), classes=st.integers(1, 20), one_class_a_group=st.booleans())
+@settings(deadline=None)
+def test_stratified_groups_are_those_of_scikit_learn(
+    data: st.DataObject, groups: int, classes: int, one_class_a_group: bool
+) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    k, seed = data.draw(st.integers(2, min(groups, 12))), data.draw(st.integers(0, 99))
+    of_row = np.repeat(np.arange(groups), rng.integers(1, 8, groups))
+    joint = rng.integers(0, classes, groups)[of_row] if one_class_a_group else rng.integers(0, classes, len(of_row))
+    expected = np.full(len(of_row), -1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            splits = StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(joint, joint, of_row)
+            for fold, (_, held_out) in enumerate(splits):
+                expected[held_out] = fold
+    except ValueError:
+        with pytest.raises(ValueError, match=f"no class has {k} images"):
+            stratified_group_folds(joint, of_row, k, seed)
+    else:
+        np.testing.assert_array_equal(stratified_group_folds(joint, of_row, k, seed), expected)
+
+
+def test_many_people_are_assigned_in_little_time() -> None:
+    table = people(20_000)
+    began = time.perf_counter()
+    folds = folds_of(table, "stratified_group")
+    assert time.perf_counter() - began < 10
+    shares = pd.crosstab(folds, table["label_joint"], normalize="columns").to_numpy()
+    assert np.abs(shares - 0.2).max() < 0.01
 
 
 # --- refusals
