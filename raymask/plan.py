@@ -20,6 +20,9 @@ from raymask.errors import InputError
 from raymask.store import ReplicaId, Run
 from raymask.tasks import LabelSpace
 
+MOST_PIECES = 8
+"""Packs that a slot's fair share is cut into at most to make the slots end together."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -150,29 +153,35 @@ def plan_run(
 
 
 def split_packs(packs: Sequence[Pack], slots: int, most_replicas: int) -> list[Pack]:
-    """Packs split until every slot has work, no pack is longer than a slot's fair share, and none is too large.
+    """Packs of at most so many replicas, split until the slots end together, and no further, as each pack has its own stream.
 
     The longest come first, so that they are started first.
     """
-    fair_share = sum(pack.cost for pack in packs) / max(1, slots)
-    heap = [(-pack.cost, number, pack) for number, pack in enumerate(packs)]
-    heapq.heapify(heap)
-    done: list[Pack] = []
-    number = len(heap)
-    while heap:
-        cost, _, pack = heapq.heappop(heap)
-        divisible = len(pack.replicas) > 1
-        too_long = -cost > 1.2 * fair_share and len(heap) + len(done) + 1 < 4 * slots
-        if not divisible or not (too_long or len(pack.replicas) > most_replicas):
-            done.append(pack)
-            continue
-        enough = round(-cost / fair_share) if too_long else -(-len(pack.replicas) // most_replicas)
-        parts = max(2, min(len(pack.replicas), enough))
-        for part in _parts(pack.replicas, parts):
-            number += 1
-            half = replace(pack, replicas=part)
-            heapq.heappush(heap, (-half.cost, number, half))
-    return sorted(done, key=lambda pack: -pack.cost)
+    chosen = _split(packs, slots, most_replicas)
+    for pieces in range(2, MOST_PIECES + 1):
+        finer = _split(packs, pieces * slots, most_replicas)
+        if makespan(finer, slots) < 0.97 * makespan(chosen, slots):
+            chosen = finer
+    return sorted(chosen, key=lambda pack: -pack.cost)
+
+
+def makespan(packs: Iterable[Pack], slots: int) -> float:
+    """Work of the fullest slot, when pack after pack, the longest first, goes to the slot that is free first."""
+    work = [0.0] * slots
+    for cost in sorted((pack.cost for pack in packs), reverse=True):
+        heapq.heapreplace(work, work[0] + cost)
+    return max(work)
+
+
+def _split(packs: Sequence[Pack], pieces: int, most_replicas: int) -> list[Pack]:
+    """Packs cut into about so many pieces of equal work, or into more where a piece would have too many replicas."""
+    fair_share = sum(pack.cost for pack in packs) / pieces
+    split = []
+    for pack in packs:
+        replicas = len(pack.replicas)
+        parts = max(1, round(pack.cost / fair_share), -(-replicas // most_replicas))
+        split += [replace(pack, replicas=part) for part in _parts(pack.replicas, min(replicas, parts))]
+    return split
 
 
 def _parts(replicas: tuple[ReplicaId, ...], count: int) -> list[tuple[ReplicaId, ...]]:

@@ -12,9 +12,17 @@ from raymask.errors import InputError, RunError
 from raymask.plan import Job, Pack, Plan, Slots
 
 OnReport = Callable[[dict[str, Any]], None]
+Work = Callable[[Job, Pack, Slots, OnReport], None]
 
 
-def train(job: Job, plan: Plan, retries: int, on_report: OnReport) -> None:
+def train_pack(job: Job, pack: Pack, slots: Slots, report: OnReport) -> None:
+    """A trial's work; only its process loads torch for it."""
+    from raymask.trial import train_pack_of_run
+
+    train_pack_of_run(job, pack, slots, report)
+
+
+def train(job: Job, plan: Plan, retries: int, on_report: OnReport, work: Work = train_pack) -> None:
     """Trains all packs of a plan, side by side in its slots, until each replica's results are in the run directory.
 
     Args:
@@ -22,6 +30,7 @@ def train(job: Job, plan: Plan, retries: int, on_report: OnReport) -> None:
         plan: packs and slots.
         retries: times that a pack is begun again when its process or node dies; it goes on from its last finished epoch.
         on_report: called in this process with each report of a trial, see `raymask.trial.Reporter`.
+        work: what a trial does with its pack; it reports, and leaves every replica finished.
 
     Raises:
         InputError: a recipe cannot be trained.
@@ -31,7 +40,7 @@ def train(job: Job, plan: Plan, retries: int, on_report: OnReport) -> None:
     resources = {"cpu": plan.slots.cpus, **({"gpu": plan.slots.gpus} if plan.slots.gpus else {})}
     listener = _Listener(on_report)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, job=job, packs=packs, slots=plan.slots), resources),
+        tune.with_resources(tune.with_parameters(_trial, job=job, packs=packs, slots=plan.slots, work=work), resources),
         param_space={"pack": tune.grid_search(list(packs))},
         tune_config=tune.TuneConfig(max_concurrent_trials=plan.slots.count, reuse_actors=True),
         run_config=tune.RunConfig(
@@ -77,11 +86,9 @@ def _last_line(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def _trial(config: dict[str, Any], job: Job, packs: Mapping[str, Pack], slots: Slots) -> None:
-    from raymask.trial import train_pack_of_run
-
+def _trial(config: dict[str, Any], job: Job, packs: Mapping[str, Pack], slots: Slots, work: Work) -> None:
     pack = packs[config["pack"]]
     try:
-        train_pack_of_run(job, pack, slots, tune.report)
+        work(job, pack, slots, tune.report)
     except InputError as error:  # retrying cannot help, so the trial ends well and the driver refuses the run
         tune.report({"pack": pack.name, "refusal": str(error)})
