@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from ray.data import ActorPoolStrategy
 
 from raymask.config import Recipe
-from raymask.data.batches import make_batch
 from raymask.data.features import BankSpec, part_path
 from raymask.data.stream import limit_execution, numbered_tasks, prepared_images, stream_augmenter
 from raymask.plan import ActorPool
@@ -47,7 +45,7 @@ def embed(
         memory: bytes of batches that may wait in the object store.
         progress: called with (images done, images in all).
     """
-    images = len(pd.read_parquet(manifest, columns=["image_id"]))
+    images = len(prepared_images(cache, manifest).shard_of)
     steps = spec.stream.steps(images)
     limit_execution(memory)
     features = (
@@ -98,14 +96,11 @@ def _make_batches(
     prepared = prepared_images(cache, manifest)
     for number in numbers["item"].tolist():
         part, step = divmod(number, steps)
-        augmented = re.fullmatch(r"pass-(\d+)", parts[part])
-        if augmented:
-            batch = make_batch(prepared, stream_augmenter(spec.stream.augment), spec.stream, int(augmented[1]), step)
-            images, rows = batch.images, batch.rows
-        else:
-            first = step * spec.stream.batch_size
-            rows = np.arange(first, min(first + spec.stream.batch_size, len(prepared.shard_of)))
-            images = prepared.read(rows)
+        first = step * spec.stream.batch_size
+        rows = np.arange(first, min(first + spec.stream.batch_size, len(prepared.shard_of)))
+        images = prepared.read(rows)
+        if augmented := re.fullmatch(r"pass-(\d+)", parts[part]):
+            images = stream_augmenter(spec.stream.augment)(images, spec.stream.seed, int(augmented[1]), rows)
         yield {"image": images, "row": rows, "part": np.full(len(rows), part)}
 
 

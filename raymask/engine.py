@@ -20,10 +20,11 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from raymask.config import Recipe
-from raymask.data.batches import Batch, StreamSpec, step_rows
+from raymask.data.batches import Batch, Schedule
 from raymask.data.cache import PreparedImages
 from raymask.data.features import FeatureBank, Features
 from raymask.errors import InputError
+from raymask.kernels import bf16_is_native, quicken_depthwise
 from raymask.losses import build_loss
 from raymask.metrics import Score, score_heads
 from raymask.models import Classifier, Logits, to_pixels
@@ -59,18 +60,18 @@ class Inputs:
 
 
 class Feed(Protocol):
-    """Where a pack's inputs come from."""
+    """Where a pack's inputs come from, and how its models take them."""
 
     def training(self) -> Iterator[Inputs]:
         """Augmented inputs, epoch after epoch."""
         ...
 
-    def clean(self, rows: npt.NDArray[np.int64], view: str) -> Tensor:
-        """Inputs of these rows without augmentation, under one view."""
+    def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
+        """Logits from some places of a batch that `training` gave last."""
         ...
 
-    def forward(self, model: Classifier, inputs: Tensor) -> Logits:
-        """Logits from such inputs."""
+    def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
+        """Logits of these rows without augmentation, under one view."""
         ...
 
 
@@ -79,19 +80,23 @@ class PixelFeed:
 
     def __init__(self, batches: Iterable[Batch], prepared: PreparedImages, device: torch.device) -> None:
         self.batches, self.prepared, self.device = batches, prepared, device
+        self._normalised: dict[tuple[float, ...], Tensor] = {}
 
     def training(self) -> Iterator[Inputs]:
         """See `Feed`."""
         for batch in self.batches:
+            self._normalised.clear()
             yield Inputs(to_pixels(batch.images, self.device), batch.rows, batch.epoch, batch.step)
 
-    def clean(self, rows: npt.NDArray[np.int64], view: str) -> Tensor:
-        """See `Feed`."""
-        return VIEWS[view](to_pixels(self.prepared.read(rows), self.device))
+    def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
+        """See `Feed`; a batch is normalised once for all models that want the same mean and deviation."""
+        if model.statistics not in self._normalised:
+            self._normalised[model.statistics] = model.normalise(inputs.tensor)
+        return model.classify(model.backbone(self._normalised[model.statistics][places]))
 
-    def forward(self, model: Classifier, inputs: Tensor) -> Logits:
+    def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
         """See `Feed`."""
-        return model(inputs)  # type: ignore[no-any-return]
+        return model(VIEWS[view](to_pixels(self.prepared.read(rows), self.device)))  # type: ignore[no-any-return]
 
 
 class FeatureFeed:
@@ -100,25 +105,24 @@ class FeatureFeed:
     Epoch e trains on pass e mod P of the bank, in the order and batches that a stream of all epochs would have.
     """
 
-    def __init__(self, bank: FeatureBank, stream: StreamSpec, epochs: int, device: torch.device) -> None:
-        self.bank, self.stream, self.epochs, self.device = bank, stream, epochs, device
-        self.images = len(bank.passes[0])
+    def __init__(self, bank: FeatureBank, schedule: Schedule, epochs: int, device: torch.device) -> None:
+        self.bank, self.schedule, self.epochs, self.device = bank, schedule, epochs, device
 
     def training(self) -> Iterator[Inputs]:
         """See `Feed`."""
         for epoch in range(self.epochs):
             features = self.bank.passes[epoch % len(self.bank.passes)]
-            for step in range(self.stream.steps(self.images)):
-                rows = step_rows(self.stream, self.images, epoch, step)
+            for step in range(self.schedule.steps):
+                rows = self.schedule.rows(epoch, step)
                 yield Inputs(self._tensor(features[rows]), rows, epoch, step)
 
-    def clean(self, rows: npt.NDArray[np.int64], view: str) -> Tensor:
+    def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
         """See `Feed`."""
-        return self._tensor(self.bank.views[view][rows])
+        return model.classify(inputs.tensor[places])
 
-    def forward(self, model: Classifier, inputs: Tensor) -> Logits:
+    def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
         """See `Feed`."""
-        return model.classify(inputs)
+        return model.classify(self._tensor(self.bank.views[view][rows]))
 
     def _tensor(self, features: Features) -> Tensor:
         return torch.from_numpy(features).to(self.device)
@@ -166,6 +170,8 @@ class Learner:
             self.model.backbone.requires_grad_(False).eval()
         if device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)
+        else:
+            quicken_depthwise(self.model)
         self.optimizer = build_optimizer(recipe, model)
         self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.amp, self.scaler = mixed_precision(recipe, device)
@@ -217,7 +223,7 @@ class Learner:
         places = torch.from_numpy(kept).to(self.device)
         rows = torch.from_numpy(inputs.rows[kept]).to(self.device)
         with self.amp():
-            logits = feed.forward(self.model, inputs.tensor[places])
+            logits = feed.logits(self.model, inputs, places)
             losses = [self.loss[head](of_head.float(), self.train_labels[head][rows]) for head, of_head in logits.items()]
             loss = torch.stack(losses).mean()
         self.scaler.scale(loss / self.recipe.accumulate).backward()  # type: ignore[no-untyped-call]
@@ -274,7 +280,7 @@ class Learner:
         parts: dict[str, list[Tensor]] = {head: [] for head in self.heads}
         with torch.inference_mode(), self.amp():
             for chunk in _chunks(rows):
-                for head, logits in feed.forward(model, feed.clean(chunk, view)).items():
+                for head, logits in feed.clean_logits(model, chunk, view).items():
                     parts[head].append(logits.float().softmax(dim=1).cpu())
         return {head: torch.cat(chunks).numpy() for head, chunks in parts.items()}
 
@@ -340,10 +346,13 @@ def train_pack(
 def mixed_precision(
     recipe: Recipe, device: torch.device
 ) -> tuple[Callable[[], AbstractContextManager[Any]], torch.amp.GradScaler]:
-    """The autocast context and gradient scaler of a recipe on a device; `auto` is bf16 or fp16 on a GPU and off on a CPU."""
+    """The autocast context and gradient scaler of a recipe on a device.
+
+    `auto` is bf16 where the device computes in it, else fp16 on a GPU and off on a CPU.
+    """
     chosen = recipe.amp
     if chosen == "auto":
-        chosen = "off" if device.type == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        chosen = "bf16" if bf16_is_native(device) else "fp16" if device.type == "cuda" else "off"
     scaler = torch.amp.GradScaler(device.type, enabled=chosen == "fp16")
     if chosen == "off":
         return nullcontext, scaler

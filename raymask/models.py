@@ -35,6 +35,8 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.classes = dict(heads)
         self.heads = nn.ModuleDict({_head(task): build_head(width, classes, head) for task, classes in heads.items()})
+        self.statistics: tuple[float, ...] = (*config["mean"], *config["std"])
+        """Mean and deviation of each channel of the images that the backbone was made for, on a scale from 0 to 1."""
         for name in ("mean", "std"):
             pixels = torch.tensor(config[name], dtype=torch.float32).mul(255).view(1, 3, 1, 1)
             self.register_buffer(name, pixels, persistent=False)
@@ -45,8 +47,11 @@ class Classifier(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """(B, F) features from (B, 3, H, W) pixels from 0 to 255."""
-        images = pixels.to(torch.float32).sub(self.mean).div(self.std)
-        return self.backbone(images)  # type: ignore[no-any-return]
+        return self.backbone(self.normalise(pixels))  # type: ignore[no-any-return]
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) float32 images of mean 0 and deviation 1, as the backbone takes them, from pixels from 0 to 255."""
+        return pixels.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
 
     def classify(self, features: Tensor) -> Logits:
         """Logits (B, C) by task from (B, F) features."""

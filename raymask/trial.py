@@ -15,6 +15,7 @@ import torch
 from ray.util.metrics import Gauge
 
 import raymask
+from raymask.data.batches import Schedule
 from raymask.data.cache import open_cache
 from raymask.data.features import BankSpec, open_bank
 from raymask.data.stream import stream
@@ -43,11 +44,12 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     manifest = pd.read_parquet(job.run.manifest)
     labels = label_table(manifest, job.space)
     replicas = [replica for replica in pack.replicas if not job.run.finished(replica)]
-    steps = pack.stream.steps(len(manifest))
+    schedule = Schedule(pack.stream, labels.fold)
+    steps = schedule.steps
     learners = [build_learner(job, replica, labels, steps, device) for replica in replicas]
     histories = [_take_up(job.run, *pair) for pair in zip(learners, replicas, strict=True)]
     reporter = Reporter(job.run.name, pack, replicas, steps, report)
-    feed = _feed(job, pack, slots, learners, manifest["image_id"], device)
+    feed = _feed(job, pack, slots, learners, schedule, manifest["image_id"], device)
 
     def on_epoch(epoch: EpochReport) -> None:
         for learner, replica, history in zip(learners, replicas, histories, strict=True):
@@ -89,12 +91,20 @@ def _mixed(seed: int, name: str) -> int:
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
 
 
-def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], image_ids: pd.Series, device: torch.device) -> Feed:
+def _feed(
+    job: Job,
+    pack: Pack,
+    slots: Slots,
+    learners: Sequence[Learner],
+    schedule: Schedule,
+    image_ids: pd.Series,
+    device: torch.device,
+) -> Feed:
     if pack.frozen:
         for learner in learners[1:]:
             learner.model.backbone = learners[0].model.backbone
         bank = open_bank(job.banks[pack.replicas[0].member], BankSpec(pack.stream, job.views, learners[0].recipe.amp))
-        return FeatureFeed(bank, pack.stream, pack.epochs, device)
+        return FeatureFeed(bank, schedule, pack.epochs, device)
     cache = job.caches[pack.stream.input]
     batches = stream(
         pack.stream,
@@ -186,11 +196,13 @@ class Reporter:
             "images_per_second": Gauge("raymask_images_per_second", "Images that a replica's pack learns from", tag_keys=tags),
             "waiting": Gauge("raymask_waiting_share", "Share of time that a replica's pack waits for data", tag_keys=tags),
         }
+        self.phase = "starting"
         self._send("starting", 0.0)
 
     def step(self, epoch: int, step: int) -> None:
         """A batch is learned."""
-        if step < self.steps - 1 and self._due():
+        began, self.phase = self.phase == "starting", "training"
+        if step < self.steps - 1 and (began or self._due()):
             self._send("training", (epoch + (step + 1) / self.steps) / self.pack.epochs)
 
     def epoch(self, report: EpochReport) -> None:

@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from raymask import engine
 from raymask.config import Recipe
 from raymask.data.augment import Augmenter
-from raymask.data.batches import Batch, StreamSpec, epoch_order, make_batch
+from raymask.data.batches import Batch, Schedule, StreamSpec, make_batch
 from raymask.data.cache import PreparedImages
 from raymask.data.decode import InputSpec
 from raymask.data.features import FeatureBank
@@ -76,6 +76,7 @@ WORLD = make_world()
 
 def recipe_of(**values: Any) -> Recipe:
     given = {"backbone": "test_resnet", "pretrained": False, "image_size": SIDE, "epochs": 3, "batch_size": BATCH, "lr": 3e-3}
+    given["amp"] = "off"
     return Recipe.model_validate({**given, **values})
 
 
@@ -91,10 +92,10 @@ def batches_of(
     spec: StreamSpec = SPEC, world: World = WORLD, augmenter: Augmenter = PLAIN, first: int = 0, passes: int | None = None
 ) -> Iterator[Batch]:
     """The stream, with the order of its epoch and the pixels of pass `epoch % passes`."""
-    images = len(world.prepared.shard_of)
+    schedule = Schedule(spec, world.labels.fold)
     for epoch in range(first, spec.epochs):
-        for step in range(spec.steps(images)):
-            batch = make_batch(world.prepared, PLAIN, spec, epoch, step)
+        for step in range(schedule.steps):
+            batch = make_batch(world.prepared, PLAIN, schedule, epoch, step)
             pixels = augmenter(batch.images, spec.seed, epoch % (passes or spec.epochs), batch.rows)
             yield replace(batch, images=pixels)
 
@@ -266,7 +267,7 @@ class TestFeatureFeed:
         backbone = {name: value.clone() for name, value in in_loop.model.backbone.state_dict().items()}
         start = in_loop.model.heads["colour-head"][-1].weight.clone()
         pixels = pixel_feed(spec=replace(SPEC, epochs=self.EPOCHS), augmenter=self.FLIPS, passes=self.PASSES)
-        features = FeatureFeed(self.bank(on_bank), self.STREAM, self.EPOCHS, CPU)
+        features = FeatureFeed(self.bank(on_bank), Schedule(self.STREAM, WORLD.labels.fold), self.EPOCHS, CPU)
         through = [report.metrics[in_loop.name] for report in trained([in_loop], pixels)]
         banked = [report.metrics[on_bank.name] for report in trained([on_bank], features)]
         for name, value in in_loop.model.heads.state_dict().items():
@@ -281,22 +282,22 @@ class TestFeatureFeed:
 
     def test_epochs_take_the_passes_in_turn_in_the_order_of_a_stream_of_all_epochs(self) -> None:
         passes = tuple(np.full((IMAGES, 1), number, np.float32) + np.arange(IMAGES)[:, None] / 100 for number in range(2))
-        feed = FeatureFeed(FeatureBank(tuple(p.astype(np.float32) for p in passes), {}), self.STREAM, 5, CPU)
+        feed = FeatureFeed(FeatureBank(tuple(p.astype(np.float32) for p in passes), {}), Schedule(self.STREAM, WORLD.labels.fold), 5, CPU)
         given = list(feed.training())
         assert [(inputs.epoch, inputs.step) for inputs in given] == [(e, s) for e in range(5) for s in range(STEPS)]
         for inputs in given:
-            in_order = epoch_order(SPEC.seed, inputs.epoch, IMAGES)[inputs.step * BATCH :][:BATCH]
+            in_order = Schedule(SPEC, WORLD.labels.fold).rows(inputs.epoch, inputs.step)
             np.testing.assert_array_equal(inputs.rows, in_order)
             np.testing.assert_allclose(inputs.tensor[:, 0], inputs.epoch % 2 + in_order / 100, rtol=1e-6)
 
     def test_replicas_on_one_shared_backbone_equal_those_on_their_own(self) -> None:
         alone = learner_of(self.RECIPE, fold=0, seed=4)
         bank = self.bank(alone)
-        trained([alone], FeatureFeed(bank, self.STREAM, self.EPOCHS, CPU))
+        trained([alone], FeatureFeed(bank, Schedule(self.STREAM, WORLD.labels.fold), self.EPOCHS, CPU))
         pack = [learner_of(self.RECIPE, fold=fold, seed=4) for fold in range(FOLDS)]
         for learner in pack[1:]:
             learner.model.backbone = pack[0].model.backbone
-        trained(pack, FeatureFeed(bank, self.STREAM, self.EPOCHS, CPU))
+        trained(pack, FeatureFeed(bank, Schedule(self.STREAM, WORLD.labels.fold), self.EPOCHS, CPU))
         assert differing(weights(alone), weights(pack[0])) == []
         assert differing(weights(pack[0]), weights(pack[1])) != []
 
@@ -478,7 +479,7 @@ class TestMetrics:
         metrics = trained([learner], feed)[0].metrics[learner.name]
         means = []
         for step in range(4):
-            rows = epoch_order(SPEC.seed, 0, IMAGES)[step * 13 : (step + 1) * 13]
+            rows = Schedule(replace(SPEC, batch_size=13), WORLD.labels.fold).rows(0, step)
             rows = rows[WORLD.labels.fold[rows] != 0]
             if len(rows) > 1:
                 said = learner.predict(rows, "original", feed)
@@ -511,12 +512,15 @@ def test_a_separable_toy_problem_is_learned_in_a_few_epochs() -> None:
 
 
 class TestMixedPrecision:
-    def test_auto_is_off_on_a_cpu(self) -> None:
-        for amp in ("auto", "off"):
-            context, scaler = mixed_precision(recipe_of(amp=amp), CPU)
-            assert not scaler.is_enabled()
-            with context():
-                assert not torch.is_autocast_enabled("cpu")
+    @pytest.mark.parametrize(("amp", "native", "on"), [("auto", False, False), ("off", True, False), ("auto", True, True)])
+    def test_auto_is_bf16_on_a_cpu_that_has_it(self, monkeypatch: pytest.MonkeyPatch, amp: str, native: bool, on: bool) -> None:
+        monkeypatch.setattr("raymask.engine.bf16_is_native", lambda device: native)
+        context, scaler = mixed_precision(recipe_of(amp=amp), CPU)
+        assert not scaler.is_enabled()
+        with context():
+            assert torch.is_autocast_enabled("cpu") is on
+            if on:
+                assert torch.get_autocast_dtype("cpu") is torch.bfloat16
 
     @pytest.mark.parametrize(("amp", "dtype", "scaled"), [("bf16", torch.bfloat16, False), ("fp16", torch.float16, True)])
     def test_low_precision_autocasts_and_scales_only_fp16(self, amp: str, dtype: torch.dtype, scaled: bool) -> None:
@@ -525,6 +529,15 @@ class TestMixedPrecision:
         with context():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is dtype
         assert not isinstance(context(), nullcontext)
+
+    @pytest.mark.parametrize("backbone", ["test_resnet", "mobilenetv3_small_050"])
+    def test_bf16_learns_what_float32_learns(self, backbone: str) -> None:
+        metrics = []
+        for amp in ("off", "bf16"):
+            learner = learner_of(recipe_of(amp=amp, backbone=backbone, epochs=3, lr=2e-3))
+            metrics.append([report.metrics[learner.name] for report in trained([learner], pixel_feed())])
+        for exact, rounded in zip(*metrics, strict=True):
+            assert rounded.train_loss == pytest.approx(exact.train_loss, rel=0.1)
 
     def test_bf16_trains_float32_weights(self) -> None:
         learner = learner_of(recipe_of(amp="bf16", epochs=1))

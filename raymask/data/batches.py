@@ -43,21 +43,43 @@ class StreamSpec:
         return -(-images // self.batch_size)
 
 
-@lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, images: int) -> npt.NDArray[np.int64]:
-    """(N,) int64 rows of the manifest in the order of one epoch: a perfect shuffle by (seed, epoch)."""
-    return np.random.default_rng([seed, epoch]).permutation(images)
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Which rows are in which batch."""
+
+    spec: StreamSpec
+    fold: npt.NDArray[np.int64]
+    """(N,) fold of every row of the manifest."""
+
+    @property
+    def steps(self) -> int:
+        """Batches to an epoch."""
+        return self.spec.steps(len(self.fold))
+
+    @lru_cache(maxsize=2)  # noqa: B019
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """(N,) int64 rows in the order of one epoch: a shuffle by (seed, epoch) in which each fold is spread evenly.
+
+        So every batch holds equally many rows of a fold, give or take one: replicas learn from batches of one size, for which
+        their operators are set up but once.
+        """
+        rng = np.random.default_rng([self.spec.seed, epoch])
+        shuffled = rng.permutation(len(self.fold))
+        fold, size = np.unique(self.fold[shuffled], return_inverse=True, return_counts=True)[1:]
+        by_fold = np.argsort(fold, kind="stable")
+        rank = np.empty(len(fold))
+        rank[by_fold] = np.arange(len(fold)) - np.repeat(np.cumsum(size) - size, size)
+        return shuffled[np.argsort((rank + rng.random(len(size))[fold]) / size[fold], kind="stable")]
+
+    def rows(self, epoch: int, step: int) -> npt.NDArray[np.int64]:
+        """(B,) int64 rows of one batch."""
+        return self.order(epoch)[step * self.spec.batch_size : (step + 1) * self.spec.batch_size]
 
 
-def step_rows(spec: StreamSpec, images: int, epoch: int, step: int) -> npt.NDArray[np.int64]:
-    """(B,) int64 rows of the manifest in one batch."""
-    return epoch_order(spec.seed, epoch, images)[step * spec.batch_size : (step + 1) * spec.batch_size]
-
-
-def make_batch(prepared: PreparedImages, augmenter: Augmenter, spec: StreamSpec, epoch: int, step: int) -> Batch:
+def make_batch(prepared: PreparedImages, augmenter: Augmenter, schedule: Schedule, epoch: int, step: int) -> Batch:
     """One batch, read from the cache and augmented."""
-    rows = step_rows(spec, len(prepared.shard_of), epoch, step)
-    images = augmenter(prepared.read(rows), spec.seed, epoch, rows)
+    rows = schedule.rows(epoch, step)
+    images = augmenter(prepared.read(rows), schedule.spec.seed, epoch, rows)
     return Batch(images, rows, epoch, step)
 
 

@@ -16,7 +16,7 @@ from ray.data import DataContext, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from raymask.data.augment import Augmenter
-from raymask.data.batches import Batch, StreamSpec, from_columns, make_batch, to_columns
+from raymask.data.batches import Batch, Schedule, StreamSpec, from_columns, make_batch, to_columns
 from raymask.data.cache import PreparedImages, open_cache
 
 IMAGES_PER_TASK = 256
@@ -37,18 +37,16 @@ def stream(
         memory: bytes of batches that may wait in the object store.
         cpus_per_task: CPUs that Ray books for each augmenting task.
     """
-    images = len(pd.read_parquet(manifest, columns=["image_id"]))
-    steps = spec.steps(images)
-    per_task = steps_per_task(spec)
+    steps = open_schedule(spec, manifest).steps
     pairs = (spec.epochs - first_epoch) * steps
     if pairs <= 0:
         return
     limit_execution(memory)
-    batches = numbered_tasks(pairs, per_task).map_batches(
+    batches = numbered_tasks(pairs, steps_per_task(spec)).map_batches(
         _make_batches,
         batch_size=None,
         num_cpus=cpus_per_task,
-        fn_kwargs={"spec": spec, "cache": cache, "manifest": manifest, "first": first_epoch * steps, "steps": steps},
+        fn_kwargs={"spec": spec, "cache": cache, "manifest": manifest, "first": first_epoch * steps},
     )
     for columns in batches.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
         yield from from_columns(columns)
@@ -91,18 +89,24 @@ def limit_execution(memory: int) -> None:
 
 
 def _make_batches(
-    numbers: dict[str, np.ndarray], spec: StreamSpec, cache: Path, manifest: Path, first: int, steps: int
+    numbers: dict[str, np.ndarray], spec: StreamSpec, cache: Path, manifest: Path, first: int
 ) -> Iterator[dict[str, Any]]:
-    prepared, augmenter = prepared_images(cache, manifest), stream_augmenter(spec.augment)
+    prepared, schedule, augmenter = prepared_images(cache, manifest), open_schedule(spec, manifest), stream_augmenter(spec.augment)
     for number in numbers["item"].tolist():
-        epoch, step = divmod(first + number, steps)
-        yield to_columns(make_batch(prepared, augmenter, spec, epoch, step))
+        epoch, step = divmod(first + number, schedule.steps)
+        yield to_columns(make_batch(prepared, augmenter, schedule, epoch, step))
 
 
 @lru_cache(maxsize=4)
 def prepared_images(cache: Path, manifest: Path) -> PreparedImages:
     """The prepared images of a manifest, opened once a process."""
     return open_cache(cache, pd.read_parquet(manifest, columns=["image_id"])["image_id"])
+
+
+@lru_cache(maxsize=4)
+def open_schedule(spec: StreamSpec, manifest: Path) -> Schedule:
+    """The batches of a manifest's rows."""
+    return Schedule(spec, pd.read_parquet(manifest, columns=["fold"])["fold"].to_numpy(np.int64))
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,245 @@
+"""A whole ensemble, 3 specialists × K folds, by raymask and its peers in one run: `python benchmarks/ensemble.py --help`.
+
+Peers: `plain`, a loop over replicas with a DataLoader, tuned for the machine; `tune`, the same as independent Ray Tune trials;
+`limit`, each model's steps over tensors in memory, on all cores, and nothing else. The peers train as many replicas as
+--peer-replicas says; their times are scaled to all, since each replica costs the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from common import WORK, photos, show, write_results
+from plain import Network, Settings, described, train_replica, tuned
+
+TASKS = ("mask", "gender", "age")
+LIMIT_SECONDS = 20.0
+
+
+def raymask_run(folder: Path, settings: Settings) -> tuple[dict[str, Any], Path]:
+    """The job from the shell to its end, with nothing prepared before."""
+    recipe = {
+        "recipe": {
+            "backbone": settings.backbone,
+            "pretrained": False,
+            "image_size": settings.image_size,
+            "augment": settings.augment,
+            "epochs": settings.epochs,
+            "batch_size": settings.batch_size,
+            "lr": settings.lr,
+        },
+        "folds": {"k": settings.folds},
+    }
+    runs = WORK / f"ensemble-{time.strftime('%Y%m%d-%H%M%S')}"
+    runs.mkdir(parents=True)
+    (runs / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "jobs/ensemble.py", "--recipe", str(runs / "recipe.yaml"), "--data", str(folder / "train")]
+    began, clock = time.perf_counter(), time.time()
+    with (runs / "output.txt").open("w") as output:
+        subprocess.run([*command, "--runs", str(runs), "--name", "run"], check=True, stdout=output, stderr=subprocess.STDOUT)
+    seconds = time.perf_counter() - began
+    run = runs / "run"
+    return {"seconds": seconds, "first_step": first_step(run) - clock, **speed_of(run)}, run
+
+
+def first_step(run: Path) -> float:
+    """When the first training step of a run was done, in seconds since 1970."""
+    reports = [json.loads(line) for file in run.glob("tune/*/*/result.json") for line in file.read_text().splitlines()]
+    return min(report["timestamp"] for report in reports if report["phase"] == "training")
+
+
+def speed_of(run: Path) -> dict[str, Any]:
+    """Images that all packs together learn from in a second, in the middle of their training, and their waiting for data."""
+    histories = {file.parent: pd.read_csv(file) for file in run.glob("members/*/*/history.csv")}
+    packs: dict[tuple[float, ...], float] = {}
+    for history in histories.values():
+        rates = tuple(history["images_per_second"])
+        packs[rates] = float(np.median(rates[1:-1] or rates))
+    waiting = float(np.mean([history["waiting"].iloc[1:].mean() for history in histories.values()]))
+    timings = json.loads((run / "timings.json").read_text())
+    return {"images_per_second": sum(packs.values()), "packs": len(packs), "waiting": waiting, "stages": timings}
+
+
+def plain_run(table: pd.DataFrame, settings: Settings, replicas: int) -> float:
+    """Seconds for all replicas, one after the other."""
+    wanted = [(task, fold) for fold in range(settings.folds) for task in TASKS]
+    began = time.perf_counter()
+    for task, fold in wanted[:replicas]:
+        train_replica(table, task, fold, settings)
+    return (time.perf_counter() - began) * len(wanted) / replicas
+
+
+def tune_run(table: pd.DataFrame, settings: Settings, replicas: int) -> float:
+    """Seconds for all replicas as independent trials, one CPU each; Ray's start is counted once."""
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    began = time.perf_counter()
+    import ray
+    from ray import tune
+
+    ray.init(num_cpus=len(os.sched_getaffinity(0)), log_to_driver=False, include_dashboard=False)
+    started = time.perf_counter() - began
+    here = str(Path(__file__).parent)
+
+    def trial(config: dict[str, Any]) -> None:
+        sys.path.insert(0, here)
+        from plain import train_replica
+
+        said = train_replica(table, *config["replica"], settings)
+        tune.report({"done": len(said)})
+
+    wanted = [(task, fold) for fold in range(settings.folds) for task in TASKS]
+    tuner = tune.Tuner(
+        tune.with_resources(trial, {"cpu": 1}),
+        param_space={"replica": tune.grid_search(wanted[:replicas])},
+        run_config=tune.RunConfig(storage_path=str(WORK / "tune"), verbose=0),
+    )
+    results = tuner.fit()
+    assert not results.errors, results.errors
+    ray.shutdown()
+    return started + (time.perf_counter() - began - started) * len(wanted) / replicas
+
+
+def _limit_process(settings: Settings, own: bool, gate: Any, rates: Any) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    if own:
+        step, images = _own_step(settings)
+    else:
+        network = Network(settings, 3, 10**6)
+        pixels, labels, images = _tensors(settings)
+        step = lambda: network.step(pixels, labels)  # noqa: E731
+    for _ in range(3):
+        step()
+    gate.wait()
+    began, steps = time.perf_counter(), 0
+    while time.perf_counter() - began < LIMIT_SECONDS:
+        step()
+        steps += 1
+    rates.put(steps * images / (time.perf_counter() - began))
+
+
+def _tensors(settings: Settings) -> Any:
+    import torch
+
+    images = round(settings.batch_size * (settings.folds - 1) / settings.folds)
+    pixels = torch.randint(0, 256, (images, settings.image_size, settings.image_size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    pixels = pixels if settings.channels_last else pixels.contiguous()
+    return pixels, torch.randint(0, 3, (images,)), images
+
+
+def _own_step(settings: Settings) -> Any:
+    """A bare step in the precision, memory format and operators that raymask's engine chooses."""
+    import torch
+
+    from raymask.config import Recipe
+    from raymask.engine import mixed_precision
+    from raymask.kernels import quicken_depthwise
+    from raymask.models import build_classifier
+    from raymask.optim import build_optimizer
+
+    recipe = Recipe(backbone=settings.backbone, pretrained=False, image_size=settings.image_size)
+    model = build_classifier(recipe, {"task": 3}).train()
+    quicken_depthwise(model)
+    autocast, _ = mixed_precision(recipe, torch.device("cpu"))
+    optimizer = build_optimizer(recipe, model)
+    pixels, labels, images = _tensors(settings)
+    inputs = model.normalise(pixels)
+
+    def step() -> None:
+        with autocast():
+            loss = torch.nn.functional.cross_entropy(model.classify(model.backbone(inputs))["task"].float(), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step, images
+
+
+def limit(settings: Settings, own: bool) -> float:
+    """Images a second of bare steps on all cores, a process and a thread on each."""
+    from raymask.cluster import WORKER_ENVIRONMENT
+
+    before = dict(os.environ)
+    os.environ.update(WORKER_ENVIRONMENT if own else {})
+    spawn = multiprocessing.get_context("spawn")
+    cores = len(os.sched_getaffinity(0))
+    gate, rates = spawn.Barrier(cores), spawn.Queue()
+    processes = [spawn.Process(target=_limit_process, args=(settings, own, gate, rates)) for _ in range(cores)]
+    for process in processes:
+        process.start()
+    total = sum(rates.get() for _ in processes)
+    for process in processes:
+        process.join()
+    os.environ.clear()
+    os.environ.update(before)
+    return float(total)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", default="mobilenetv3_small_050")
+    parser.add_argument("--augment", default="light")
+    parser.add_argument("--people", type=int, default=400)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--peers", default="plain,tune,limit")
+    parser.add_argument("--peer-replicas", type=int, default=3 * 5)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    peers = given.peers.split(",")
+    folder = photos(given.people)
+    settings = Settings(given.backbone, given.image_size, given.augment, given.epochs, batch_size=64, lr=1e-3, folds=5)
+    found, run = raymask_run(folder, settings)
+    table = pd.read_parquet(run / "manifest.parquet")
+    image_steps = 3 * settings.epochs * sum(int((table["fold"] != fold).sum()) for fold in range(settings.folds))
+    results: dict[str, Any] = {"raymask": found, "image_steps": image_steps, "images": len(table)}
+    if "limit" in peers:
+        results["limit"] = {"own": limit(settings, own=True), "fp32_eager": limit(settings, own=False)}
+    if {"plain", "tune"} & set(peers):
+        chosen = tuned(table, TASKS[0], settings)
+        results["peers_settings"] = described(chosen)
+    if "plain" in peers:
+        results["plain"] = plain_run(table, chosen, given.peer_replicas)
+    if "tune" in peers:
+        one_cpu = Settings(**{**chosen.__dict__, "threads": 1, "workers": 0})
+        results["tune"] = tune_run(table, one_cpu, given.peer_replicas)
+    report(given, results)
+
+
+def report(given: argparse.Namespace, results: dict[str, Any]) -> None:
+    own = results["raymask"]
+    rows = [["raymask, whole job", own["seconds"], 1.0]]
+    for peer in ("plain", "tune"):
+        if peer in results:
+            rows.append([f"{peer}, {given.peer_replicas} of 15 replicas, scaled", results[peer], own["seconds"] / results[peer]])
+    for name, rate in results.get("limit", {}).items():
+        rows.append(
+            [f"limit ({name}), all steps", results["image_steps"] / rate, own["seconds"] / (results["image_steps"] / rate)]
+        )
+    title = f"{given.backbone}, {given.augment}, {results['images']} photos × 15 replicas × {given.epochs} epochs"
+    show(title, ["", "seconds", "raymask / it"], rows)
+    steady = [["raymask", own["images_per_second"], 1.0, own["waiting"]]]
+    for name, rate in results.get("limit", {}).items():
+        steady.append([f"limit ({name})", rate, rate / own["images_per_second"], 0.0])
+    show("Steady state of training", ["", "images/s", "limit / raymask", "waiting"], steady)
+    print(f"first training step after {own['first_step']:.0f} s, stages {own['stages']}; peers: {results.get('peers_settings')}")
+    write_results(f"ensemble-{given.backbone}-{given.augment}", results)
+
+
+if __name__ == "__main__":
+    main()
