@@ -1,0 +1,261 @@
+"""Images a second that raymask's engine trains and predicts on a GPU, without Ray, against a loop as timm's train.py has it.
+
+    python benchmarks/gpu.py --backbone resnet18 --size 224
+    python benchmarks/gpu.py --device cpu --steps 2 --warm-up 1 --size 64 --batch-size 10 --packs 1 5
+
+Batches lie in host memory as uint8. A pack is replicas of up to three specialists × five folds that share one stream. Images are
+counted once for each replica that learns from them or predicts them; timm's loop trains one model on whole batches. `GPU busy` is
+the time of all kernels, by the profiler in a turn of its own, over the time that the same steps take without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from common import WORK, show, write_results
+from timm.data.loader import PrefetchLoader
+from timm.optim import create_optimizer_v2
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from tta import FOLDS, write_run
+
+from raymask import predict as prediction
+from raymask.config import Member, Recipe
+from raymask.data.batches import Batch
+from raymask.data.cache import PreparedImages
+from raymask.device import prepare_process
+from raymask.engine import LabelTable, PixelFeed, mixed_precision, train_pack
+from raymask.models import load_classifier, to_pixels
+from raymask.plan import Job, input_spec
+from raymask.store import ReplicaId, Run
+from raymask.tasks import JOINT, LabelSpace, Task
+from raymask.trial import build_learner
+from raymask.tta import VIEWS
+
+BATCHES = 8
+SPACE = LabelSpace(
+    tuple(Task(name, name, tuple(map(str, range(n))), (), ()) for name, n in (("mask", 3), ("gender", 2), ("age", 3)))
+)
+
+
+@dataclass
+class Figure:
+    """Of the steps after the warm-up."""
+
+    rate: float
+    """Images a second."""
+    busy: float | None
+    """Share of time in which the GPU computes; None on a CPU."""
+
+
+@dataclass
+class Work:
+    """What is trained on."""
+
+    recipe: Recipe
+    device: torch.device
+    warm_up: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        height, width = self.recipe.height_width
+        rows = np.arange(BATCHES * self.recipe.batch_size)
+        pixels = np.random.default_rng(0).integers(0, 256, (len(rows), height, width, 3), dtype=np.uint8)
+        self.prepared = PreparedImages((pixels,), np.zeros_like(rows), rows)
+        self.batches = np.split(rows, BATCHES)
+        labels = {name: rows % len(SPACE.classes(name)) for name in (*SPACE.names, JOINT)}
+        self.labels = LabelTable(SPACE, rows % FOLDS, labels, labels)
+
+    @property
+    def all_steps(self) -> int:
+        return self.warm_up + self.steps
+
+
+class Stopwatch:
+    """Runs from the end of the warm-up to the last step, and the profiler with it."""
+
+    def __init__(self, work: Work, profiler: profile | None = None) -> None:
+        self.work, self.profiler, self.began, self.seconds = work, profiler, 0.0, 0.0
+
+    def step(self, epoch: int, step: int) -> None:
+        if step == self.work.warm_up - 1:
+            synchronise(self.work.device)
+            if self.profiler:
+                self.profiler.start()
+            self.began = time.perf_counter()
+        elif step == self.work.all_steps - 1:
+            synchronise(self.work.device)
+            self.seconds = time.perf_counter() - self.began
+            if self.profiler:
+                self.profiler.stop()
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+Turn = Callable[[Stopwatch], int]
+"""Does all steps, tells the stopwatch of each, and returns the number of images in those that are timed."""
+
+
+def train_replicas(work: Work, replicas: Sequence[ReplicaId], watch: Stopwatch) -> int:
+    """A pack of the engine."""
+    members = {task: Member(name=task, task=task, seed=0, recipe=work.recipe) for task in SPACE.names}
+    job = Job(Run(WORK / "gpu"), SPACE, members, (), {}, {}, {}, 0)
+    learners = [build_learner(job, replica, work.labels, work.all_steps, work.device) for replica in replicas]
+    in_memory = [work.prepared.read(rows) for rows in work.batches]
+    batches = [Batch(in_memory[step % BATCHES], work.batches[step % BATCHES], 0, step) for step in range(work.all_steps)]
+    train_pack(learners, PixelFeed(batches, work.prepared, work.device), lambda report: None, watch.step)
+    timed = np.concatenate([batch.rows for batch in batches[work.warm_up :]])
+    return sum(int((work.labels.fold[timed] != learner.fold).sum()) for learner in learners)
+
+
+def train_as_timm(work: Work, compiled: bool, watch: Stopwatch) -> int:
+    """The loop of timm's train.py: its model, optimizer and prefetching loader, AMP, channels-last memory."""
+    recipe, device = work.recipe, work.device
+    model = timm.create_model(recipe.backbone, num_classes=3).to(device, memory_format=torch.channels_last).train()
+    optimizer = create_optimizer_v2(model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    forward = torch.compile(model) if compiled else model
+    autocast, scaler = mixed_precision(recipe, device)
+    loss_of = nn.CrossEntropyLoss().to(device)
+    for step, (images, targets) in enumerate(PrefetchLoader(pinned_batches(work), device=device)):
+        with autocast():
+            loss = loss_of(forward(images.contiguous(memory_format=torch.channels_last)), targets)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        watch.step(0, step)
+    return work.steps * recipe.batch_size
+
+
+def pinned_batches(work: Work) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(B, 3, H, W) uint8 and (B,) labels, as a DataLoader with pinned memory gives them."""
+    ready = []
+    for rows in work.batches:
+        images = torch.from_numpy(work.prepared.read(rows)).permute(0, 3, 1, 2).contiguous()
+        targets = torch.from_numpy(work.labels.train["mask"][rows])
+        ready.append((images.pin_memory(), targets.pin_memory()) if work.device.type == "cuda" else (images, targets))
+    return [ready[step % BATCHES] for step in range(work.all_steps)]
+
+
+def predict_as_raymask(work: Work, run: Run, replicas: list[ReplicaId]) -> Callable[[np.ndarray], Any]:
+    predictor = prediction.Predictor(run, replicas, tuple(VIEWS), (input_spec(work.recipe),), torch.get_num_threads())
+
+    def predict(images: np.ndarray) -> Any:
+        nothing = np.full(len(images), "", dtype=object)
+        return predictor({"image_id": nothing, "problem": nothing, f"{prediction.PIXELS}0": images})
+
+    return predict
+
+
+def predict_in_a_loop(work: Work, run: Run, replicas: list[ReplicaId]) -> Callable[[np.ndarray], Any]:
+    """Each model in turn on each view of pixels that were copied once."""
+    autocast = mixed_precision(work.recipe, work.device)[0]
+    models = []
+    for replica in replicas:
+        model = load_classifier(work.recipe, {replica.member: len(SPACE.classes(replica.member))}, run.weights(replica))
+        models.append(model.to(work.device, memory_format=torch.channels_last))
+
+    def predict(images: np.ndarray) -> Any:
+        pixels = to_pixels(images, work.device)
+        with torch.inference_mode(), autocast():
+            by_model = [
+                torch.stack([next(iter(model(view(pixels)).values())).float().softmax(dim=1) for view in VIEWS.values()]).mean(0)
+                for model in models
+            ]
+        return torch.cat(by_model, dim=1).cpu().numpy()
+
+    return predict
+
+
+def predict_all(work: Work, predict: Callable[[np.ndarray], Any], models: int, watch: Stopwatch) -> int:
+    in_memory = [work.prepared.read(rows) for rows in work.batches]
+    for step in range(work.all_steps):
+        predict(in_memory[step % BATCHES])
+        watch.step(0, step)
+    return work.steps * work.recipe.batch_size * models
+
+
+def measure(turn: Turn, work: Work) -> Figure:
+    """The rate of a turn, and the kernels' share of its time by another turn under the profiler."""
+    watch = Stopwatch(work)
+    images = turn(watch)
+    if work.device.type == "cpu":
+        return Figure(images / watch.seconds, None)
+    watched = Stopwatch(work, profile(activities=[ProfilerActivity.CUDA]))
+    turn(watched)
+    kernels = sum(event.self_device_time_total for event in watched.profiler.key_averages()) / 1e6
+    return Figure(images / watch.seconds, kernels / watch.seconds)
+
+
+def turns_of(work: Work, packs: list[int], compiled: bool) -> tuple[dict[str, Turn], dict[str, Turn]]:
+    """What trains and what predicts, by name; the first of each is what the others are compared with."""
+    run, replicas = write_run(WORK / f"gpu-{work.recipe.backbone}", work.recipe, SPACE)
+    training: dict[str, Turn] = {"timm's loop, eager": partial(train_as_timm, work, False)}
+    if compiled:
+        training["timm's loop, compiled"] = partial(train_as_timm, work, True)
+    predicting: dict[str, Turn] = {}
+    for count in packs:
+        training[f"raymask, pack of {count}"] = partial(train_replicas, work, replicas[:count])
+        for name, build in (("plain loop", predict_in_a_loop), ("raymask", predict_as_raymask)):
+            predicting[f"{name}, {count} models"] = partial(predict_all, work, build(work, run, replicas[:count]), count)
+    return training, predicting
+
+
+def show_figures(title: str, best: dict[str, Figure]) -> None:
+    first = next(iter(best.values()))
+    rows = [(name, of.rate, of.rate / first.rate, "-" if of.busy is None else of.busy) for name, of in best.items()]
+    show(title, ("peer", "images/s", "÷ the first", "GPU busy"), rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--backbone", default="resnet18", help="any model name of timm")
+    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--packs", type=int, nargs="+", default=[1, 5, 15], help="replicas, at most 15")
+    parser.add_argument("--steps", type=int, default=40, help="steps that are timed")
+    parser.add_argument("--warm-up", type=int, default=10, help="steps before them")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="torch.compile for timm's loop (default: on a GPU)"
+    )
+    arguments = parser.parse_args()
+    if arguments.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif not torch.cuda.is_available():
+        sys.exit("There is no GPU on this machine; a trial on its CPU: --device cpu --steps 2 --size 64 --batch-size 10")
+    device = prepare_process(len(os.sched_getaffinity(0)))
+    recipe = Recipe(
+        backbone=arguments.backbone, pretrained=False, image_size=arguments.size, batch_size=arguments.batch_size, epochs=1
+    )
+    work = Work(recipe, device, max(1, arguments.warm_up), arguments.steps)
+    compiled = arguments.device == "cuda" if arguments.compile is None else arguments.compile
+    training, predicting = turns_of(work, arguments.packs, compiled)
+    turns = {**training, **predicting}
+    figures: dict[str, list[Figure]] = {name: [] for name in turns}
+    for _ in range(arguments.repeats):
+        for name, turn in turns.items():
+            figures[name].append(measure(turn, work))
+    best = {name: max(of_turn, key=lambda figure: figure.rate) for name, of_turn in figures.items()}
+    what = f"{arguments.backbone} at {arguments.size} px, batches of {arguments.batch_size}, {device.type}"
+    show_figures(f"Training {what}", {name: best[name] for name in training})
+    show_figures(f"Predicting {what}, {len(VIEWS)} views", {name: best[name] for name in predicting})
+    write_results(f"gpu-{arguments.backbone}", {**vars(arguments), "best": {name: asdict(of) for name, of in best.items()}})
+
+
+if __name__ == "__main__":
+    main()
