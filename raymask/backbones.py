@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import ray
@@ -17,7 +18,8 @@ from raymask.store import replacing
 def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:
     """Files of starting weights by member, for the members that start from any; each is fetched once and kept.
 
-    Every member's backbone is built once, in a process of its own, so that a wrong recipe is refused before anything is trained.
+    Every member's backbone is built once, in a worker, so that a wrong recipe is refused before anything is trained; for those
+    that start from random weights an empty file remembers that they can be.
 
     Raises:
         InputError: a backbone cannot be built, or its weights cannot be had.
@@ -33,16 +35,16 @@ def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:
 
 
 def backbone_file(recipe: Recipe) -> str:
-    """Name that changes with everything that decides the weights."""
+    """Name that changes with everything that decides the weights, or whether the backbone can be built."""
     height, width = recipe.height_width
-    source = "random"
+    source = f"random timm-{version('timm')}"
     if recipe.weights:
         status = recipe.weights.stat() if recipe.weights.exists() else None
         source = f"{recipe.weights.absolute()} {status.st_size} {status.st_mtime}" if status else str(recipe.weights)
     elif recipe.pretrained:
         source = "timm"
     digest = hashlib.sha256(f"{recipe.backbone} {height} {width} {source}".encode()).hexdigest()[:10]
-    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', recipe.backbone)}-{digest}.safetensors"
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', recipe.backbone)}-{digest}.{'safetensors' if recipe.pretrained else 'built'}"
 
 
 def _fetch(recipe: Recipe, file: Path) -> str | None:
@@ -55,6 +57,8 @@ def _fetch(recipe: Recipe, file: Path) -> str | None:
                 fetch_backbone(recipe, draft)
         else:
             build_classifier(recipe, {"any": 2})
+            with replacing(file) as draft:
+                draft.touch()
     except InputError as error:
         return str(error)
     return None

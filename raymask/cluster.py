@@ -48,7 +48,6 @@ LOCAL_ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 INIT: dict[str, Any] = {
-    "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
     "log_to_driver": False,
     "logging_level": logging.ERROR,
 }
@@ -78,7 +77,7 @@ def connect(compute: ComputeConfig) -> Iterator[Cluster]:
         _check_answers(address)
         try:
             with _silent_stderr():
-                ray.init(address=address, **INIT)
+                ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **INIT)
         except (ConnectionError, ValueError) as error:
             raise InputError(f"RAY_ADDRESS is '{address}', but no Ray answers there ({str(error).splitlines()[0]}).") from None
     elif not joined:
@@ -130,25 +129,35 @@ def _check_answers(address: str) -> None:
 
 
 def _start(compute: ComputeConfig) -> None:
-    before = dict(os.environ)
-    os.environ.update({key: value for key, value in LOCAL_ENVIRONMENT.items() if key not in os.environ})
     cpus = compute.cpus or len(os.sched_getaffinity(0))
-    os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * cpus + 2))
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    # Workers inherit their environment; by way of a runtime environment Ray would start none of them ahead of need.
+    wanted = WORKER_ENVIRONMENT | LOCAL_ENVIRONMENT | {"RAY_num_workers_soft_limit": str(2 * cpus + 2)}
+    if "PYTHONDONTWRITEBYTECODE" in os.environ:
         # Without bytecode each worker compiles torch anew, 5 s of CPU; with a prefix the user's folders stay clean as wanted.
-        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path.home() / ".cache" / "raymask" / "bytecode"))
+        wanted["PYTHONPYCACHEPREFIX"] = str(Path.home() / ".cache" / "raymask" / "bytecode")
+    with _environment(wanted), _silent_stderr():
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            num_gpus=compute.gpus,
+            include_dashboard=True,
+            **INIT,
+        )
+
+
+@contextmanager
+def _environment(wanted: dict[str, str]) -> Iterator[None]:
+    """Variables that are set while Ray is started, where the user has not set them; others are never missing meanwhile."""
+    added = {key: value for key, value in wanted.items() if key not in os.environ}
+    bytecode = os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.update(added)
     try:
-        with _silent_stderr():
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=compute.gpus,
-                include_dashboard=True,
-                **INIT,
-            )
+        yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for key in added:
+            os.environ.pop(key, None)
+        if bytecode:
+            os.environ["PYTHONDONTWRITEBYTECODE"] = bytecode
 
 
 @contextmanager

@@ -121,7 +121,9 @@ class Recipe(Strict):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weight_power: Share = Field(0.0, description="weight classes by (1/frequency)^power: 0 not at all, 1 in full")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of averaged weights; 0 for none")
-    amp: Literal["auto", "off", "bf16", "fp16"] = Field("auto", description="`auto` is bf16 where the processor has it, else fp16 on a GPU and off on a CPU")
+    amp: Literal["auto", "off", "bf16", "fp16"] = Field(
+        "auto", description="`auto` is bf16 where the processor has it, else fp16 on a GPU and off on a CPU"
+    )
     head: HeadConfig = HeadConfig()
 
     @model_validator(mode="after")

@@ -112,12 +112,13 @@ class Embedder:
 
         from raymask.device import prepare_process
         from raymask.engine import mixed_precision
-        from raymask.models import build_classifier, load_backbone
+        from raymask.models import build_classifier, load_backbone, quicken_prediction
 
         self.parts = parts
         self.device = prepare_process(threads)
         self.model = build_classifier(recipe, {}).eval()
         load_backbone(self.model, backbone)
+        quicken_prediction(self.model, recipe)
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.amp = mixed_precision(recipe, self.device)[0]
 

@@ -8,23 +8,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raymask.config import RunConfig
-from raymask.data.folds import replica_folds
 from raymask.display import Display
 from raymask.errors import RunError
-from raymask.stages import (
-    RaySession,
-    Scores,
-    absolute_runs,
-    open_run,
-    predict_test,
-    prepare_images,
-    summarise,
-    train_members,
-    vote_oof,
-)
-from raymask.store import Run, write_text
+from raymask.session import RaySession
+from raymask.store import Run, absolute_runs, write_text
+
+if TYPE_CHECKING:
+    from raymask.metrics import Score
 
 
 @dataclass(frozen=True)
@@ -32,7 +25,7 @@ class Result:
     """What a run left behind."""
 
     run: Run
-    scores: Scores
+    scores: dict[str, dict[str, Score]]
     """Out-of-fold scores by member (and `ensemble`) and target."""
 
 
@@ -45,15 +38,22 @@ def run(config: RunConfig, display: Display | None = None) -> Result:
     """
     display = display or Display()
     began = time.monotonic()
-    with ray_errors(absolute_runs(config.runs) / config.name), ExitStack() as stack:
-        ray_session = RaySession(stack, config.compute, display)
-        opened = open_run(config, display)
-        caches, manifest = prepare_images(opened, ray_session, display)
+    folder = absolute_runs(config.runs) / config.name
+    with ray_errors(folder), ExitStack() as stack:
+        session = RaySession(stack, config.compute, display)
+        if not Run(folder).report.exists():
+            session.begin()
+        # Only now, since they import pandas and its like: Ray is on its way meanwhile.
+        from raymask import stages
+        from raymask.data.folds import replica_folds
+
+        opened = stages.open_run(config, display)
+        caches, manifest = stages.prepare_images(opened, session, display)
         folds = replica_folds(manifest["fold"])
-        train_members(opened, folds, caches, manifest["image_id"], ray_session, display)
-        scores = vote_oof(opened, folds, manifest, display)
-        predict_test(opened, folds, manifest, ray_session, display)
-    summarise(opened, scores, time.monotonic() - began, display)
+        stages.train_members(opened, folds, caches, manifest["image_id"], session, display)
+        scores = stages.vote_oof(opened, folds, manifest, display)
+        stages.predict_test(opened, folds, manifest, session, display)
+    stages.summarise(opened, scores, time.monotonic() - began, display)
     return Result(opened.run, scores)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,9 @@ from raymask.config import Recipe
 from raymask.data.decode import InputSpec, decode_file
 from raymask.plan import ActorPool, input_spec
 from raymask.store import ReplicaId, Run, read_json
+
+if TYPE_CHECKING:
+    from raymask.models import Classifier
 
 IMAGES_PER_TASK = 64
 PIXELS = "pixels"
@@ -45,9 +50,9 @@ def predict(
     """
     specs = sorted({input_spec(recipe_of(run, replica)) for replica in replicas})
     ids, paths = images["image_id"].tolist(), images["path"].tolist()
+    size = max(1, min(IMAGES_PER_TASK, math.ceil(len(images) / pool.size)))
     chunks = [
-        {"image_id": ids[start : start + IMAGES_PER_TASK], "path": paths[start : start + IMAGES_PER_TASK]}
-        for start in range(0, len(images), IMAGES_PER_TASK)
+        {"image_id": ids[start : start + size], "path": paths[start : start + size]} for start in range(0, len(images), size)
     ]
     predicted = (
         ray.data.from_items(chunks, override_num_blocks=len(chunks))
@@ -104,22 +109,27 @@ class Predictor:
     ) -> None:
         from raymask.device import prepare_process
         from raymask.engine import mixed_precision
-        from raymask.models import load_classifier
+        from raymask.models import load_classifier, quicken_prediction
 
         self.device = prepare_process(threads)
         self.views, self.replicas = views, list(replicas)
-        self.groups: dict[tuple[int, str], list[int]] = defaultdict(list)
-        self.models, self.amp = [], []
+        self.groups: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        """Places of the replicas that share a backbone, by the place of the spec of their images."""
+        self.models: list[Classifier] = []
+        self.amp: list[Callable[[], AbstractContextManager[Any]]] = []
         for place, replica in enumerate(replicas):
             meta = read_json(run.meta(replica))
             recipe = Recipe.model_validate(meta["recipe"])
             heads = {head: len(names) for head, names in meta["classes"].items()}
-            self.models.append(load_classifier(recipe, heads, run.weights(replica)).to(self.device))
+            model = load_classifier(recipe, heads, run.weights(replica))
+            group = self.groups[specs.index(input_spec(recipe))][meta["frozen_backbone"] or str(replica)]
+            if group:
+                model.backbone = self.models[group[0]].backbone
+            else:
+                quicken_prediction(model, recipe)
+            group.append(place)
+            self.models.append(model.to(self.device))
             self.amp.append(mixed_precision(recipe, self.device)[0])
-            self.groups[specs.index(input_spec(recipe)), meta["frozen_backbone"] or str(replica)].append(place)
-        for places in self.groups.values():
-            for place in places[1:]:
-                self.models[place].backbone = self.models[places[0]].backbone
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Blocks of `_decode` -> blocks of image_id, problem and (n, sum of C) float32 probabilities."""
@@ -139,13 +149,18 @@ class Predictor:
         from raymask.tta import VIEWS
 
         sums: dict[int, Any] = {}
-        for (spec, _), places in self.groups.items():
+        for spec, backbones in self.groups.items():
             pixels = to_pixels(np.ascontiguousarray(batch[f"{PIXELS}{spec}"]), self.device)
             for view in self.views:
-                with self.amp[places[0]]():
-                    features = self.models[places[0]].features(VIEWS[view](pixels))
-                    for place in places:
-                        logits = self.models[place].classify(features)
-                        said = torch.cat([of_head.float().softmax(dim=1) for of_head in logits.values()], dim=1)
-                        sums[place] = sums[place] + said if place in sums else said
+                viewed, normalised = VIEWS[view](pixels), {}
+                for places in backbones.values():
+                    model = self.models[places[0]]
+                    if model.statistics not in normalised:
+                        normalised[model.statistics] = model.normalise(viewed)
+                    with self.amp[places[0]]():
+                        features = model.backbone(normalised[model.statistics])
+                        for place in places:
+                            logits = self.models[place].classify(features)
+                            said = torch.cat([of_head.float().softmax(dim=1) for of_head in logits.values()], dim=1)
+                            sums[place] = sums[place] + said if place in sums else said
         return {place: (total / len(self.views)).cpu().numpy() for place, total in sums.items()}

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from raymask.config import ENSEMBLE, ComputeConfig, DataConfig, Member, RunConfig, differences, resolve_members
+from raymask.config import ENSEMBLE, DataConfig, Member, RunConfig, differences, resolve_members
 from raymask.data import files, sources
 from raymask.data.augment import check_augment
 from raymask.data.decode import InputSpec
@@ -27,9 +24,11 @@ from raymask.errors import InputError, shortened
 from raymask.metrics import Score, score_heads, score_joint
 from raymask.oof import collect_oof, oof_by_head, replica_by_head
 from raymask.plan import Job, bank_spec, input_spec, plan_actors, plan_run
+from raymask.session import RaySession
 from raymask.store import (
     ReplicaId,
     Run,
+    absolute_runs,
     add_timing,
     load_run_config,
     read_json,
@@ -40,9 +39,6 @@ from raymask.store import (
 from raymask.submit import prediction_table, submission_table
 from raymask.tasks import JOINT, LabelSpace
 from raymask.tta import check_views
-
-if TYPE_CHECKING:
-    from raymask.cluster import Cluster
 
 Scores = dict[str, dict[str, Score]]
 
@@ -57,26 +53,6 @@ class Opened:
     members: list[Member]
     source: sources.Source
     test: sources.TestSet | None
-
-
-class RaySession:
-    """Ray, joined or started when it is first needed: a run of which all is finished needs none."""
-
-    def __init__(self, stack: ExitStack, compute: ComputeConfig, display: Display) -> None:
-        self._stack, self._compute, self._display = stack, compute, display
-
-    @cached_property
-    def cluster(self) -> Cluster:
-        """The running Ray."""
-        from raymask.cluster import connect
-
-        cluster = self._stack.enter_context(connect(self._compute))
-        cpus, gpus = (sum(getattr(node, kind) for node in cluster.nodes) for kind in ("cpus", "gpus"))
-        nodes = f"{len(cluster.nodes)} nodes, " if len(cluster.nodes) > 1 else ""
-        dashboard = f", dashboard at {cluster.dashboard}" if cluster.dashboard else ""
-        how = "started" if cluster.started_here else "joined"
-        self._display.line("ray", f"{how} with {nodes}{cpus:g} CPUs and {gpus:g} GPUs{dashboard}")
-        return cluster
 
 
 @contextmanager
@@ -123,12 +99,6 @@ def absolute_paths(data: DataConfig) -> DataConfig:
     """The data's paths so that they hold in any working directory."""
     given = {key: value for key in ("path", "test", "image_root") if (value := getattr(data, key))}
     return data.model_copy(update={key: files.absolute(value) for key, value in given.items()})
-
-
-def absolute_runs(runs: Path) -> Path:
-    """The folder of runs as an absolute path; inside a Ray job, whose working directory is thrown away, relative to home."""
-    base = Path.home() if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd()
-    return base / runs.expanduser()
 
 
 def cache_root(config: RunConfig) -> Path:
@@ -234,11 +204,11 @@ def train_members(
     cut_off = sum(run.checkpoint(replica).exists() for replica in replicas)
     if cut_off:
         display.line("train", f"{cut_off} replicas go on from their last finished epoch")
-    cluster = session.cluster
     from raymask.backbones import fetch_backbones
     from raymask.cluster import check_shared
     from raymask.train import train
 
+    cluster = session.cluster
     check_shared(run.root)
     unfinished = [m for m in opened.members if any(ReplicaId(m.name, fold) not in finished for fold in folds)]
     backbones = fetch_backbones(unfinished, cache_root(config) / "backbones")
@@ -334,9 +304,9 @@ def predict_test(opened: Opened, folds: list[int], manifest: pd.DataFrame, sessi
         display.line("predict", f"{len(test.images)} test images are predicted already")
         predicted = pd.read_parquet(run.test_predictions)
     else:
-        pool = plan_actors(session.cluster.nodes)
         from raymask.predict import predict
 
+        pool = plan_actors(session.cluster.nodes)
         with timed(run, "predict"), display.counting("predict", "test images") as count:
             predicted = predict(run, test.images, replicas, config.views, pool, count)
         write_table(run.test_predictions, predicted)

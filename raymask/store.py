@@ -6,6 +6,7 @@ A file is written under another name and renamed when complete, so that its exis
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -29,6 +30,12 @@ class ReplicaId:
 
     def __str__(self) -> str:
         return f"{self.member}/fold-{self.fold}"
+
+
+def absolute_runs(runs: Path) -> Path:
+    """The folder of runs as an absolute path; inside a Ray job, whose working directory is thrown away, relative to home."""
+    base = Path.home() if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd()
+    return base / runs.expanduser()
 
 
 @dataclass(frozen=True)

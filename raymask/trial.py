@@ -113,6 +113,7 @@ def _feed(
         first_epoch=min(learner.epoch for learner in learners),
         memory=job.stream_memory,
         cpus_per_task=slots.stream_cpus,
+        tasks=None if slots.gpus else slots.threads,  # a CPU thread never learns faster than another augments
     )
     return PixelFeed(batches, open_cache(cache, image_ids), device)
 

@@ -282,7 +282,9 @@ class TestFeatureFeed:
 
     def test_epochs_take_the_passes_in_turn_in_the_order_of_a_stream_of_all_epochs(self) -> None:
         passes = tuple(np.full((IMAGES, 1), number, np.float32) + np.arange(IMAGES)[:, None] / 100 for number in range(2))
-        feed = FeatureFeed(FeatureBank(tuple(p.astype(np.float32) for p in passes), {}), Schedule(self.STREAM, WORLD.labels.fold), 5, CPU)
+        feed = FeatureFeed(
+            FeatureBank(tuple(p.astype(np.float32) for p in passes), {}), Schedule(self.STREAM, WORLD.labels.fold), 5, CPU
+        )
         given = list(feed.training())
         assert [(inputs.epoch, inputs.step) for inputs in given] == [(e, s) for e in range(5) for s in range(STEPS)]
         for inputs in given:

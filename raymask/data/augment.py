@@ -7,6 +7,7 @@ import random
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,6 @@ import numpy.typing as npt
 
 from raymask.data.decode import Pixels
 from raymask.errors import InputError
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
-# albumentations imports torch where it can, for transforms that are not used here: 2 s and 600 MB in every worker.
-_without_torch = "torch" not in sys.modules
-if _without_torch:
-    sys.modules["torch"] = None  # type: ignore[assignment]
-try:
-    import albumentations as A  # noqa: N812
-finally:
-    if _without_torch:
-        del sys.modules["torch"]
 
 Transform = dict[str, dict[str, Any] | None]
 
@@ -84,7 +73,7 @@ class Augmenter:
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         built = [_build(transform) for transform in transforms]
-        self._compose = A.Compose(built, seed=0) if built else None
+        self._compose = albumentations().Compose(built, seed=0) if built else None
 
     def __call__(self, images: Pixels, seed: int, epoch: int, rows: npt.ArrayLike) -> Pixels:
         """(B, H, W, 3) uint8 augmented images; the same for the same (seed, epoch, row), whatever else is in the batch."""
@@ -135,12 +124,30 @@ def _problem(error: Exception) -> str:
     return said.rstrip(".")
 
 
-def _build(transform: Transform) -> A.BasicTransform:
+@cache
+def albumentations() -> Any:
+    """The library, imported when it is first needed and without torch, which it wants for transforms that are not used here.
+
+    That would cost 2 s and 600 MB in every worker.
+    """
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    without_torch = "torch" not in sys.modules
+    if without_torch:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import albumentations
+    finally:
+        if without_torch:
+            del sys.modules["torch"]
+    return albumentations
+
+
+def _build(transform: Transform) -> Any:
     if len(transform) != 1:
         raise InputError(f"recipe.augment: each item is one transform, such as {{HorizontalFlip: {{p: 0.5}}}}, not {transform}.")
     [(name, arguments)] = transform.items()
-    kind = getattr(A, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, A.BasicTransform)):
+    kind = getattr(albumentations(), name, None)
+    if not (isinstance(kind, type) and issubclass(kind, albumentations().BasicTransform)):
         raise InputError(f"recipe.augment: albumentations has no transform '{name}'.")
     try:
         with warnings.catch_warnings():

@@ -8,7 +8,6 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 from raymask.config import FoldsConfig
 from raymask.errors import InputError, shortened
@@ -47,6 +46,8 @@ def assign_folds(images: pd.DataFrame, config: FoldsConfig, seed: int) -> Labels
 
 
 def _split(config: FoldsConfig, seed: int, joint: Labels, groups: Labels) -> Labels:
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold  # a second that the default scheme does not need
+
     scheme = {"group": GroupKFold, "stratified": StratifiedKFold, "kfold": KFold}[config.scheme]
     splitter = scheme(n_splits=config.k, shuffle=True, random_state=seed)
     folds = np.empty(len(joint), dtype=np.int64)

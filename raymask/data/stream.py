@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import ray.data
-from ray.data import DataContext, ExecutionResources
+from ray.data import DataContext, ExecutionResources, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from raymask.data.augment import Augmenter
@@ -20,14 +21,24 @@ from raymask.data.batches import Batch, Schedule, StreamSpec, from_columns, make
 from raymask.data.cache import PreparedImages, open_cache
 
 IMAGES_PER_TASK = 256
+IMAGES_MADE_HERE = 1024
 SECONDS_BETWEEN_STEPS = 0.03
 BYTES_PER_TASK = 32 * 2**20
 
 
 def stream(
-    spec: StreamSpec, cache: Path, manifest: Path, *, first_epoch: int, memory: int, cpus_per_task: float
+    spec: StreamSpec,
+    cache: Path,
+    manifest: Path,
+    *,
+    first_epoch: int,
+    memory: int,
+    cpus_per_task: float,
+    tasks: int | None = None,
 ) -> Iterator[Batch]:
     """Batches of uint8 images in the order of (epoch, step), from `first_epoch` to the last epoch.
+
+    The first ones are made in this process, so that training begins while the workers of Ray Data are still being started.
 
     Args:
         spec: the stream.
@@ -36,20 +47,40 @@ def stream(
         first_epoch: epoch to begin with.
         memory: bytes of batches that may wait in the object store.
         cpus_per_task: CPUs that Ray books for each augmenting task.
+        tasks: most tasks at a time; None for as many as there are CPUs for.
     """
-    steps = open_schedule(spec, manifest).steps
-    pairs = (spec.epochs - first_epoch) * steps
-    if pairs <= 0:
+    schedule = open_schedule(spec, manifest)
+    first, end = first_epoch * schedule.steps, spec.epochs * schedule.steps
+    streamed = first + -(-IMAGES_MADE_HERE // spec.batch_size)
+    made_here = _batches(range(first, min(streamed, end)), spec, cache, manifest)
+    if streamed >= end:
+        yield from made_here
         return
     limit_execution(memory)
-    batches = numbered_tasks(pairs, steps_per_task(spec)).map_batches(
+    batches = numbered_tasks(end - streamed, steps_per_task(spec)).map_batches(
         _make_batches,
         batch_size=None,
+        compute=TaskPoolStrategy(size=tasks),
         num_cpus=cpus_per_task,
-        fn_kwargs={"spec": spec, "cache": cache, "manifest": manifest, "first": first_epoch * steps},
+        fn_kwargs={"spec": spec, "cache": cache, "manifest": manifest, "first": streamed},
     )
-    for columns in batches.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
+    blocks = iter(batches.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        yield next(made_here)  # the workers' imports would be in the way of the first step
+        first_block = executor.submit(next, blocks)
+        yield from made_here
+        yield from from_columns(first_block.result())
+    for columns in blocks:
         yield from from_columns(columns)
+
+
+def _batches(numbers: Iterable[int], spec: StreamSpec, cache: Path, manifest: Path) -> Iterator[Batch]:
+    """Batches by number, counted through all epochs."""
+    prepared, augmenter = prepared_images(cache, manifest), stream_augmenter(spec.augment)
+    schedule = open_schedule(spec, manifest)
+    for number in numbers:
+        epoch, step = divmod(number, schedule.steps)
+        yield make_batch(prepared, augmenter, schedule, epoch, step)
 
 
 def numbered_tasks(items: int, per_task: int) -> ray.data.Dataset:
@@ -91,10 +122,8 @@ def limit_execution(memory: int) -> None:
 def _make_batches(
     numbers: dict[str, np.ndarray], spec: StreamSpec, cache: Path, manifest: Path, first: int
 ) -> Iterator[dict[str, Any]]:
-    prepared, schedule, augmenter = prepared_images(cache, manifest), open_schedule(spec, manifest), stream_augmenter(spec.augment)
-    for number in numbers["item"].tolist():
-        epoch, step = divmod(first + number, schedule.steps)
-        yield to_columns(make_batch(prepared, augmenter, schedule, epoch, step))
+    for batch in _batches((first + numbers["item"]).tolist(), spec, cache, manifest):
+        yield to_columns(batch)
 
 
 @lru_cache(maxsize=4)

@@ -34,7 +34,11 @@ def prepared(count: int) -> PreparedImages:
 
 def all_batches(spec: StreamSpec, count: int, augmenter: Augmenter = FLIP) -> list[Batch]:
     images = prepared(count)
-    return [make_batch(images, augmenter, schedule(spec, count), epoch, step) for epoch in range(spec.epochs) for step in range(spec.steps(count))]
+    return [
+        make_batch(images, augmenter, schedule(spec, count), epoch, step)
+        for epoch in range(spec.epochs)
+        for step in range(spec.steps(count))
+    ]
 
 
 def joined(batches: list[Batch]) -> dict[str, Any]:
@@ -61,9 +65,7 @@ def test_every_row_is_in_an_epoch_once(count: int, batch_size: int, seed: int, e
     assert 1 <= len(batches[-1]) <= batch_size
 
 
-@given(
-    folds=st.lists(st.integers(-1, 5), min_size=1, max_size=200), batch_size=st.integers(1, 70), epoch=st.integers(0, 10**6)
-)
+@given(folds=st.lists(st.integers(-1, 5), min_size=1, max_size=200), batch_size=st.integers(1, 70), epoch=st.integers(0, 10**6))
 def test_every_batch_holds_its_share_of_each_fold(folds: list[int], batch_size: int, epoch: int) -> None:
     spec, fold = replace(SPEC, batch_size=batch_size), np.array(folds)
     uneven = Schedule(spec, fold)

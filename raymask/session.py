@@ -1,0 +1,68 @@
+"""Ray for a run: joined or started in the background, while the run reads its data."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from raymask.config import ComputeConfig
+from raymask.display import Display
+
+if TYPE_CHECKING:
+    from raymask.cluster import Cluster
+
+
+class RaySession:
+    """Ray, joined or started when it is first needed: a run of which all is finished needs none."""
+
+    def __init__(self, stack: ExitStack, compute: ComputeConfig, display: Display) -> None:
+        self._compute, self._display = compute, display
+        self._cluster: Cluster | None = None
+        self._error: BaseException | None = None
+        self._ready, self._ended = threading.Event(), threading.Event()
+        # Linux ends the processes of Ray with the thread that started them, so that thread lives as long as the session.
+        self._thread = threading.Thread(target=self._hold, name="ray-session", daemon=True)
+        stack.callback(self._end)
+
+    def begin(self) -> None:
+        """Connects in the background."""
+        if not self._thread.ident:
+            self._thread.start()
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The running Ray."""
+        self.begin()
+        self._ready.wait()
+        if self._error:
+            raise self._error
+        assert self._cluster, "a session that is ready has a cluster or an error"
+        self._display.line("ray", _described(self._cluster))
+        return self._cluster
+
+    def _hold(self) -> None:
+        from raymask.cluster import connect
+
+        try:
+            with connect(self._compute) as cluster:
+                self._cluster = cluster
+                self._ready.set()
+                self._ended.wait()
+        except BaseException as error:  # handed to the thread that asks for the cluster
+            self._error = error
+            self._ready.set()
+
+    def _end(self) -> None:
+        self._ended.set()
+        if self._thread.ident:
+            self._thread.join()
+
+
+def _described(cluster: Cluster) -> str:
+    cpus, gpus = (sum(getattr(node, kind) for node in cluster.nodes) for kind in ("cpus", "gpus"))
+    nodes = f"{len(cluster.nodes)} nodes, " if len(cluster.nodes) > 1 else ""
+    dashboard = f", dashboard at {cluster.dashboard}" if cluster.dashboard else ""
+    how = "started" if cluster.started_here else "joined"
+    return f"{how} with {nodes}{cpus:g} CPUs and {gpus:g} GPUs{dashboard}"
