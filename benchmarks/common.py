@@ -55,7 +55,7 @@ def best_time(work: Callable[[], Any], repeats: int = 5, warm_up: int = 1) -> fl
 
 @dataclass
 class Memory:
-    """Most memory that a process and all its descendants (and Ray's processes) held together."""
+    """Most memory that a process and all its descendants held together."""
 
     peak: int = 0
     """Bytes, as proportional set size: a page that n processes share counts 1/n in each."""
@@ -64,13 +64,13 @@ class Memory:
 
 
 @contextmanager
-def watch_memory(every: float = 2.0) -> Iterator[Memory]:
-    """Samples the proportional set size of this process and all its descendants."""
+def watch_memory(root: int, every: float = 1.0) -> Iterator[Memory]:
+    """Samples the proportional set size of a process and all its descendants, which those of its own Ray are."""
     memory, stop = Memory(), threading.Event()
 
     def watch() -> None:
         while not stop.wait(every):
-            by_name = _pss_by_name()
+            by_name = _pss_by_name(root)
             if sum(by_name.values()) > memory.peak:
                 memory.peak, memory.by_name = sum(by_name.values()), by_name
 
@@ -83,14 +83,17 @@ def watch_memory(every: float = 2.0) -> Iterator[Memory]:
         thread.join()
 
 
-def _pss_by_name() -> dict[str, int]:
-    me = psutil.Process()
+def _pss_by_name(root: int) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    for process in [me, *me.children(recursive=True)]:
+    try:
+        processes = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
+    except psutil.Error:  # it has just ended
+        return sizes
+    for process in processes:
         try:
-            name = "driver" if process.pid == me.pid else process.cmdline()[0].split("/")[-1].split()[0][:40]
+            name = "driver" if process.pid == root else process.cmdline()[0].split("/")[-1].split()[0][:40]
             sizes[name] = sizes.get(name, 0) + process.memory_full_info().pss
-        except (psutil.Error, IndexError):  # a process that has just ended
+        except (psutil.Error, IndexError):
             continue
     return sizes
 

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from common import WORK, photos, show, write_results
-from plain import Network, Settings, described, train_replica, tuned
+
+from benchmarks.common import WORK, photos, show, write_results
+from benchmarks.plain import Network, Settings, described, train_replica, tuned
 
 TASKS = ("mask", "gender", "age")
 LIMIT_SECONDS = 20.0
@@ -89,12 +90,8 @@ def tune_run(table: pd.DataFrame, settings: Settings, replicas: int) -> float:
 
     ray.init(num_cpus=len(os.sched_getaffinity(0)), log_to_driver=False, include_dashboard=False)
     started = time.perf_counter() - began
-    here = str(Path(__file__).parent)
 
     def trial(config: dict[str, Any]) -> None:
-        sys.path.insert(0, here)
-        from plain import train_replica
-
         said = train_replica(table, *config["replica"], settings)
         tune.report({"done": len(said)})
 

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from common import WORK, show, write_results
 from timm.data.loader import PrefetchLoader
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from tta import FOLDS, write_run
 
+from benchmarks.common import WORK, show, write_results
 from raymask import predict as prediction
 from raymask.config import Member, Recipe
 from raymask.data.batches import Batch

@@ -27,9 +27,9 @@ import pandas as pd
 import psutil
 import ray.data
 import torch
-from common import WORK, keep_memory, photos, show, write_results
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.common import WORK, keep_memory, photos, show, write_results
 from raymask.cluster import connect
 from raymask.config import ComputeConfig, Recipe, RunConfig
 from raymask.data.augment import Augmenter, resolve_augment

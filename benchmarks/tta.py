@@ -28,11 +28,11 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from common import WORK, photos, show, write_results
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import CenterCrop
 
+from benchmarks.common import WORK, photos, show, write_results
 from raymask import predict as prediction
 from raymask.cluster import WORKER_ENVIRONMENT, connect
 from raymask.config import ComputeConfig, Recipe, RunConfig

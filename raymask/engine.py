@@ -67,7 +67,7 @@ class Feed(Protocol):
         ...
 
     def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
-        """Logits from some places of a batch that `training` gave last."""
+        """Logits from some places of a batch."""
         ...
 
     def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
@@ -80,16 +80,18 @@ class PixelFeed:
 
     def __init__(self, batches: Iterable[Batch], prepared: PreparedImages, device: torch.device) -> None:
         self.batches, self.prepared, self.device = batches, prepared, device
+        self._pixels: Tensor | None = None
         self._normalised: dict[tuple[float, ...], Tensor] = {}
 
     def training(self) -> Iterator[Inputs]:
         """See `Feed`."""
         for batch in self.batches:
-            self._normalised.clear()
             yield Inputs(to_pixels(batch.images, self.device), batch.rows, batch.epoch, batch.step)
 
     def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
         """See `Feed`; a batch is normalised once for all models that want the same mean and deviation."""
+        if self._pixels is not inputs.tensor:
+            self._pixels, self._normalised = inputs.tensor, {}
         if model.statistics not in self._normalised:
             self._normalised[model.statistics] = model.normalise(inputs.tensor)
         return model.classify(model.backbone(self._normalised[model.statistics][places]))
