@@ -29,7 +29,7 @@ def zoom(pixels: Tensor) -> Tensor:
     height, width = pixels.shape[-2:]
     top, left = round(height * ZOOM_MARGIN), round(width * ZOOM_MARGIN)
     centre = pixels[..., top : height - top, left : width - left]
-    # As float32: CUDA interpolates no uint8.
+    # As float32, since not every device interpolates uint8.
     grown = interpolate(centre.to(torch.float32), size=(height, width), mode="bilinear", align_corners=False)
     return grown.to(pixels.dtype) if pixels.is_floating_point() else grown.round_().to(pixels.dtype)
 

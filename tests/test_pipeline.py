@@ -14,14 +14,17 @@ import torch
 from rich.console import Console
 
 import raymask
-from raymask.config import RunConfig, load_config
+from raymask.config import Recipe, RunConfig, load_config
+from raymask.data.decode import decode_file
 from raymask.data.demo import write_demo
 from raymask.display import Display
 from raymask.errors import InputError
+from raymask.models import load_classifier, to_pixels
 from raymask.pipeline import run
-from raymask.plan import ActorPool
+from raymask.plan import ActorPool, input_spec
 from raymask.predict import predict
 from raymask.store import ReplicaId, Run, load_run_config, read_json
+from raymask.tta import VIEWS
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -307,3 +310,19 @@ def test_the_library_draws_the_demo_when_no_data_are_given(tmp_path: Path, monke
     assert set(result.scores) == {"mask", "ensemble"}
     assert 0 <= result.scores["ensemble"]["mask"]["f1"] <= 1
     assert len(pd.read_csv(result.run.submission)) == 14
+
+
+def test_test_images_are_predicted_as_by_the_models_that_were_trained(finished: tuple[Run, str], photos: Path) -> None:
+    """Folded batch norms, shared normalising and batches of any size leave the numbers as they are."""
+    done, replica = finished[0], ReplicaId("multi", 1)
+    table = pd.read_parquet(done.test_predictions).set_index("image_id")
+    recipe = Recipe.model_validate(read_json(done.meta(replica))["recipe"])
+    model = load_classifier(recipe, {"mask": 3, "gender": 2, "age": 3}, done.weights(replica))
+    for image_id in table.index[:5]:
+        problem, [pixels] = decode_file(str(photos / "eval" / "images" / image_id), [input_spec(recipe)])
+        assert problem == ""
+        views = [view(to_pixels(pixels[None], torch.device("cpu"))) for view in (VIEWS["original"], VIEWS["hflip"])]
+        with torch.inference_mode():
+            expected = torch.stack([torch.cat([one.softmax(1) for one in model(view).values()], 1)[0] for view in views]).mean(0)
+        columns = [name for name in table.columns if name.startswith(f"{replica}|")]
+        np.testing.assert_allclose(table.loc[image_id, columns].to_numpy(float), expected, atol=1e-4)
