@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import subprocess
@@ -82,7 +83,7 @@ def plain_run(table: pd.DataFrame, settings: Settings, replicas: int) -> float:
 
 
 def tune_run(table: pd.DataFrame, settings: Settings, replicas: int) -> float:
-    """Seconds for all replicas as independent trials, one CPU each; Ray's start is counted once."""
+    """Seconds for all replicas as independent trials, one CPU each; Ray's start is counted once, and trials come in waves."""
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     began = time.perf_counter()
     import ray
@@ -104,7 +105,8 @@ def tune_run(table: pd.DataFrame, settings: Settings, replicas: int) -> float:
     results = tuner.fit()
     assert not results.errors, results.errors
     ray.shutdown()
-    return started + (time.perf_counter() - began - started) * len(wanted) / replicas
+    cores = len(os.sched_getaffinity(0))
+    return started + (time.perf_counter() - began - started) * math.ceil(len(wanted) / cores) / math.ceil(replicas / cores)
 
 
 def _limit_process(settings: Settings, own: bool, gate: Any, rates: Any) -> None:
@@ -117,7 +119,8 @@ def _limit_process(settings: Settings, own: bool, gate: Any, rates: Any) -> None
         network = Network(settings, 3, 10**6)
         pixels, labels, images = _tensors(settings)
         step = lambda: network.step(pixels, labels)  # noqa: E731
-    for _ in range(3):
+    warm = time.perf_counter() + LIMIT_SECONDS / 2
+    while time.perf_counter() < warm:  # the allocator has all it needs only after some steps
         step()
     gate.wait()
     began, steps = time.perf_counter(), 0
