@@ -1,4 +1,4 @@
-"""Prepared images on disk: uint8 arrays that every process of a machine maps into its memory and shares.
+"""Prepared images on disk: uint8 arrays that every process of a machine reads from its one page cache.
 
 A cache is a folder named by its content: `shard-00000.npy` ... of (n, H, W, 3) uint8 each, and `index.parquet` with one row an
 image (image_id, shard, offset, problem), written last. Rows of broken images have a `problem` and no pixels.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -57,11 +58,37 @@ def index_path(folder: Path) -> Path:
     return folder / "index.parquet"
 
 
+class Shard(Protocol):
+    """Images of one size by number."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, H, W, 3)."""
+        ...
+
+    def __getitem__(self, number: int) -> Pixels:
+        """(H, W, 3) uint8."""
+        ...
+
+
+class ShardFile:
+    """A shard that is read image by image, not mapped: mapped pages would count as memory of the processes that read them."""
+
+    def __init__(self, file: Path) -> None:
+        header = np.load(file, mmap_mode="r")
+        self.file, self.shape, self.start = file, header.shape, int(header.offset)
+
+    def __getitem__(self, number: int) -> Pixels:
+        """(H, W, 3) uint8."""
+        values = int(np.prod(self.shape[1:]))
+        return np.fromfile(self.file, np.uint8, values, offset=self.start + int(number) * values).reshape(self.shape[1:])
+
+
 @dataclass(frozen=True)
 class PreparedImages:
     """Random access to prepared images; the pixels stay on disk and in the page cache."""
 
-    shards: tuple[Pixels, ...]
+    shards: tuple[Shard, ...]
     shard_of: npt.NDArray[np.int64]
     offset_of: npt.NDArray[np.int64]
 
@@ -84,5 +111,5 @@ def open_cache(folder: Path, image_ids: pd.Series) -> PreparedImages:
     places = index.loc[image_ids.to_numpy()]
     assert (places["problem"] == "").all(), "broken images are set aside before a cache is opened"
     count = int(index["shard"].max()) + 1
-    shards = tuple(np.load(shard_path(folder, shard), mmap_mode="r") for shard in range(count))
+    shards = tuple(ShardFile(shard_path(folder, shard)) for shard in range(count))
     return PreparedImages(shards, places["shard"].to_numpy(np.int64), places["offset"].to_numpy(np.int64))
