@@ -1,8 +1,7 @@
 """Most memory that a whole job holds in all its processes: `python benchmarks/memory.py --images 18900 --image-size 224`.
 
 Three specialists, one fold held out, one epoch, as many prepared images as asked for, whose files are some drawn photos that many
-rows name. Memory is the proportional set size: a page that n processes share counts 1/n in each, and pages of the mapped cache
-count while a process maps them.
+rows name. Memory is the proportional set size: a page that n processes share counts 1/n in each.
 """
 
 from __future__ import annotations
