@@ -7,8 +7,7 @@ import os
 import platform
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -41,16 +40,16 @@ def keep_memory() -> None:
         os.execvpe(sys.executable, [sys.executable, *sys.argv], environment)
 
 
-def best_time(work: Callable[[], Any], repeats: int = 5, warm_up: int = 1) -> float:
-    """Seconds of the quickest of several calls, the first ones not counted."""
-    for _ in range(warm_up):
-        work()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables that processes find which are started meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @dataclass

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from benchmarks.common import WORK, photos, show, write_results
+from benchmarks.common import WORK, environment, photos, show, write_results
 from benchmarks.plain import Network, Settings, described, train_replica, tuned
 
 TASKS = ("mask", "gender", "age")
@@ -171,19 +171,16 @@ def limit(settings: Settings, own: bool) -> float:
     """Images a second of bare steps on all cores, a process and a thread on each."""
     from raymask.cluster import WORKER_ENVIRONMENT
 
-    before = dict(os.environ)
-    os.environ.update(WORKER_ENVIRONMENT if own else {})
     spawn = multiprocessing.get_context("spawn")
     cores = len(os.sched_getaffinity(0))
     gate, rates = spawn.Barrier(cores), spawn.Queue()
     processes = [spawn.Process(target=_limit_process, args=(settings, own, gate, rates)) for _ in range(cores)]
-    for process in processes:
-        process.start()
+    with environment(WORKER_ENVIRONMENT if own else {}):
+        for process in processes:
+            process.start()
     total = sum(rates.get() for _ in processes)
     for process in processes:
         process.join()
-    os.environ.clear()
-    os.environ.update(before)
     return float(total)
 
 

@@ -86,8 +86,8 @@ class Jpegs(Dataset):
         return self.transforms(image=cv2.resize(square, (self.size, self.size), interpolation=cv2.INTER_AREA))["image"], place
 
 
-class Mapped(Dataset):
-    """The prepared images, mapped into memory."""
+class Prepared(Dataset):
+    """The prepared images, read from the cache."""
 
     def __init__(self, prepared: PreparedImages, transforms: A.Compose) -> None:
         self.prepared, self.transforms = prepared, transforms
@@ -96,8 +96,7 @@ class Mapped(Dataset):
         return len(self.prepared.shard_of)
 
     def __getitem__(self, place: int) -> tuple[np.ndarray, int]:
-        shard, offset = self.prepared.shard_of[place], self.prepared.offset_of[place]
-        return self.transforms(image=np.array(self.prepared.shards[shard][offset]))["image"], place
+        return self.transforms(image=self.prepared.read([place])[0])["image"], place
 
 
 @dataclass
@@ -241,7 +240,7 @@ def run_all(work: Work, workers: list[int], repeats: int) -> dict[str, list[Pass
     jpegs = Jpegs(work.images["path"].tolist(), work.spec.input.height, work.compose())
     for count in workers:
         peers[loader_name(count, "JPEG")] = of_loader(jpegs, work.spec, count)
-        peers[loader_name(count, "prepared")] = of_loader(Mapped(work.prepared(), work.compose()), work.spec, count)
+        peers[loader_name(count, "prepared")] = of_loader(Prepared(work.prepared(), work.compose()), work.spec, count)
     passes = {name: [measure(peer, lambda process: True)] for name, peer in peers.items()}
     loaders = set(psutil.Process().children())
     compute = ComputeConfig()

@@ -17,8 +17,7 @@ import multiprocessing as mp
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import CenterCrop
 
-from benchmarks.common import WORK, photos, show, write_results
+from benchmarks.common import WORK, environment, photos, show, write_results
 from raymask import predict as prediction
 from raymask.cluster import WORKER_ENVIRONMENT, connect
 from raymask.config import ComputeConfig, Recipe, RunConfig
@@ -205,15 +204,6 @@ def process_of_peer(prepare: Prepare, work: Work, number: int, processes: int, b
         ready = time.time()
         probabilities = np.concatenate(answer())
     results.put((number, began, ready, time.time(), probabilities))
-
-
-@contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(values)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def time_peer(work: Work, prepare: Prepare, processes: int, values: Mapping[str, str]) -> Timing:
