@@ -17,7 +17,7 @@ from raymask.session import RaySession
 from raymask.store import Run, absolute_runs, write_text
 
 if TYPE_CHECKING:
-    from raymask.metrics import Score
+    from raymask.stages import Scores
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Result:
     """What a run left behind."""
 
     run: Run
-    scores: dict[str, dict[str, Score]]
+    scores: Scores
     """Out-of-fold scores by member (and `ensemble`) and target."""
 
 

@@ -16,9 +16,8 @@ from ray.util.metrics import Gauge
 
 import raymask
 from raymask.data.batches import Schedule
-from raymask.data.cache import open_cache
 from raymask.data.features import BankSpec, open_bank
-from raymask.data.stream import stream
+from raymask.data.stream import open_schedule, prepared_images, stream
 from raymask.device import prepare_process
 from raymask.engine import EpochReport, FeatureFeed, Feed, LabelTable, Learner, PixelFeed, train_pack
 from raymask.metrics import heads_of
@@ -44,12 +43,12 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     manifest = pd.read_parquet(job.run.manifest)
     labels = label_table(manifest, job.space)
     replicas = [replica for replica in pack.replicas if not job.run.finished(replica)]
-    schedule = Schedule(pack.stream, labels.fold)
+    schedule = open_schedule(pack.stream, job.run.manifest)
     steps = schedule.steps
     learners = [build_learner(job, replica, labels, steps, device) for replica in replicas]
     histories = [_take_up(job.run, *pair) for pair in zip(learners, replicas, strict=True)]
     reporter = Reporter(job.run.name, pack, replicas, steps, report)
-    feed = _feed(job, pack, slots, learners, schedule, manifest["image_id"], device)
+    feed = _feed(job, pack, slots, learners, schedule, device)
 
     def on_epoch(epoch: EpochReport) -> None:
         for learner, replica, history in zip(learners, replicas, histories, strict=True):
@@ -91,15 +90,7 @@ def _mixed(seed: int, name: str) -> int:
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
 
 
-def _feed(
-    job: Job,
-    pack: Pack,
-    slots: Slots,
-    learners: Sequence[Learner],
-    schedule: Schedule,
-    image_ids: pd.Series,
-    device: torch.device,
-) -> Feed:
+def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], schedule: Schedule, device: torch.device) -> Feed:
     if pack.frozen:
         for learner in learners[1:]:
             learner.model.backbone = learners[0].model.backbone
@@ -115,7 +106,7 @@ def _feed(
         cpus_per_task=slots.stream_cpus,
         tasks=None if slots.gpus else slots.threads,  # a CPU thread never learns faster than another augments
     )
-    return PixelFeed(batches, open_cache(cache, image_ids), device)
+    return PixelFeed(batches, prepared_images(cache, job.run.manifest), device)
 
 
 def _take_up(run: Run, learner: Learner, replica: ReplicaId) -> History:
