@@ -29,19 +29,22 @@ from torch.profiler import ProfilerActivity, profile
 from tta import FOLDS, write_run
 
 from benchmarks.common import WORK, show, write_results
-from raymask import predict as prediction
 from raymask.config import Member, Recipe
 from raymask.data.batches import Batch
 from raymask.data.cache import PreparedImages
 from raymask.device import prepare_process
 from raymask.engine import LabelTable, PixelFeed, mixed_precision, train_pack
+from raymask.inference import Predictor
 from raymask.models import load_classifier, to_pixels
 from raymask.plan import Job, input_spec
 from raymask.store import ReplicaId, Run
 from raymask.tasks import JOINT, LabelSpace, Task
 from raymask.trial import build_learner
 from raymask.tta import VIEWS
+from raymask.viewing import even
 
+VIEW_NAMES = ("original", "hflip", "zoom", "zoom_hflip")
+PREDICTED = [VIEWS[name] for name in VIEW_NAMES]
 BATCHES = 8
 SPACE = LabelSpace(
     tuple(Task(name, name, tuple(map(str, range(n))), (), ()) for name, n in (("mask", 3), ("gender", 2), ("age", 3)))
@@ -151,13 +154,10 @@ def pinned_batches(work: Work) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def predict_as_raymask(work: Work, run: Run, replicas: list[ReplicaId]) -> Callable[[np.ndarray], Any]:
-    predictor = prediction.Predictor(run, replicas, tuple(VIEWS), (input_spec(work.recipe),), torch.get_num_threads())
+    models = {str(replica): run.replica(replica) for replica in replicas}
+    predictor = Predictor(models, even(VIEW_NAMES), (input_spec(work.recipe),), torch.get_num_threads())
 
-    def predict(images: np.ndarray) -> Any:
-        nothing = np.full(len(images), "", dtype=object)
-        return predictor({"image_id": nothing, "problem": nothing, f"{prediction.PIXELS}0": images})
-
-    return predict
+    return lambda images: predictor([images])
 
 
 def predict_in_a_loop(work: Work, run: Run, replicas: list[ReplicaId]) -> Callable[[np.ndarray], Any]:
@@ -172,7 +172,7 @@ def predict_in_a_loop(work: Work, run: Run, replicas: list[ReplicaId]) -> Callab
         pixels = to_pixels(images, work.device)
         with torch.inference_mode(), autocast():
             by_model = [
-                torch.stack([next(iter(model(view(pixels)).values())).float().softmax(dim=1) for view in VIEWS.values()]).mean(0)
+                torch.stack([next(iter(model(view(pixels)).values())).float().softmax(dim=1) for view in PREDICTED]).mean(0)
                 for model in models
             ]
         return torch.cat(by_model, dim=1).cpu().numpy()
@@ -253,7 +253,7 @@ def main() -> None:
     best = {name: max(of_turn, key=lambda figure: figure.rate) for name, of_turn in figures.items()}
     what = f"{arguments.backbone} at {arguments.size} px, batches of {arguments.batch_size}, {device.type}"
     show_figures(f"Training {what}", {name: best[name] for name in training})
-    show_figures(f"Predicting {what}, {len(VIEWS)} views", {name: best[name] for name in predicting})
+    show_figures(f"Predicting {what}, {len(PREDICTED)} views", {name: best[name] for name in predicting})
     write_results(f"gpu-{arguments.backbone}", {**vars(arguments), "best": {name: asdict(of) for name, of in best.items()}})
 
 

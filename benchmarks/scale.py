@@ -25,7 +25,7 @@ from raymask.config import ENSEMBLE, ComputeConfig, FoldsConfig, Member, Recipe,
 from raymask.data.folds import assign_folds, check_leak, thin_classes
 from raymask.data.sources import label_space
 from raymask.metrics import score_joint
-from raymask.oof import collect_oof, oof_by_head
+from raymask.oof import collect_oof, oof_by_view
 from raymask.plan import Job, Node, Pack, Plan, Slots, makespan, plan_run
 from raymask.report import build_report
 from raymask.store import ReplicaId, Run, read_json, save_run_config, write_json, write_table
@@ -258,9 +258,7 @@ def predict_folds() -> None:
     write_table(ROWS.oof_ensemble, prediction_table(manifest["image_id"], manifest["image_id"].str[:0], joint, space))
     truth = {target: manifest[f"label_{target}"].to_numpy() for target in (*space.names, JOINT)}
     scores = score_joint(space, joint.argmax(axis=1), truth)
-    write_json(
-        ROWS.ensemble, {"rule": "soft", "views": VIEWS, "images": len(manifest), "oof": {MEMBER: scores, ENSEMBLE: scores}}
-    )
+    write_json(ROWS.ensemble, {"images": len(manifest), "oof": {MEMBER: scores, ENSEMBLE: scores}})
 
 
 def collect_member() -> Callable[[], Any]:
@@ -270,7 +268,7 @@ def collect_member() -> Callable[[], Any]:
 
 def read_member() -> Callable[[], Any]:
     ids = pd.read_parquet(ROWS.manifest)["image_id"]
-    return lambda: oof_by_head(ROWS, MEMBER, VIEWS, ids)
+    return lambda: oof_by_view(ROWS, MEMBER, VIEWS, ids)
 
 
 def report_rows() -> Callable[[], None]:
@@ -286,7 +284,7 @@ STEPS: Mapping[str, Callable[[], Callable[[], Any] | None]] = {
     "folds assigned, checked and written": fold_images,
     "predictions drawn": predict_folds,
     "a member's OOF collected, two views": collect_member,
-    "a member's OOF averaged over the views": read_member,
+    "a member's OOF read, two views": read_member,
     "report": report_rows,
 }
 

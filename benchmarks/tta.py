@@ -37,13 +37,17 @@ from raymask.cluster import WORKER_ENVIRONMENT, connect
 from raymask.config import ComputeConfig, Recipe, RunConfig
 from raymask.data.decode import InputSpec, Pixels, decode_file
 from raymask.data.sources import read_source
+from raymask.inference import Predictor, recipe_of
 from raymask.metrics import heads_of
 from raymask.models import build_classifier, load_classifier, save_classifier, to_pixels
 from raymask.plan import input_spec, plan_actors
 from raymask.store import ReplicaId, Run, read_json, replacing, write_json
 from raymask.tasks import LabelSpace
 from raymask.tta import VIEWS, ZOOM_MARGIN
+from raymask.viewing import even
 
+VIEW_NAMES = ("original", "hflip", "zoom", "zoom_hflip")
+PREDICTED = [VIEWS[name] for name in VIEW_NAMES]
 FOLDS, BATCH = 5, 64
 CORES = len(os.sched_getaffinity(0))
 CPU = torch.device("cpu")
@@ -101,7 +105,7 @@ def load_models(work: Work) -> list[nn.Module]:
     """Each gives logits of its one head from pixels."""
     models = []
     for replica in work.replicas:
-        recipe, meta = prediction.recipe_of(work.run, replica), read_json(work.run.meta(replica))
+        recipe, meta = recipe_of(work.run.replica(replica)), read_json(work.run.meta(replica))
         heads = {head: len(names) for head, names in meta["classes"].items()}
         models.append(OneHead(load_classifier(recipe, heads, work.run.weights(replica))))
     return models
@@ -150,7 +154,7 @@ def tuned(work: Work, number: int) -> Answer:
 
 
 def mean_of_views(model: nn.Module, batches: Iterable[Tensor]) -> np.ndarray:
-    by_view = [torch.cat([model(view(pixels)) for pixels in batches]) for view in VIEWS.values()]
+    by_view = [torch.cat([model(view(pixels)) for pixels in batches]) for view in PREDICTED]
     return torch.stack(by_view).mean(dim=0).numpy()
 
 
@@ -179,11 +183,11 @@ def limit_fp32(work: Work, number: int) -> Answer:
 
 def limit_raymask(work: Work, number: int) -> Answer:
     """raymask's own actor, without Ray, over this process's share of decoded images."""
-    predictor = prediction.Predictor(work.run, work.replicas, tuple(VIEWS), (work.spec,), 1)
+    models = {str(replica): work.run.replica(replica) for replica in work.replicas}
+    predictor = Predictor(models, even(VIEW_NAMES), (work.spec,), 1)
 
     def predict(images: Pixels) -> np.ndarray:
-        nothing = np.full(len(images), "", dtype=object)
-        return predictor({"image_id": nothing, "problem": nothing, f"{prediction.PIXELS}0": images})["probabilities"]
+        return np.concatenate([of_head for of_model in predictor([images]) for of_head in of_model.values()], axis=1)
 
     return over_share(work, number, predict)
 
@@ -221,25 +225,26 @@ def time_peer(work: Work, prepare: Prepare, processes: int, values: Mapping[str,
     return Timing(max(done) - min(began), max(done) - max(ready), np.concatenate(probabilities))
 
 
-class TimedPredictor(prediction.Predictor):
+class TimedCrew(prediction.Crew):
     """Leaves the time at which it was ready in a file."""
 
-    def __init__(self, run: Run, *arguments: Any, **options: Any) -> None:
-        super().__init__(run, *arguments, **options)
-        write_json(run.root / "ready" / f"{os.getpid()}.json", time.time())
+    def __init__(self, models: Mapping[str, Path], *arguments: Any) -> None:
+        super().__init__(models, *arguments)
+        run = next(iter(models.values())).parents[2]
+        write_json(run / "ready" / f"{os.getpid()}.json", time.time())
 
 
 def time_raymask(work: Work) -> Timing:
     """On a Ray that runs already; `work` begins when the first actor is ready."""
     shutil.rmtree(work.run.root / "ready", ignore_errors=True)
     with connect(ComputeConfig()) as cluster:
-        prediction.Predictor, own = TimedPredictor, prediction.Predictor
+        prediction.Crew, own = TimedCrew, prediction.Crew
         began = time.time()
         table = prediction.predict(
-            work.run, work.images, work.replicas, tuple(VIEWS), plan_actors(cluster.nodes), lambda done, of: None
+            work.run, work.images, work.replicas, even(VIEW_NAMES), plan_actors(cluster.nodes), lambda done, of: None
         )
         done = time.time()
-        prediction.Predictor = own
+        prediction.Crew = own
     ready = min(read_json(file) for file in (work.run.root / "ready").iterdir())
     in_order = table.set_index("image_id").loc[work.images["image_id"]].drop(columns="problem")
     return Timing(done - began, done - ready, in_order.to_numpy(np.float32))
@@ -271,7 +276,7 @@ def main() -> None:
         for name, peer in PEERS.items():
             timings[name].append(peer(work))
     rows = compare(timings)
-    title = f"{len(work.images)} photos by {len(replicas)} × {arguments.backbone} at {arguments.size} px, {len(VIEWS)} views"
+    title = f"{len(work.images)} photos by {len(replicas)} × {arguments.backbone} at {arguments.size} px, {len(PREDICTED)} views"
     show(title, ("peer", *next(iter(rows.values()))), [(name, *row.values()) for name, row in rows.items()])
     seconds = {name: [(turn.whole, turn.work) for turn in turns] for name, turns in timings.items()}
     write_results(f"tta-{arguments.backbone}", {**vars(arguments), "peers": rows, "seconds": seconds})

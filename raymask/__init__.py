@@ -20,17 +20,32 @@ _HOME = {
     "load_config": "config",
     "recipe_names": "config",
     "write_demo": "data.demo",
+    "Ensemble": "inference",
+    "load": "inference",
     "run": "pipeline",
     "Result": "pipeline",
     "Run": "store",
 }
 
-__all__ = ["InputError", "Result", "Run", "RunConfig", "__version__", "load_config", "recipe_names", "run", "write_demo"]
+__all__ = [
+    "Ensemble",
+    "InputError",
+    "Result",
+    "Run",
+    "RunConfig",
+    "__version__",
+    "load",
+    "load_config",
+    "recipe_names",
+    "run",
+    "write_demo",
+]
 
 if TYPE_CHECKING:
     from raymask.config import RunConfig, load_config, recipe_names
     from raymask.data.demo import write_demo
     from raymask.errors import InputError
+    from raymask.inference import Ensemble, load
     from raymask.pipeline import Result, run
     from raymask.store import Run
 

@@ -1,4 +1,4 @@
-"""The command line: `raymask train`, `raymask recipes`, `raymask demo-data`."""
+"""The command line: `raymask train`, `vote`, `refit`, `pseudo`, `distil`, `soup`, `serve`, `recipes` and `demo-data`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,129 @@ def train(
     from raymask.pipeline import run
 
     run(config)
+
+
+@app.command()
+def refit(
+    run: Annotated[Path, typer.Argument(help="directory of a trained run")],
+    member: Annotated[list[str] | None, typer.Option(metavar="NAME", help="a member (default: all of them)")] = None,
+) -> None:
+    """Trains a finished run's members on the people of all folds. Started again, it goes on with what is unfinished."""
+    from raymask import afterwards
+
+    afterwards.refit(run, member or ())
+
+
+@app.command()
+def soup(
+    run: Annotated[Path, typer.Argument(help="directory of a trained run from which people are held out (folds.reserve)")],
+    member: Annotated[list[str] | None, typer.Option(metavar="NAME", help="a member (default: all of them)")] = None,
+) -> None:
+    """Averages each member's models of all folds to one, and scores what is lost on the people held out."""
+    from raymask import afterwards
+
+    afterwards.soup(run, member or ())
+
+
+@app.command()
+def pseudo(
+    run: Annotated[Path, typer.Argument(help="directory of a trained run with test images")],
+    name: Annotated[str | None, typer.Option(help="the new run's name (default: RUN-pseudo)")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="a setting, such as teacher.precision=0.9"),
+    ] = None,
+) -> None:
+    """Trains a run anew with the test images that it is sure of, and says whether that paid."""
+    from raymask import afterwards
+
+    afterwards.pseudo(run, name, set_ or ())
+
+
+@app.command()
+def distil(
+    run: Annotated[Path, typer.Argument(help="directory of a trained run")],
+    task: Annotated[str, typer.Option(help="the student's heads: multi for one a task, or joint")] = "multi",
+    name: Annotated[str | None, typer.Option(help="the new run's name (default: RUN-student)")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="a setting, such as recipe.backbone=mobilenetv3_small_050"),
+    ] = None,
+) -> None:
+    """Trains one model on what a run's ensemble says, to deploy in its place, and says what that costs."""
+    from raymask import afterwards
+
+    afterwards.distil(run, task, name, set_ or ())
+
+
+@app.command()
+def vote(
+    runs: Annotated[list[Path], typer.Argument(help="directories of trained runs, whose members vote together")],
+    into: Annotated[Path | None, typer.Option(help="folder of the result (default: the run's own; needed with several)")] = None,
+    predict: Annotated[bool, typer.Option("--predict", help="predict test images where the decided views need it")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="a setting, such as vote.rule=soft"),
+    ] = None,
+) -> None:
+    """Decides the vote anew, in seconds, from out-of-fold predictions alone; also over members of several runs."""
+    from raymask import afterwards
+
+    afterwards.vote(runs, into, set_ or (), predict)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="directory of a finished run, or of an exported one")],
+    images: Annotated[str, typer.Option(help="a folder, CSV or Parquet file of images, or its URL")],
+    out: Annotated[Path, typer.Option(help="folder of the predictions; on a cluster one that all nodes see")],
+    models: Annotated[str, typer.Option(help="folds, or one model a member: all, soup or greedy-soup")] = "folds",
+    image_column: Annotated[str | None, typer.Option(help="column of the images' paths")] = None,
+    id_column: Annotated[str | None, typer.Option(help="column of the images' ids")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="a setting, such as compute.cpus=2")
+    ] = None,
+) -> None:
+    """Predicts any number of images by a finished run. Started again, it goes on with what is unfinished."""
+    from raymask import afterwards
+
+    afterwards.predict(run, images, out, models, image_column, id_column, set_ or ())
+
+
+@app.command()
+def serve(
+    run: Annotated[Path, typer.Argument(help="directory of a finished run, or of an exported one")],
+    host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for all of this machine's")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    models: Annotated[str, typer.Option(help="folds, or one model a member: all, soup or greedy-soup")] = "folds",
+    replicas: Annotated[int | None, typer.Option(min=1, help="processes with all models (default: one a GPU, or one)")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="most images that are predicted at once")] = 16,
+    batch_wait_ms: Annotated[float, typer.Option(min=0, help="how long a batch waits for more images")] = 10.0,
+    max_mb: Annotated[float, typer.Option(min=0.001, help="largest request")] = 10.0,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="largest image")] = 25.0,
+    timeout_s: Annotated[float, typer.Option(min=0.001, help="longest time until an answer")] = 30.0,
+) -> None:
+    """Answers photos with their labels over HTTP, with a page to try it, until Ctrl-C."""
+    from raymask.serve import Settings, serve_until_stopped
+    from raymask.web import Limits
+
+    limits = Limits(max_mb, max_megapixels, timeout_s)
+    serve_until_stopped(run, Settings(host, port, models, replicas, batch_size, batch_wait_ms, limits))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="directory of a trained run")],
+    out: Annotated[Path, typer.Option(help="a new folder for graphs, checkpoints of timm, the vote and a model card")],
+    models: Annotated[str, typer.Option(help="`folds`; or `all`, `soup`, `greedy-soup` for one model a member")] = "folds",
+    member: Annotated[list[str] | None, typer.Option(metavar="NAME", help="a member (default: all of them and the vote)")] = None,
+    format_: Annotated[str, typer.Option("--format", help="onnx, torch or both")] = "both",
+    opset: Annotated[int, typer.Option(help="version of the ONNX operators")] = 20,
+) -> None:
+    """Writes a finished run as ONNX and torch graphs, the vote among them, to be used without raymask; and checks them."""
+    from raymask.export import export as export_run
+
+    export_run(run, out, models, member or (), format_, opset)
 
 
 @app.command()

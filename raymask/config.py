@@ -84,6 +84,9 @@ class FoldsConfig(Strict):
 
     scheme: Literal["stratified_group", "group", "stratified", "kfold", "holdout"] = "stratified_group"
     k: Annotated[int, Field(ge=2)] = Field(5, description="number of folds; `holdout` validates on one part in k")
+    reserve: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0, description="share of the groups held out from everything, to score the finished ensemble once"
+    )
 
 
 class HeadConfig(Strict):
@@ -161,9 +164,43 @@ class MemberConfig(Strict):
 
 
 class VoteConfig(Strict):
-    """How members are combined."""
+    """How members are combined; what is `auto` is decided on out-of-fold predictions."""
 
-    rule: Literal["soft", "hard"] = "soft"
+    metric: str = Field("joint.f1", description="what is to be great: a task, `joint` or `mean` (over tasks), and f1 or accuracy")
+    rule: str = Field("auto", description="auto, a rule's name, or the import path of your own, such as my.votes:rule")
+    level: Literal["auto", "joint", "task"] = Field("auto", description="whether joint classes are voted on, or each task alone")
+    adjust: Literal["auto", "none", "prior", "thresholds"] = Field("auto", description="what is done to the result by class")
+    calibrate: Literal["none", "temperature", "vector"] = Field("temperature", description="how members are calibrated first")
+    weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        None, description="fixed weights by member, in place of a rule"
+    )
+    views: Literal["auto", "all"] | tuple[str, ...] = Field("auto", description="which of the run's `views` count")
+    merge: Literal["auto", "mean", "geometric", "max"] = Field("auto", description="how views are merged")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.weights is not None and self.rule not in ("auto", "weighted"):
+            raise ValueError(f"weights fix the rule to 'weighted', but rule is '{self.rule}': leave one of them out")
+        if self.weights is not None and self.level == "joint":
+            raise ValueError("weights are those of members, task by task, so that level cannot be joint")
+        return self
+
+
+class TeacherConfig(Strict):
+    """An earlier run that this one learns from."""
+
+    run: Path = Field(description="directory of the teacher's run")
+    truth: Share = Field(1.0, description="weight of the true label; the teacher's out-of-fold probabilities have the rest")
+    unlabelled: Literal["none", "hard", "soft"] = Field(
+        "none", description="whether the teacher's test images join: by the class it elects, or by its probabilities"
+    )
+    precision: Share = Field(0.95, description="share of right labels that its surest unlabelled images must have; 0 takes all")
+
+    @model_validator(mode="after")
+    def _teaches(self) -> Self:
+        if self.truth == 1 and self.unlabelled == "none":
+            raise ValueError("with truth 1 and unlabelled none there is nothing to learn from it: set one of them")
+        return self
 
 
 class ComputeConfig(Strict):
@@ -192,16 +229,17 @@ class RunConfig(Strict):
     folds: FoldsConfig = FoldsConfig()
     recipe: Recipe = Recipe()
     members: tuple[MemberConfig, ...] = Field((), description="default: one specialist for each task")
-    views: tuple[str, ...] = Field(("original", "hflip"), description="test-time augmentations")
+    views: tuple[str, ...] = Field(
+        ("original", "hflip"), description="test-time augmentations that are predicted: views, or sets such as five_crop"
+    )
     vote: VoteConfig = VoteConfig()
     compute: ComputeConfig = ComputeConfig()
+    teacher: TeacherConfig | None = Field(None, description="an earlier run that this one learns from")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         for name in {JOINT, MULTI} & self.tasks.keys():
             raise ValueError(f"tasks: '{name}' is a kind of member and cannot name a task")
-        if "original" not in self.views or len(set(self.views)) < len(self.views):
-            raise ValueError(f"views must be different ones and hold 'original', but is {list(self.views)}")
         for member in self.members:
             member_recipe(self, member)
         return self
@@ -375,8 +413,13 @@ def dump_config(config: RunConfig) -> str:
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """Sentences such as `recipe.epochs was 5 and is 8` for what differs and makes another run."""
-    # Vote and test set decide stages that are done again whenever they change; the others change no result.
-    without: dict[str, Any] = {**dict.fromkeys(("name", "runs", "cache", "compute", "vote"), True), "data": {"test"}}
+    # Vote and test set decide stages that are done again whenever they change; the others change no result. A teacher is told
+    # from another by what it says, not by where it lies.
+    without: dict[str, Any] = {
+        **dict.fromkeys(("name", "runs", "cache", "compute", "vote"), True),
+        "data": {"test"},
+        "teacher": {"run"},
+    }
     before = flatten(old.model_dump(mode="json", exclude=without))
     after = flatten(new.model_dump(mode="json", exclude=without))
     return [

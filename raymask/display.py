@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -149,9 +150,12 @@ class Board:
         said = [f"{pack} ({len(names)} replicas)"]
         said.append(f"epoch {report['share'] * report['epochs']:.1f}/{report['epochs']}".replace(".0/", "/"))
         known = [self.metrics[name] for name in names if name in self.metrics]
-        if known:
-            loss, f1 = (sum(metrics[key] for metrics in known) / len(known) for key in ("loss", "f1"))
+        validated = [metrics for metrics in known if not math.isnan(metrics["loss"])]
+        if validated:
+            loss, f1 = (sum(metrics[key] for metrics in validated) / len(validated) for key in ("loss", "f1"))
             said.append(f"mean loss {loss:.3f}, mean F1 {f1:.3f}")
+        elif known:
+            said.append(f"mean train loss {sum(metrics['train_loss'] for metrics in known) / len(known):.3f}")
         if "images_per_second" in report:
             said.append(f"{report['images_per_second']:.0f} images/s, {report['waiting']:.0%} waiting")
         left = self.remaining(pack)
@@ -180,11 +184,15 @@ class Board:
         for name in self.replicas_of[pack]:
             metrics = self.metrics.get(name)
             epoch = f"{metrics['epoch']}/{report['epochs']}" if metrics and report else "-"
-            numbers = [f"{metrics[key]:.3f}" if metrics else "-" for key in ("train_loss", "loss", "f1", "accuracy")]
+            numbers = [_number(metrics[key]) if metrics else "-" for key in ("train_loss", "loss", "f1", "accuracy")]
             rates = ("-", "-")
             if report and "images_per_second" in report:
                 rates = (f"{report['images_per_second']:.0f}", f"{report['waiting']:.0%}")
             yield (name, pack, epoch, *numbers, *rates, eta)
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def duration(seconds: float) -> str:

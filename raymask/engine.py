@@ -45,8 +45,22 @@ class LabelTable:
     """(N,)."""
     truth: Mapping[str, npt.NDArray[np.int64]]
     """(N,) by task and joint: what scores are made of."""
-    train: Mapping[str, npt.NDArray[np.int64]]
-    """(N,) by task and joint: what the loss is made of."""
+    train: Mapping[str, npt.NDArray[np.int64] | npt.NDArray[np.float32]]
+    """By task and joint what the loss is made of: (N,) int64 labels, or (N, C) float32 probabilities of the classes."""
+    trains: npt.NDArray[np.bool_] | None = None
+    """(N,) which rows may be learned from; None for all."""
+
+    def learned(self, fold: int) -> npt.NDArray[np.bool_]:
+        """(N,) which rows a replica of a fold learns from: those of other folds that may be learned from."""
+        others = np.not_equal(self.fold, fold)
+        return others if self.trains is None else np.logical_and(others, self.trains)
+
+    def counts(self, head: str, classes: int, fold: int) -> npt.NDArray[np.float64]:
+        """(C,) images of each class that a replica of a fold learns from; of soft labels their sums."""
+        learned = self.train[head][self.learned(fold)]
+        if learned.ndim == 1:
+            return np.bincount(learned.astype(np.int64), minlength=classes).astype(np.float64)
+        return np.asarray(learned.sum(axis=0, dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -143,7 +157,10 @@ class EpochMetrics:
     """Finished epochs."""
     train_loss: float
     loss: float
-    """Cross-entropy on the replica's own fold, mean over heads as in training, without smoothing and weights."""
+    """Cross-entropy on the replica's own fold, mean over heads as in training, without smoothing and weights.
+
+    This and the scores are NaN, and `scores` is empty, where a replica is trained on all rows and has no fold of its own.
+    """
     f1: float
     accuracy: float
     """Of the joint label where the replica gives it, else of its task."""
@@ -152,7 +169,7 @@ class EpochMetrics:
 
 
 class Learner:
-    """A replica while it is trained."""
+    """A replica while it is trained; where no row is of its fold it is trained on all and validated on none."""
 
     def __init__(
         self,
@@ -177,11 +194,11 @@ class Learner:
         self.optimizer = build_optimizer(recipe, model)
         self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.amp, self.scaler = mixed_precision(recipe, device)
-        trained_rows = labels.fold != fold
-        self.own_rows = np.flatnonzero(~trained_rows)
+        self.learned = labels.learned(fold)
+        self.own_rows = np.flatnonzero(labels.fold == fold)
+        assert all((truth[self.own_rows] >= 0).all() for truth in labels.truth.values()), "no fold holds unlabelled rows"
         self.loss = {
-            head: build_loss(recipe, np.bincount(labels.train[head][trained_rows], minlength=classes)).to(device)
-            for head, classes in self.heads.items()
+            head: build_loss(recipe, labels.counts(head, classes, fold)).to(device) for head, classes in self.heads.items()
         }
         self.train_labels = {head: torch.from_numpy(labels.train[head]).to(device) for head in self.heads}
         self.steps_per_epoch = steps_per_epoch
@@ -202,13 +219,13 @@ class Learner:
         return self.ema.module if self.ema else self.model
 
     def learn(self, inputs: Inputs, feed: Feed) -> int:
-        """One batch, without the rows of the replica's own fold. Returns the number of images learned from.
+        """One batch, without the rows that the replica does not learn from. Returns the number of images learned from.
 
         A batch of an epoch that the replica has behind it already is passed over.
         """
         if inputs.epoch < self.epoch:
             return 0
-        kept = np.flatnonzero(self.labels.fold[inputs.rows] != self.fold)
+        kept = np.flatnonzero(self.learned[inputs.rows])
         last_of_epoch = inputs.step == self.steps_per_epoch - 1
         if len(kept) < 2:  # batch normalisation has nothing to say of a single image
             kept = kept[:0]
@@ -253,28 +270,37 @@ class Learner:
             self.ema.update(self.model, step=self.optimizer_step)
 
     def end_epoch(self, feed: Feed) -> EpochMetrics:
-        """Predicts the replica's own fold and scores it.
+        """Predicts the replica's own fold, where it has one, and scores it.
 
         Raises:
-            InputError: the loss is not finite.
+            InputError: the loss is not finite, or the weights are not where there is no fold to see it by.
         """
         train_loss = float(self._loss_sum) / max(1, self._batches)
         self._loss_sum.zero_()
         self._batches = 0
         self.epoch += 1
+        lr = self.optimizer.param_groups[-1]["lr"]
+        if not len(self.own_rows):
+            sound = self._has_finite_weights()
+            self._refuse_unless(sound, train_loss, f"its weights are {'finite' if sound else 'not finite'}")
+            return EpochMetrics(self.epoch, train_loss, math.nan, math.nan, math.nan, {}, lr)
         probabilities = self.predict(self.own_rows, "original", feed)
         truth = {target: labels[self.own_rows] for target, labels in self.labels.truth.items()}
         own_loss = float(np.mean([cross_entropy(of_head, truth[head]) for head, of_head in probabilities.items()]))
-        if not (math.isfinite(train_loss) and math.isfinite(own_loss)):
-            raise InputError(
-                f"the loss of {self.name} is {train_loss} in epoch {self.epoch} ({own_loss} on its own fold); lower recipe.lr or "
-                "set recipe.clip_grad."
-            )
+        self._refuse_unless(math.isfinite(own_loss), train_loss, f"{own_loss} on its own fold")
         scores = score_heads(self.labels.space, probabilities, truth)
         main = scores.get(JOINT) or next(iter(scores.values()))
-        return EpochMetrics(
-            self.epoch, train_loss, own_loss, main["f1"], main["accuracy"], scores, self.optimizer.param_groups[-1]["lr"]
-        )
+        return EpochMetrics(self.epoch, train_loss, own_loss, main["f1"], main["accuracy"], scores, lr)
+
+    def _refuse_unless(self, sound: bool, train_loss: float, found: str) -> None:
+        if not (sound and math.isfinite(train_loss)):
+            raise InputError(
+                f"the loss of {self.name} is {train_loss} in epoch {self.epoch} ({found}); lower recipe.lr or set "
+                "recipe.clip_grad."
+            )
+
+    def _has_finite_weights(self) -> bool:
+        return all(bool(torch.isfinite(weight).all()) for weight in self.best_model.state_dict().values())
 
     def predict(self, rows: npt.NDArray[np.int64], view: str, feed: Feed) -> ByHead:
         """(n, C) float32 probabilities by head of these rows under one view."""

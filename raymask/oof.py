@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raymask.ensemble import ByHead, check_complete
+from raymask.ensemble import check_complete
 from raymask.store import ReplicaId, Run, write_table
 
 
@@ -34,12 +34,19 @@ def collect_oof(run: Run, member: str, folds: Sequence[int], validated: pd.Serie
     return False
 
 
-def oof_by_head(run: Run, member: str, views: Sequence[str], image_ids: pd.Series) -> ByHead:
-    """A member's (N, C) OOF probabilities by head, averaged over the views, for these images in this order."""
-    table = pd.read_parquet(run.oof(member))
-    columns = [name for name in table.columns if ":" in name]
-    mean = table[table["view"].isin(views)].groupby("image_id")[columns].mean()
-    return split_heads(mean.loc[image_ids.to_numpy()])
+def oof_by_view(run: Run, member: str, views: Sequence[str], image_ids: pd.Series) -> dict[str, npt.NDArray[np.float32]]:
+    """A member's (W, N, C) float32 OOF probabilities by head, under these views, for these images in this order.
+
+    Raises:
+        InputError: an image has no prediction under one of the views.
+    """
+    table = pd.read_parquet(run.oof(member)).set_index("image_id")
+    parts = []
+    for view in views:
+        of_view = table[table["view"] == view].drop(columns=["view", "fold"])
+        check_complete(f"the out-of-fold predictions of '{member}' ({view})", of_view.index.tolist(), image_ids.tolist())
+        parts.append(split_heads(of_view.loc[image_ids.to_numpy()]))
+    return {head: np.stack([part[head] for part in parts]).astype(np.float32) for head in parts[0]}
 
 
 def split_heads(table: pd.DataFrame) -> dict[str, npt.NDArray[np.float64]]:

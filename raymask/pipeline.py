@@ -17,7 +17,7 @@ from raymask.session import RaySession
 from raymask.store import Run, absolute_runs, write_text
 
 if TYPE_CHECKING:
-    from raymask.stages import Scores
+    from raymask.election import Scores
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,18 @@ def run(config: RunConfig, display: Display | None = None) -> Result:
         if not Run(folder).report.exists():
             session.begin()
         # Only now, since they import pandas and its like: Ray is on its way meanwhile.
-        from raymask import stages
+        from raymask import election, stages
         from raymask.data.folds import replica_folds
 
         opened = stages.open_run(config, display)
         caches, manifest = stages.prepare_images(opened, session, display)
         folds = replica_folds(manifest["fold"])
         stages.train_members(opened, folds, caches, manifest["image_id"], session, display)
-        scores = stages.vote_oof(opened, folds, manifest, display)
-        stages.predict_test(opened, folds, manifest, session, display)
-    stages.summarise(opened, scores, time.monotonic() - began, display)
+        voting = election.electorates([opened.run])
+        vote, scores = election.elect(voting, config.vote, opened.run, config.seed, display)
+        election.predict_test(voting, vote, opened.test, opened.run, session, display)
+        election.score_reserve(voting, vote, opened.run, config.seed, session, display)
+    stages.summarise(opened.run, opened.space, scores, time.monotonic() - began, display)
     return Result(opened.run, scores)
 
 

@@ -83,6 +83,23 @@ def plot_reliability(bins: pd.DataFrame) -> Markup:
         return inline_svg(figure, "Share of right predictions by confidence")
 
 
+def plot_calibration(before: pd.DataFrame, after: pd.DataFrame) -> Markup:
+    """Accuracy against mean confidence of the bins that hold an image, before and after calibration; areas are images."""
+    with matplotlib.rc_context(PLOT_STYLE):
+        figure = Figure(figsize=(2.6, 2.4))
+        figure.subplots_adjust(left=0.15, right=0.96, top=0.96, bottom=0.17)
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], ":", color=SOFT, linewidth=1)
+        for bins, colour, style in ((before, WARM, "--"), (after, GOOD, "-")):
+            axes.plot(bins["confidence"], bins["accuracy"], style, color=colour, linewidth=1.2)
+            areas = 4 + 60 * bins["images"] / max(bins["images"].sum(), 1)
+            axes.scatter(
+                bins["confidence"], bins["accuracy"], areas, color=colour, alpha=0.75, linewidths=0, zorder=3, clip_on=False
+            )
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        return inline_svg(figure, "Share of right predictions by confidence, before and after calibration")
+
+
 def inline_svg(figure: Figure, label: str) -> Markup:
     """A figure as an SVG element in the page's colours, without anything that reaches beyond it."""
     written = io.StringIO()

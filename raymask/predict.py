@@ -1,26 +1,22 @@
-"""Prediction of new images by a Ray Data actor pool: decoded once, then every replica under every view."""
+"""Every replica's probabilities of images by a Ray Data actor pool: decoded once, then all replicas under every view."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from raymask.config import Recipe
 from raymask.data.decode import InputSpec, decode_file
-from raymask.plan import ActorPool, input_spec
-from raymask.store import ReplicaId, Run, read_json
-
-if TYPE_CHECKING:
-    from raymask.models import Classifier
+from raymask.inference import Predictor, heads_of_model, specs_of
+from raymask.plan import ActorPool
+from raymask.store import ReplicaId, Run
+from raymask.viewing import ViewPlan
 
 IMAGES_PER_TASK = 64
 PIXELS = "pixels"
@@ -30,17 +26,17 @@ def predict(
     run: Run,
     images: pd.DataFrame,
     replicas: Sequence[ReplicaId],
-    views: Sequence[str],
+    views: ViewPlan,
     pool: ActorPool,
     progress: Callable[[int, int], None],
 ) -> pd.DataFrame:
-    """Every replica's probabilities for each image, averaged over the views.
+    """Every replica's probabilities for each image, its views merged.
 
     Args:
         run: where the replicas lie.
         images: image_id and path of each.
         replicas: who predicts.
-        views: test-time augmentations to average over.
+        views: test-time augmentations, how much each counts, and how they are merged.
         pool: the actors.
         progress: called with (images done, images in all).
 
@@ -48,7 +44,8 @@ def predict(
         One row an image, sorted by image_id: image_id, problem ("" or why the image is broken, its probabilities then being
         NaN), and a float32 column `MEMBER/fold-K|HEAD:CLASS` for each probability.
     """
-    specs = sorted({input_spec(recipe_of(run, replica)) for replica in replicas})
+    models = {str(replica): run.replica(replica) for replica in replicas}
+    specs = specs_of(models)
     ids, paths = images["image_id"].tolist(), images["path"].tolist()
     size = max(1, min(IMAGES_PER_TASK, math.ceil(len(images) / pool.size)))
     chunks = [
@@ -58,8 +55,8 @@ def predict(
         ray.data.from_items(chunks, override_num_blocks=len(chunks))
         .map_batches(_decode, batch_size=1, batch_format="pandas", num_cpus=pool.decode_cpus, fn_kwargs={"specs": specs})
         .map_batches(
-            Predictor,
-            fn_constructor_args=(run, tuple(replicas), tuple(views), tuple(specs), pool.threads),
+            Crew,
+            fn_constructor_args=(models, views, tuple(specs), pool.threads),
             compute=ActorPoolStrategy(size=min(pool.size, len(chunks))),
             batch_size=None,  # with a number Ray would bundle as many chunks, of many images each, into one task
             num_cpus=pool.cpus,
@@ -71,96 +68,41 @@ def predict(
         parts.append({name: np.array(values) for name, values in part.items()})
         done += len(part["image_id"])
         progress(done, len(images))
-    names = [column for replica in replicas for column in columns_of(run, replica)]
-    table = pd.DataFrame(np.concatenate([part["probabilities"] for part in parts]), columns=names)
+    table = pd.DataFrame(np.concatenate([part["probabilities"] for part in parts]), columns=columns_of(models))
     for position, key in enumerate(("image_id", "problem")):
         table.insert(position, key, np.concatenate([part[key] for part in parts]).astype(str))
     return table.sort_values("image_id", kind="stable").reset_index(drop=True)
 
 
-def recipe_of(run: Run, replica: ReplicaId) -> Recipe:
-    """The recipe that a finished replica was trained by."""
-    return Recipe.model_validate(read_json(run.meta(replica))["recipe"])
-
-
-def columns_of(run: Run, replica: ReplicaId) -> list[str]:
-    """Names of the probabilities of a finished replica, in order: `MEMBER/fold-K|HEAD:CLASS`."""
-    classes = read_json(run.meta(replica))["classes"]
-    return [f"{replica}|{head}:{name}" for head, names in classes.items() for name in names]
+def columns_of(models: Mapping[str, Path]) -> list[str]:
+    """Names of the probabilities of finished models, in order: `MEMBER/PART|HEAD:CLASS`."""
+    heads = {model: heads_of_model(folder) for model, folder in models.items()}
+    return [f"{model}|{head}:{name}" for model, of_model in heads.items() for head, names in of_model.items() for name in names]
 
 
 def _decode(chunks: pd.DataFrame, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
     """Blocks of image_id, problem, and (n, H, W, 3) uint8 pixels for each spec; black where the image is broken."""
-    black = [np.zeros((spec.height, spec.width, 3), dtype=np.uint8) for spec in specs]
     for ids, paths in chunks[["image_id", "path"]].itertuples(index=False):
-        decoded = [decode_file(path, specs) for path in paths]
-        yield {
-            "image_id": np.asarray(ids, dtype=object),
-            "problem": np.asarray([problem for problem, _ in decoded], dtype=object),
-            **{f"{PIXELS}{place}": np.stack([(images or black)[place] for _, images in decoded]) for place in range(len(specs))},
-        }
+        yield {"image_id": np.asarray(ids, dtype=object), **decoded_block(paths, specs)}
 
 
-class Predictor:
-    """An actor that holds all replicas; those with one frozen backbone share its forward pass."""
+def decoded_block(paths: Sequence[str], specs: Sequence[InputSpec]) -> dict[str, Any]:
+    """A block's `problem` ("" where there is none) and (n, H, W, 3) uint8 pixels by spec; black where the image is broken."""
+    black = [np.zeros((spec.height, spec.width, 3), dtype=np.uint8) for spec in specs]
+    decoded = [decode_file(path, specs) for path in paths]
+    pixels = {f"{PIXELS}{place}": np.stack([(images or black)[place] for _, images in decoded]) for place in range(len(specs))}
+    return {"problem": np.asarray([problem for problem, _ in decoded], dtype=object), **pixels}
 
-    def __init__(
-        self, run: Run, replicas: Sequence[ReplicaId], views: Sequence[str], specs: Sequence[InputSpec], threads: int
-    ) -> None:
-        from raymask.device import prepare_process
-        from raymask.engine import mixed_precision
-        from raymask.models import load_classifier, quicken_prediction
 
-        self.device = prepare_process(threads)
-        self.views, self.replicas = views, list(replicas)
-        self.groups: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-        """Places of the replicas that share a backbone, by the place of the spec of their images."""
-        self.models: list[Classifier] = []
-        self.amp: list[Callable[[], AbstractContextManager[Any]]] = []
-        for place, replica in enumerate(replicas):
-            meta = read_json(run.meta(replica))
-            recipe = Recipe.model_validate(meta["recipe"])
-            heads = {head: len(names) for head, names in meta["classes"].items()}
-            model = load_classifier(recipe, heads, run.weights(replica))
-            group = self.groups[specs.index(input_spec(recipe))][meta["frozen_backbone"] or str(replica)]
-            if group:
-                model.backbone = self.models[group[0]].backbone
-            else:
-                quicken_prediction(model, recipe)
-            group.append(place)
-            self.models.append(model.to(self.device))
-            self.amp.append(mixed_precision(recipe, self.device)[0])
+class Crew:
+    """An actor that holds all models."""
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __init__(self, models: Mapping[str, Path], views: ViewPlan, specs: Sequence[InputSpec], threads: int) -> None:
+        self.predictor, self.places = Predictor(models, views, specs, threads), range(len(specs))
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
         """Blocks of `_decode` -> blocks of image_id, problem and (n, sum of C) float32 probabilities."""
-        import torch
-
-        with torch.inference_mode():
-            by_replica = self._probabilities(batch)
-        probabilities = np.concatenate([by_replica[place] for place in range(len(self.replicas))], axis=1)
-        probabilities[batch["problem"] != ""] = np.nan
-        return {"image_id": batch["image_id"], "problem": batch["problem"], "probabilities": probabilities}
-
-    def _probabilities(self, batch: dict[str, Any]) -> dict[int, npt.NDArray[np.float32]]:
-        """(n, C of all heads) mean over the views, by place of the replica."""
-        import torch
-
-        from raymask.models import to_pixels
-        from raymask.tta import VIEWS
-
-        sums: dict[int, Any] = {}
-        for spec, backbones in self.groups.items():
-            pixels = to_pixels(np.ascontiguousarray(batch[f"{PIXELS}{spec}"]), self.device)
-            for view in self.views:
-                viewed, normalised = VIEWS[view](pixels), {}
-                for places in backbones.values():
-                    model = self.models[places[0]]
-                    if model.statistics not in normalised:
-                        normalised[model.statistics] = model.normalise(viewed)
-                    with self.amp[places[0]]():
-                        features = model.backbone(normalised[model.statistics])
-                        for place in places:
-                            logits = self.models[place].classify(features)
-                            said = torch.cat([of_head.float().softmax(dim=1) for of_head in logits.values()], dim=1)
-                            sums[place] = sums[place] + said if place in sums else said
-        return {place: (total / len(self.views)).cpu().numpy() for place, total in sums.items()}
+        said = self.predictor([block[f"{PIXELS}{place}"] for place in self.places])
+        probabilities = np.concatenate([of_head for of_model in said for of_head in of_model.values()], axis=1)
+        probabilities[block["problem"] != ""] = np.nan
+        return {"image_id": block["image_id"], "problem": block["problem"], "probabilities": probabilities}

@@ -14,29 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image, ImageOps
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from raymask.config import Member, RunConfig, resolve_members
+from raymask.calibration import expected_calibration_error, reliability
+from raymask.config import ENSEMBLE, Member, RunConfig, resolve_members
 from raymask.data.files import read_bytes
 from raymask.data.sources import label_space
 from raymask.display import duration
 from raymask.errors import shortened
 from raymask.metrics import heads_of, score
 from raymask.plots import plot_curves, plot_reliability
+from raymask.report_vote import Section, counts_votes, member_calibration, vote_line, vote_section
 from raymask.store import ReplicaId, Run, load_run_config, read_json, write_text
-from raymask.tasks import JOINT, Labels, LabelSpace, Probabilities
+from raymask.tasks import JOINT, UNLABELLED, Labels, LabelSpace, Probabilities
 
 MOST_CLASSES = 40
 MOST_MISTAKES = 24
 MOST_REJECTED = 20
 THUMBNAIL_WIDTH = 128
-CONFIDENCE_BINS = 10
 
-Section = dict[str, Any] | None
 Heads = list[list[dict[str, Any]]]
 """By level the name and span of each head."""
 
@@ -51,11 +50,13 @@ def build_report(run: Run) -> None:
     sections = {
         "header": header(material),
         "tiles": tiles(material),
+        "vote": vote_section(material.ensemble, material.space),
         "scores": score_table(material),
         "curves": curves(material),
         "confusion": confusions(material),
         "classes": class_table(material),
         "calibration": calibration(material),
+        "members": member_calibration(material.ensemble, material.space),
         "mistakes": worst_mistakes(material),
         "folds": fold_table(material),
         "time": wall_time(material),
@@ -162,7 +163,7 @@ def header(material: Material) -> dict[str, Any]:
         if config.folds.scheme != "holdout"
         else f"one part in {config.folds.k}",
         "Members": f"{len(material.members)}: {shortened([member.name for member in material.members])}",
-        "Vote": f"{config.vote.rule}; views {', '.join(config.views)}",
+        "Vote": vote_line(material.ensemble, config.vote.rule, space),
         "Versions": ", ".join(sorted(versions)) or "unknown",
     }
     last = datetime.fromtimestamp(max(path.stat().st_mtime for path in written))
@@ -188,10 +189,11 @@ def score_table(material: Material) -> Section:
     by_member = {name: of_member.tolist() for name, of_member in last.groupby(level=0)}
     low, high = outer_steps(last, 0.05)
     details = {member.name: recipe_line(member) for member in material.members}
+    details[ENSEMBLE] = vote_line(material.ensemble, material.config.vote.rule, material.space)
     rows = [
         {
             "name": name,
-            "detail": details.get(name, f"{material.config.vote.rule} vote of all"),
+            "detail": details.get(name, ""),
             "scores": of_name,
             "folds": [{"f1": f1, "place": (f1 - low) / (high - low)} for f1 in by_member.get(name, [])],
         }
@@ -294,30 +296,14 @@ def calibration(material: Material) -> Section:
     confidence = judged.probabilities.max(axis=1)
     correct = judged.predicted[JOINT] == judged.truth[JOINT]
     bins = reliability(confidence, correct)
-    ece, hard = expected_calibration_error(bins), material.config.vote.rule == "hard"
-    means = {"confidence": float(confidence.mean()), "accuracy": float(correct.mean())}
-    return {"ece": ece, "bins": len(bins), **means, "hard": hard, "plot": plot_reliability(bins)}
-
-
-def reliability(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = CONFIDENCE_BINS) -> pd.DataFrame:
-    """Equal-width bins of confidence, open on the left: low, high, images, mean confidence and accuracy (NaN where empty).
-
-    Args:
-        confidence: (N,) probability of the predicted class.
-        correct: (N,) whether it is the true one.
-        bins: number of bins from 0 to 1.
-    """
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    table = pd.DataFrame({"confidence": np.asarray(confidence, float), "accuracy": np.asarray(correct, float)})
-    of_bin = table.groupby(np.searchsorted(edges[1:-1], table["confidence"], side="left"))
-    images = of_bin.size().reindex(range(bins), fill_value=0)
-    return of_bin.mean().reindex(range(bins)).assign(low=edges[:-1], high=edges[1:], images=images)
-
-
-def expected_calibration_error(bins: pd.DataFrame) -> float:
-    """Mean distance of accuracy and confidence over the bins of `reliability`, weighted by images (Guo et al. 2017, eq. 3)."""
-    distance = (bins["accuracy"] - bins["confidence"]).abs().fillna(0.0)
-    return float((distance * bins["images"]).sum() / bins["images"].sum())
+    return {
+        "ece": expected_calibration_error(bins),
+        "bins": len(bins),
+        "confidence": float(confidence.mean()),
+        "accuracy": float(correct.mean()),
+        "hard": counts_votes(material.ensemble, material.config.vote.rule),
+        "plot": plot_reliability(bins),
+    }
 
 
 def worst_mistakes(material: Material) -> list[dict[str, Any]]:
@@ -395,7 +381,7 @@ def predicted_classes(material: Material) -> Section:
     if predictions.empty:
         return None
     space, labels = material.space, material.manifest[f"label_{JOINT}"]
-    readable = predictions[predictions["problem"].fillna("") == ""]
+    readable, labels = predictions[predictions["problem"].fillna("") == ""], labels[labels != UNLABELLED]
     table = pd.DataFrame({"name": [" · ".join(parts) for parts in joint_parts(space)]})
     table["count"] = np.bincount(readable[JOINT].to_numpy(np.int64), minlength=space.joint_size)
     table["predicted"] = table["count"] / max(len(readable), 1)

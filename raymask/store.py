@@ -20,16 +20,29 @@ import pandas as pd
 from raymask.config import RunConfig, dump_config, read_recipe, validate
 from raymask.errors import InputError
 
+WHOLE, SOUP, GREEDY_SOUP = -2, -3, -4
+"""What stands for the fold of a member's model that is trained on all people, or averaged from its folds' replicas."""
+
+ANY_FOLD = -1
+"""What stands for the fold of a target that every replica learns from."""
+
+PART_NAMES = {WHOLE: "all", SOUP: "soup", GREEDY_SOUP: "greedy-soup"}
+
 
 @dataclass(frozen=True)
 class ReplicaId:
-    """A member trained without fold `fold`."""
+    """A member trained without fold `fold`; or one of its models that no fold is left out of, see `PART_NAMES`."""
 
     member: str
     fold: int
 
+    @property
+    def part(self) -> str:
+        """`fold-K`, or what stands for it."""
+        return PART_NAMES.get(self.fold, f"fold-{self.fold}")
+
     def __str__(self) -> str:
-        return f"{self.member}/fold-{self.fold}"
+        return f"{self.member}/{self.part}"
 
 
 def absolute_runs(runs: Path) -> Path:
@@ -73,6 +86,41 @@ class Run:
     def test_predictions(self) -> Path:
         """Every replica's probabilities for each test image."""
         return self.root / "test" / "replicas.parquet"
+
+    @property
+    def reserve(self) -> Path:
+        """Images of people that are held out from everything, like the manifest but without folds."""
+        return self.root / "reserve" / "manifest.parquet"
+
+    @property
+    def reserve_predictions(self) -> Path:
+        """Every replica's probabilities for each reserved image."""
+        return self.root / "reserve" / "replicas.parquet"
+
+    @property
+    def reserve_singles(self) -> Path:
+        """Probabilities for each reserved image of the models that no fold is left out of."""
+        return self.root / "reserve" / "singles.parquet"
+
+    @property
+    def targets(self) -> Path:
+        """What a teacher says of images: soft targets of the loss."""
+        return self.root / "targets.parquet"
+
+    @property
+    def teacher(self) -> Path:
+        """Which run the targets are of, and the fingerprint of what it said then."""
+        return self.root / "teacher.json"
+
+    @property
+    def gain(self) -> Path:
+        """How a run that learned from another compares to it."""
+        return self.root / "gain.json"
+
+    @property
+    def singles(self) -> Path:
+        """Scores and speed of models that stand for the whole ensemble, beside it."""
+        return self.root / "singles.json"
 
     @property
     def rejected(self) -> Path:
@@ -120,7 +168,7 @@ class Run:
 
     def replica(self, replica: ReplicaId) -> Path:
         """Folder of a replica."""
-        return self.root / "members" / replica.member / f"fold-{replica.fold}"
+        return self.root / "members" / replica.member / replica.part
 
     def weights(self, replica: ReplicaId) -> Path:
         """A replica's weights."""
@@ -137,6 +185,10 @@ class Run:
     def replica_oof(self, replica: ReplicaId) -> Path:
         """A replica's predictions of its own fold."""
         return self.replica(replica) / "oof.parquet"
+
+    def replica_reserve(self, replica: ReplicaId) -> Path:
+        """What is to be expected of a greedy soup on reserved images: cross-fitted, like the replicas' predictions of them."""
+        return self.replica(replica) / "reserve.parquet"
 
     def checkpoint(self, replica: ReplicaId) -> Path:
         """State after the last finished epoch of a replica that is still being trained."""

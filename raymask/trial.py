@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from ray.util.metrics import Gauge
 
 import raymask
+from raymask.config import Member
 from raymask.data.batches import Schedule
 from raymask.data.features import BankSpec, open_bank
 from raymask.data.stream import open_schedule, prepared_images, stream
 from raymask.device import prepare_process
 from raymask.engine import EpochReport, FeatureFeed, Feed, LabelTable, Learner, PixelFeed, train_pack
 from raymask.metrics import heads_of
-from raymask.models import build_classifier, load_backbone, save_classifier
+from raymask.models import Classifier, build_classifier, load_backbone, save_classifier
 from raymask.plan import Job, Pack, Slots, frozen_backbone
-from raymask.store import ReplicaId, Run, replacing, write_json, write_table
-from raymask.tasks import JOINT, LabelSpace
+from raymask.store import ANY_FOLD, PART_NAMES, ReplicaId, Run, replacing, write_json, write_table
+from raymask.tasks import JOINT, UNLABELLED, Labels, LabelSpace, Probabilities
 
 SECONDS_BETWEEN_REPORTS = 2.0
 META_FORMAT = 1
@@ -42,10 +45,12 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     device = prepare_process(slots.threads)
     manifest = pd.read_parquet(job.run.manifest)
     labels = label_table(manifest, job.space)
+    targets = pd.read_parquet(job.run.targets) if job.run.targets.exists() else None
     replicas = [replica for replica in pack.replicas if not job.run.finished(replica)]
     schedule = open_schedule(pack.stream, job.run.manifest)
     steps = schedule.steps
-    learners = [build_learner(job, replica, labels, steps, device) for replica in replicas]
+    taught = {fold: teach(labels, manifest["image_id"], targets, fold) for fold in {replica.fold for replica in replicas}}
+    learners = [build_learner(job, replica, taught[replica.fold], steps, device) for replica in replicas]
     histories = [_take_up(job.run, *pair) for pair in zip(learners, replicas, strict=True)]
     reporter = Reporter(job.run.name, pack, replicas, steps, report)
     feed = _feed(job, pack, slots, learners, schedule, device)
@@ -65,14 +70,57 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
 
 
 def label_table(manifest: pd.DataFrame, space: LabelSpace) -> LabelTable:
-    """The labels and folds of a manifest as the engine takes them."""
+    """The labels and folds of a manifest as the engine takes them; unlabelled images are not learned from."""
     targets = [*space.names, JOINT]
     return LabelTable(
         space=space,
         fold=manifest["fold"].to_numpy(np.int64),
         truth={target: manifest[f"label_{target}"].to_numpy(np.int64) for target in targets},
         train={target: manifest[f"train_label_{target}"].to_numpy(np.int64) for target in targets},
+        trains=manifest[f"label_{JOINT}"].to_numpy(np.int64) != UNLABELLED,
     )
+
+
+def teach(labels: LabelTable, image_ids: pd.Series, targets: pd.DataFrame | None, fold: int) -> LabelTable:
+    """The labels that a replica of a fold learns from: a teacher's targets in place of the manifest's where it has any.
+
+    Images without a target keep their label, and are not learned from where they have none. As long as each target names one
+    class for sure, labels stay labels; else all of them become probabilities.
+
+    Args:
+        labels: those of the manifest.
+        image_ids: (N,) ids of the manifest's rows.
+        targets: `image_id`, `fold` (of the replicas that a target is for, or `ANY_FOLD`; one for the fold itself goes first) and
+            `joint:CLASS` for each joint class; None where there is no teacher.
+        fold: the replica's.
+    """
+    if targets is None:
+        return labels
+    of_fold = targets[targets["fold"] == fold]
+    of_any = targets[(targets["fold"] == ANY_FOLD) & ~targets["image_id"].isin(of_fold["image_id"])]
+    applying = pd.concat([of_fold, of_any])
+    place = pd.Index(applying["image_id"]).get_indexer(image_ids.to_numpy())
+    rows, space = np.flatnonzero(place >= 0), labels.space
+    joint = applying[[f"{JOINT}:{name}" for name in space.joint_classes]].to_numpy(np.float64)[place[rows]]
+    heads = {**{name: space.marginal(joint, name) for name in space.names}, JOINT: joint}
+    trains = np.ones(len(image_ids), bool) if labels.trains is None else labels.trains.copy()
+    trains[rows] = True
+    put = _with_labels if (joint.max(axis=1, initial=0) == 1).all() else _with_probabilities
+    train = {head: put(labels.train[head].astype(np.int64), rows, taught) for head, taught in heads.items()}
+    return replace(labels, train=train, trains=trains)
+
+
+def _with_labels(labels: Labels, rows: Labels, taught: Probabilities) -> Labels:
+    put = labels.copy()
+    put[rows] = taught.argmax(axis=1)
+    return put
+
+
+def _with_probabilities(labels: Labels, rows: Labels, taught: Probabilities) -> npt.NDArray[np.float32]:
+    """(N, C); zeros for unlabelled rows."""
+    put = np.equal(labels[:, None], np.arange(taught.shape[1])).astype(np.float32)
+    put[rows] = taught
+    return put
 
 
 def build_learner(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device) -> Learner:
@@ -132,27 +180,50 @@ def _history_row(epoch: EpochReport, name: str) -> dict[str, Any]:
 
 
 def _finish(job: Job, replica: ReplicaId, learner: Learner, feed: Feed, image_ids: pd.Series, history: History) -> None:
-    """Writes a replica's OOF predictions, history and weights, and last its meta.json, which marks it as finished."""
+    """Writes a replica's OOF predictions, history and weights, and last its meta.json, which marks it as finished.
+
+    A replica that no fold is left out of has no OOF predictions.
+    """
     run, member = job.run, job.members[replica.member]
-    write_table(run.replica_oof(replica), _predict_own_fold(job, learner, feed, image_ids))
+    if len(learner.own_rows):
+        write_table(run.replica_oof(replica), _predict_own_fold(job, learner, feed, image_ids))
     write_table(run.history(replica), pd.DataFrame(history))
+    scores = _without_nan(history[-1]) if history else {}
+    write_model(run, member, replica.fold, learner.best_model, job.space, epochs=learner.epoch, scores=scores)
+    run.checkpoint(replica).unlink(missing_ok=True)
+
+
+def write_model(run: Run, member: Member, fold: int, model: Classifier, space: LabelSpace, **more: Any) -> None:
+    """Writes a member's model, and last its meta.json, which marks it as finished.
+
+    Args:
+        run: where it is kept.
+        member: what the model is of.
+        fold: that of the replica, or what stands for it.
+        model: its weights.
+        space: the label space.
+        more: what else meta.json holds of it.
+    """
+    replica = ReplicaId(member.name, fold)
     with replacing(run.weights(replica)) as draft:
-        save_classifier(learner.best_model, draft)
+        save_classifier(model, draft)
     meta = {
         "format": META_FORMAT,
         "member": member.name,
-        "fold": replica.fold,
+        "fold": fold,
         "task": member.task,
-        "classes": {head: job.space.classes(head) for head in learner.heads},
+        "classes": {head: space.classes(head) for head in model.classes},
         "recipe": member.recipe.model_dump(mode="json"),
         "frozen_backbone": frozen_backbone(member.recipe),
         "seed": member.seed,
-        "epochs": learner.epoch,
-        "scores": history[-1] if history else {},
+        **more,
         "versions": {name: version(name) for name in ("torch", "timm")} | {"raymask": raymask.__version__},
     }
     write_json(run.meta(replica), meta)
-    run.checkpoint(replica).unlink(missing_ok=True)
+
+
+def _without_nan(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def _predict_own_fold(job: Job, learner: Learner, feed: Feed, image_ids: pd.Series) -> pd.DataFrame:
@@ -203,8 +274,9 @@ class Reporter:
         for replica in self.replicas:
             if metrics := report.metrics.get(str(replica)):
                 values = {"epoch": metrics.epoch, "loss": metrics.loss, "f1": metrics.f1, **rates}
-                for name, gauge in self.gauges.items():
-                    gauge.set(values[name], {"run": self.run, "member": replica.member, "fold": str(replica.fold)})
+                tags = {"run": self.run, "member": replica.member, "fold": PART_NAMES.get(replica.fold, str(replica.fold))}
+                for name, value in _without_nan(values).items():
+                    self.gauges[name].set(value, tags)
         last = report.epoch + 1 == self.pack.epochs
         if self.pack.frozen is None or last or self._due():
             by_replica = {name: asdict(metrics) for name, metrics in report.metrics.items()}

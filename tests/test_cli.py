@@ -23,7 +23,7 @@ def raymask(*arguments: str, script: str = "-m raymask.cli") -> subprocess.Compl
         (["--data", "/nowhere/photos"], "data.path: there is nothing at '/nowhere/photos'."),
         (["--recipe", "demos"], "there is no recipe 'demos'; it may be 'demo' (the nearest)"),
         (["--set", "recipe.epoch=3"], "there is no key 'recipe.epoch'; it may be 'epochs' (the nearest)"),
-        (["--set", "views=[original,vflop]"], "there is no view 'vflop'"),
+        (["--set", "views=[original,vflop]"], "there is no view or set of views 'vflop'"),
     ],
 )
 def test_a_mistake_is_answered_in_one_sentence(arguments: list[str], sentence: str) -> None:
@@ -32,6 +32,13 @@ def test_a_mistake_is_answered_in_one_sentence(arguments: list[str], sentence: s
     assert sentence in answer.stderr
     assert len(answer.stderr.strip().splitlines()) == 1
     assert not answer.stdout
+
+
+def test_a_refit_of_no_run_is_answered_in_one_sentence(tmp_path: Path) -> None:
+    answer = raymask("refit", str(tmp_path), "--member", "mask", "--member", "age")
+    assert answer.returncode == 2
+    assert answer.stderr == f"raymask: '{tmp_path}' holds no run: it has no config.yaml.\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_recipes_are_listed_with_their_commands() -> None:

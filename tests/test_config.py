@@ -330,8 +330,6 @@ def test_an_unknown_key_of_a_members_recipe_is_refused_with_the_member(recipe: d
 
 
 def test_an_unknown_key_near_to_none_is_refused_with_all_there_are() -> None:
-    expected = "there is no key 'vote.qqq'; it may be 'rule'."
-    assert refusal({"vote": {"qqq": 1}}) == expected
     text = refusal({"recipe": {"head": {"qqq": 1}}})
     assert text == "there is no key 'recipe.head.qqq'; it may be 'norm', 'hidden' or 'dropout'."
 
@@ -441,7 +439,7 @@ def test_a_wrong_augment_is_refused_by_its_key_and_both_of_its_forms(augment: An
             {"folds": {"scheme": "grup"}},
             "'folds.scheme' is 'grup'; it may be 'group' (the nearest), 'stratified_group', 'stratified', 'kfold' or 'holdout'.",
         ),
-        ({"vote": {"rule": "weighted"}}, "'vote.rule' is 'weighted'; it may be 'soft' or 'hard'."),
+        ({"vote": {"level": "tasks"}}, "'vote.level' is 'tasks'; it may be 'task' (the nearest), 'auto' or 'joint'."),
         ({"data": {"kind": "zip"}}, "'data.kind' is 'zip'; it may be 'auto', 'demo', 'competition', 'csv' or 'folders'."),
     ],
 )
@@ -491,10 +489,13 @@ def test_a_wrong_choice_is_refused_with_the_choices(values: dict[str, Any], expe
         ({"tasks": {"a": {"valid_range": [5, 0]}}}, "tasks.a: valid_range must rise, such as [0, 120], but is [5.0, 0.0]."),
         ({"tasks": {"joint": {}}}, "tasks: 'joint' is a kind of member and cannot name a task."),
         ({"tasks": ["multi"]}, "tasks: 'multi' is a kind of member and cannot name a task."),
-        ({"views": ["hflip"]}, "views must be different ones and hold 'original', but is ['hflip']."),
         (
-            {"views": ["original", "original"]},
-            "views must be different ones and hold 'original', but is ['original', 'original'].",
+            {"vote": {"weights": {"age": 1}, "rule": "soft"}},
+            "vote: weights fix the rule to 'weighted', but rule is 'soft': leave one of them out.",
+        ),
+        (
+            {"vote": {"weights": {"age": 1}, "level": "joint"}},
+            "vote: weights are those of members, task by task, so that level cannot be joint.",
         ),
     ],
 )

@@ -223,6 +223,16 @@ class TestBoard:
         rows = {line.split()[0]: line.split()[1:] for line in shown(board, 40) if "/fold-" in line}
         assert rows["mask/fold-1"] == ["pack-0", "2/4", "0.250", "0.600", "0.850", "0.800", "123", "5%", "done"]
 
+    def test_a_replica_without_a_fold_of_its_own_shows_its_training_loss_alone(self) -> None:
+        board, unknown = Board({"pack-0": ["mask/all"], "pack-1": ["age/all", "age/fold-0"]}), float("nan")
+        whole = {**metrics(loss=unknown, f1=unknown), "accuracy": unknown}
+        board.take(report(replicas={"mask/all": whole}))
+        board.take(report(pack="pack-1", replicas={"age/all": whole, "age/fold-0": metrics(loss=0.6)}))
+        assert board.sentence("pack-0").endswith("epoch 2/4, mean train loss 0.250")
+        assert board.sentence("pack-1").endswith("epoch 2/4, mean loss 0.600, mean F1 0.750")
+        rows = {line.split()[0]: line.split()[1:7] for line in shown(board, 40) if "/" in line}
+        assert rows["mask/all"] == ["pack-0", "2/4", "0.250", "-", "-", "-"]
+
     def test_finished_replicas_make_room_for_the_others(self) -> None:
         replicas = {f"pack-{n}": [f"m{n}/fold-{fold}" for fold in range(5)] for n in range(3)}
         board = Board(replicas)

@@ -421,6 +421,121 @@ class TestRefusals:
             train_pack([learner], feed, lambda report: None, break_after_last)
 
 
+ALL = -2
+"""A fold that no row has."""
+
+
+class TestAllRows:
+    def test_a_replica_of_no_fold_learns_from_every_row_and_is_scored_on_none(self) -> None:
+        learner = learner_of(recipe_of(), fold=ALL)
+        reports = trained([learner], pixel_feed())
+        assert learner.own_rows.size == 0
+        assert learner.learned.all()
+        for epoch, report in enumerate(reports, start=1):
+            metrics = report.metrics[learner.name]
+            assert metrics.epoch == epoch
+            assert np.isfinite(metrics.train_loss)
+            assert np.isnan([metrics.loss, metrics.f1, metrics.accuracy]).all()
+            assert metrics.scores == {}
+
+    def test_every_row_of_a_batch_is_learned_from(self) -> None:
+        assert learner_of(recipe_of(), fold=ALL).learn(inputs_of(range(12)), pixel_feed()) == 12
+
+    def test_it_is_the_same_in_a_pack_and_taken_up_again(self) -> None:
+        recipe = RECIPES["batch norm, dropout, ema"]
+        whole, first, mate = learner_of(recipe, fold=ALL), learner_of(recipe, fold=ALL), learner_of(recipe, fold=1, seed=2)
+        trained([mate, whole], pixel_feed())
+        trained([first], pixel_feed(spec=replace(SPEC, epochs=2)))
+        again = learner_of(recipe, fold=ALL)
+        again.load_state(kept_apart(first.state()))
+        trained([again], pixel_feed(first=2))
+        assert differing(weights(whole), weights(again)) == []
+
+    def test_a_training_loss_that_is_not_finite_is_refused(self) -> None:
+        learner = learner_of(recipe_of(), fold=ALL, name="colour/all")
+        learner.loss["half"] = lambda logits, labels: logits.sum() * 0 + float("inf")  # type: ignore[assignment]
+        with pytest.raises(InputError, match=r"^the loss of colour/all is inf in epoch 1 .*recipe\.lr.*clip_grad\.$"):
+            trained([learner], pixel_feed())
+
+    def test_weights_that_the_last_step_broke_are_refused(self) -> None:
+        learner = learner_of(recipe_of(epochs=1), fold=ALL)
+
+        def break_after_last(epoch: int, step: int) -> None:
+            if step == STEPS - 1:
+                with torch.no_grad():
+                    learner.model.heads["half-head"][-1].bias.fill_(float("nan"))
+
+        with pytest.raises(InputError, match=r"fold--2 is \d.*\(its weights are not finite\)"):
+            train_pack([learner], pixel_feed(spec=replace(SPEC, epochs=1)), lambda report: None, break_after_last)
+
+
+def one_hot(labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float32]:
+    return np.equal(labels[:, None], np.arange(classes)).astype(np.float32)
+
+
+class TestLabelsOfTraining:
+    SOFT = replace(
+        WORLD,
+        labels=replace(
+            WORLD.labels, train={head: one_hot(WORLD.labels.truth[head], c) for head, c in heads_of("multi", SPACE).items()}
+        ),
+    )
+
+    @pytest.mark.parametrize("given", [{}, {"class_weight_power": 1.0, "label_smoothing": 0.1}])
+    def test_a_step_by_probabilities_of_1_is_the_step_by_labels(self, given: dict[str, float]) -> None:
+        recipe = recipe_of(optimizer="sgd", lr=0.1, warmup=0.0, **given)
+        hard, soft = learner_of(recipe), learner_of(recipe, world=self.SOFT)
+        before, rows = weights(hard), np.flatnonzero(WORLD.labels.fold != 0)[:12]
+        for learner in (hard, soft):
+            assert learner.learn(inputs_of(rows), pixel_feed()) == 12
+        assert len(differing(weights(hard), before)) > 10
+        for name, value in weights(hard).items():
+            np.testing.assert_allclose(weights(soft)[name], value, atol=1e-5, err_msg=name)
+
+    def test_classes_are_counted_on_the_rows_that_are_learned_from(self) -> None:
+        labels = replace(WORLD.labels, trains=np.arange(IMAGES) % 4 != 0)
+        learned = (WORLD.labels.fold != 1) & labels.trains
+        by_hand = [np.sum(WORLD.labels.truth["colour"][learned] == colour) for colour in range(3)]
+        np.testing.assert_array_equal(labels.learned(1), learned)
+        np.testing.assert_array_equal(labels.counts("colour", 3, fold=1), by_hand)
+        soft = replace(labels, train=self.SOFT.labels.train)
+        np.testing.assert_allclose(soft.counts("colour", 3, fold=1), by_hand)
+        halves = replace(labels, train={"half": np.full((IMAGES, 2), 0.5, np.float32)})
+        np.testing.assert_allclose(halves.counts("half", 2, fold=1), [learned.sum() / 2] * 2)
+
+    def test_soft_labels_are_what_is_learned(self) -> None:
+        """Where the teacher is unsure, so becomes the model; scores are made of the truth still."""
+        unsure = {"half": np.full((IMAGES, 2), (0.25, 0.75), np.float32)}
+        world = replace(WORLD, labels=replace(WORLD.labels, train=unsure))
+        learner = learner_of(recipe_of(epochs=8), task="half", world=world)
+        last = trained([learner], pixel_feed(world, spec=replace(SPEC, epochs=8)))[-1].metrics[learner.name]
+        said = learner.predict(np.arange(IMAGES), "original", pixel_feed())["half"]
+        assert said[:, 1].mean() == pytest.approx(0.75, abs=0.06)
+        truth = WORLD.labels.truth["half"][learner.own_rows]
+        assert last.accuracy == pytest.approx(np.mean(truth == said[learner.own_rows].argmax(axis=1)))
+
+    def test_rows_that_are_not_to_be_learned_from_change_no_weight(self) -> None:
+        idle = (np.arange(IMAGES) % 5 == 0) & (WORLD.labels.fold != 1)
+        assert idle.any()
+        pixels = WORLD.prepared.shards[0].copy()
+        pixels[idle] = 255 - pixels[idle]
+        unlabelled = {target: np.where(idle, -1, labels) for target, labels in WORLD.labels.truth.items()}
+        labels = replace(WORLD.labels, truth=unlabelled, train=unlabelled, trains=~idle)
+        world = World(WORLD.prepared, labels)
+        changed = World(replace(WORLD.prepared, shards=(pixels,)), replace(labels, train=WORLD.labels.train))
+        one, other = (learner_of(recipe_of(class_weight_power=1.0), fold=1, world=w) for w in (world, changed))
+        trained([one], pixel_feed(world))
+        trained([other], pixel_feed(changed))
+        assert differing(weights(one), weights(other)) == []
+        assert one.learn(inputs_of(np.flatnonzero(idle), epoch=3), pixel_feed()) == 0
+
+    def test_unlabelled_rows_cannot_be_validated_on(self) -> None:
+        unlabelled = {target: np.where(WORLD.labels.fold == 1, -1, labels) for target, labels in WORLD.labels.truth.items()}
+        world = replace(WORLD, labels=replace(WORLD.labels, truth=unlabelled))
+        with pytest.raises(AssertionError):
+            learner_of(recipe_of(), fold=1, world=world)
+
+
 class TestMetrics:
     def metrics(self, task: str, labels: LabelTable = WORLD.labels) -> tuple[Learner, EpochMetrics, dict[str, Any]]:
         world = replace(WORLD, labels=labels)

@@ -21,22 +21,41 @@ ROOT = Path(raymask.__file__).parent
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "device", "display", "kernels", "plots", "data.portraits"}),
     frozenset({"explain", "tasks", "data.files", "data.demo"}),
-    frozenset({"config", "data.decode"}),
+    frozenset({"config", "calibration", "data.decode"}),
     frozenset({"store", "tta", "losses", "metrics", "models", "data.sources", "data.folds", "data.cache", "data.augment"}),
-    frozenset({"optim", "ensemble", "data.batches"}),
-    frozenset({"oof", "submit", "data.features"}),
-    frozenset({"plan", "engine"}),
-    frozenset({"cluster", "backbones", "data.prepare", "data.stream"}),
-    frozenset({"session"}),
-    frozenset({"train", "trial", "embed", "predict", "report"}),
+    frozenset({"optim", "rules", "data.batches", "data.unlabelled"}),
+    frozenset({"adjust", "ensemble", "resample", "data.features"}),
+    frozenset({"oof", "choice", "submit"}),
+    frozenset({"viewing"}),
+    frozenset({"plan", "engine", "vote"}),
+    frozenset({"cluster", "backbones", "soup", "inference", "report_vote", "data.prepare", "data.stream"}),
+    frozenset({"session", "graphs", "card"}),
+    frozenset({"train", "trial", "embed", "predict", "bulk", "report", "web", "export"}),
+    frozenset({"election", "prediction", "soups", "serve"}),
+    frozenset({"teacher", "gain"}),
     frozenset({"stages"}),
+    frozenset({"refit"}),
+    frozenset({"singles"}),
     frozenset({"pipeline"}),
+    frozenset({"afterwards"}),
     frozenset({"cli"}),
 )
 LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-WITHIN_A_LEVEL = {("train", "trial")}
+WITHIN_A_LEVEL = {("train", "trial"), ("bulk", "predict")}
 
-KNOWS_RAY = {"cluster", "train", "trial", "embed", "predict", "backbones", "data.prepare", "data.stream"}
+KNOWS_RAY = {
+    "cluster",
+    "train",
+    "trial",
+    "embed",
+    "predict",
+    "bulk",
+    "soups",
+    "serve",
+    "backbones",
+    "data.prepare",
+    "data.stream",
+}
 KNOWS_ALBUMENTATIONS = {"data.augment"}
 
 
@@ -109,8 +128,8 @@ class TestArrows:
         assert set(MODULES) - reached == {"cli"}
 
     def test_the_walk_sees_imports_inside_functions(self) -> None:
-        assert "predict" in own(imports_of("stages"))
-        assert "predict" not in own(imports_of("stages", inside=False))
+        assert "train" in own(imports_of("stages"))
+        assert "train" not in own(imports_of("stages", inside=False))
         assert {"config", "data.files"} <= own(imports_of("stages", inside=False))
         assert "albumentations" in packages(imports_of("data.augment"))
 
@@ -122,7 +141,7 @@ class TestPackages:
     def test_only_one_module_imports_albumentations(self) -> None:
         assert {module for module in MODULES if "albumentations" in packages(imports_of(module))} == KNOWS_ALBUMENTATIONS
 
-    @pytest.mark.parametrize("module", ["tasks", "ensemble"])
+    @pytest.mark.parametrize("module", ["tasks", "rules", "calibration", "ensemble", "choice", "viewing", "vote"])
     def test_labels_and_votes_know_neither_ray_nor_torch(self, module: str) -> None:
         assert packages(imports_of(module)) & {"ray", "torch", "timm"} == set()
 

@@ -66,6 +66,29 @@ class TestLoss:
         expected = functional.cross_entropy(self.LOGITS, self.LABELS, weight=weight, label_smoothing=smoothing)
         torch.testing.assert_close(loss(self.LOGITS, self.LABELS), expected)
 
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+    def test_a_probability_of_1_is_the_same_as_the_label(self, power: float, smoothing: float) -> None:
+        loss = build_loss(recipe_of(class_weight_power=power, label_smoothing=smoothing), [5, 20, 100])
+        sure = functional.one_hot(self.LABELS, 3).float()
+        torch.testing.assert_close(loss(self.LOGITS, sure), loss(self.LOGITS, self.LABELS))
+
+    def test_probabilities_by_hand(self) -> None:
+        soft = torch.tensor(np.random.default_rng(1).dirichlet(np.ones(3), 16), dtype=torch.float32)
+        of_image = -soft * self.LOGITS.log_softmax(dim=1)
+        torch.testing.assert_close(build_loss(recipe_of(), [1, 1, 1])(self.LOGITS, soft), of_image.sum(dim=1).mean())
+        counts = soft.sum(dim=0)
+        weight = class_weights(counts, 1.0)
+        weighted = build_loss(recipe_of(class_weight_power=1.0), counts)(self.LOGITS, soft)
+        torch.testing.assert_close(weighted, (of_image * weight).sum() / (soft * weight).sum())
+
+    def test_weights_of_probabilities_are_not_rounded_by_autocast(self) -> None:
+        loss = build_loss(recipe_of(class_weight_power=1.0), [5, 20, 100])
+        soft = self.LOGITS.softmax(dim=1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = loss(self.LOGITS, soft)
+        torch.testing.assert_close(rounded, loss(self.LOGITS, soft))
+
     def test_by_hand_without_weights_and_smoothing(self) -> None:
         truth = self.LOGITS.softmax(dim=1)[torch.arange(16), self.LABELS]
         torch.testing.assert_close(build_loss(recipe_of(), [1, 1, 1])(self.LOGITS, self.LABELS), -truth.log().mean())

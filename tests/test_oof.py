@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from raymask.errors import InputError
-from raymask.oof import collect_oof, oof_by_head, replica_by_head, split_heads
+from raymask.oof import collect_oof, oof_by_view, replica_by_head, split_heads
 from raymask.store import ReplicaId, Run
 
 VIEWS = ("original", "hflip")
@@ -65,7 +65,7 @@ class TestCollect:
         for run in runs:
             collect_oof(run, "m", range(3), VALIDATED)
         order = pd.Series(IDS).sample(frac=1, random_state=5)
-        one, other = (oof_by_head(run, "m", VIEWS, order) for run in runs)
+        one, other = (oof_by_view(run, "m", VIEWS, order) for run in runs)
         pd.testing.assert_frame_equal(*(pd.read_parquet(run.oof("m")) for run in runs))
         for head, of_head in one.items():
             np.testing.assert_array_equal(other[head], of_head)
@@ -109,18 +109,30 @@ class TestCollect:
         assert run.oof("m").read_bytes() == before
 
 
-class TestByHead:
-    @pytest.mark.parametrize("views", [("original",), ("hflip",), VIEWS])
-    def test_averages_the_views_in_the_order_asked_for(self, run: Run, views: tuple[str, ...]) -> None:
+class TestByView:
+    @pytest.mark.parametrize("views", [("original",), ("hflip",), VIEWS, VIEWS[::-1]])
+    def test_holds_the_views_and_the_images_in_the_order_asked_for(self, run: Run, views: tuple[str, ...]) -> None:
         write(run)
         collect_oof(run, "m", range(3), VALIDATED)
-        order = pd.Series(IDS[::-1][:7], index=range(100, 107))
-        by_head = oof_by_head(run, "m", views, order)
-        assert list(by_head) == ["mask", "age"]
-        for place, image_id in enumerate(order):
-            for head, column, label in (("mask", "mask:none", 1), ("age", "age:>=60", 2)):
-                expected = np.mean([value(image_id, view, column) for view in views])
-                assert by_head[head][place, label] == pytest.approx(expected)
+        order = pd.Series(IDS[::-1], index=range(100, 112))
+        by_view = oof_by_view(run, "m", views, order)
+        assert list(by_view) == ["mask", "age"]
+        for head, columns in (("mask", COLUMNS[:2]), ("age", COLUMNS[2:])):
+            expected = [[[value(name, view, column) for column in columns] for name in order] for view in views]
+            np.testing.assert_array_equal(by_view[head], expected)
+            assert by_view[head].dtype == np.float32
+
+    def test_predictions_of_images_that_are_not_wanted_are_refused(self, run: Run) -> None:
+        write(run)
+        collect_oof(run, "m", range(3), VALIDATED)
+        with pytest.raises(InputError, match=r"^the out-of-fold .* of 'm' \(hflip\) hold unknown 2 image.*: id-10, id-11"):
+            oof_by_view(run, "m", ("hflip",), VALIDATED[:10])
+
+    def test_a_view_without_predictions_is_refused_by_name(self, run: Run) -> None:
+        write(run)
+        collect_oof(run, "m", range(3), VALIDATED)
+        with pytest.raises(InputError, match=r"^the out-of-fold predictions of 'm' \(zoom\) lack 12 image"):
+            oof_by_view(run, "m", ("original", "zoom"), VALIDATED)
 
     def test_ids_that_look_like_numbers_stay_apart(self, run: Run) -> None:
         """`007` and `7` are two images."""
@@ -132,8 +144,8 @@ class TestByHead:
                 path
             )
         collect_oof(run, "m", range(4), pd.Series(names))
-        by_head = oof_by_head(run, "m", ["original"], pd.Series(names))
-        np.testing.assert_allclose(by_head["mask"][:, 0], [0, 0.25, 0.5, 0.75])
+        by_view = oof_by_view(run, "m", ["original"], pd.Series(names))
+        np.testing.assert_allclose(by_view["mask"][0, :, 0], [0, 0.25, 0.5, 0.75])
 
 
 class TestSplitHeads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -14,17 +15,23 @@ import torch
 from rich.console import Console
 
 import raymask
+from raymask.afterwards import distil, pseudo, refit, soup
 from raymask.config import Recipe, RunConfig, load_config
+from raymask.data.cache import open_cache
 from raymask.data.decode import decode_file
 from raymask.data.demo import write_demo
+from raymask.data.folds import TRAIN_ONLY
 from raymask.display import Display
+from raymask.election import by_round, electorates
 from raymask.errors import InputError
 from raymask.models import load_classifier, to_pixels
 from raymask.pipeline import run
 from raymask.plan import ActorPool, input_spec
 from raymask.predict import predict
-from raymask.store import ReplicaId, Run, load_run_config, read_json
+from raymask.store import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, load_run_config, read_json, write_table
 from raymask.tta import VIEWS
+from raymask.viewing import even
+from raymask.vote import Vote
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -38,9 +45,11 @@ RECIPE = {
     "lr": 3e-3,
     "amp": "off",
 }
+PLAIN_VOTE = {"rule": "soft", "level": "joint", "adjust": "none", "calibrate": "none", "views": "all", "merge": "mean"}
 TINY = {
     "recipe": RECIPE,
     "folds": {"k": 2},
+    "vote": PLAIN_VOTE,
 }
 
 
@@ -123,7 +132,7 @@ def test_running_again_skips_what_is_finished_and_says_so(finished: tuple[Run, s
     before = {path: path.stat().st_mtime_ns for path in kept}
     _, said = run_and_read(load_run_config(done))
     assert {path: path.stat().st_mtime_ns for path in kept} == before
-    for sentence in ("prepared already", "replicas are trained already", "are there already", "predicted already"):
+    for sentence in ("prepared already", "replicas are trained already", "decided already", "predicted already"):
         assert sentence in said
 
 
@@ -135,7 +144,7 @@ def test_another_vote_is_counted_without_training_again(finished: tuple[Run, str
     _, said = run_and_read(hard)
     assert "12 of 12 replicas are trained already" in said
     assert "predicted already" in said
-    assert read_json(copy.ensemble)["rule"] == "hard"
+    assert read_json(copy.ensemble)["vote"]["rule"] == "hard"
 
 
 def test_a_missing_test_set_is_refused_before_anything_is_done(photos: Path, tmp_path: Path) -> None:
@@ -157,6 +166,46 @@ def test_a_lost_replica_alone_is_trained_again(finished: tuple[Run, str], tmp_pa
     assert "11 of 12 replicas are trained already" in said
     # Alone in its pack, with two threads in place of one, and yet the same but for the order of sums.
     pd.testing.assert_frame_equal(pd.read_parquet(copy.replica_oof(lost)), expected, atol=1e-3, rtol=0)
+
+
+def test_a_member_is_refitted_on_all_people_once(finished: tuple[Run, str], tmp_path: Path) -> None:
+    copy, whole, said = Run(tmp_path / "tiny"), ReplicaId("multi", WHOLE), io.StringIO()
+    shutil.copytree(finished[0].root, copy.root)
+    shutil.copytree(finished[0].root.parent / ".cache", tmp_path / ".cache")
+    display = Display(Console(file=said))
+    assert refit(copy.root, ["multi"], display) == [whole]
+    assert "1 replicas in 1 pack(s)" in said.getvalue()
+    assert "prepared already" in said.getvalue()
+    folder = copy.root / "members" / "multi" / "all"
+    assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "meta.json", "model.safetensors"]
+    meta = json.loads((folder / "meta.json").read_text(), parse_constant=pytest.fail)
+    assert meta["fold"] == WHOLE
+    assert meta["scores"].keys() == {"epoch", "train_loss", "lr", "images_per_second", "waiting"}
+    history = pd.read_csv(copy.history(whole))
+    assert history["epoch"].tolist() == [1, 2]
+    assert history["train_loss"].notna().all()
+    assert history[["loss", "f1", "accuracy"]].isna().all(axis=None)
+    model = load_classifier(Recipe.model_validate(meta["recipe"]), {"mask": 3, "gender": 2, "age": 3}, copy.weights(whole))
+    assert model(torch.zeros(1, 3, 32, 32))["mask"].isfinite().all()
+    assert "refit" in read_json(copy.timings)
+    assert read_json(copy.timings)["train"] == read_json(finished[0].timings)["train"]
+
+    written = copy.weights(whole).stat().st_mtime_ns
+    refit(copy.root, ["multi"], display)
+    assert "1 of 1 replicas are trained already" in said.getvalue()
+    assert copy.weights(whole).stat().st_mtime_ns == written
+
+
+def test_a_refit_of_what_is_not_there_is_refused(finished: tuple[Run, str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no member 'gendre'; it may be 'gender' \(the nearest\), 'mask', .* or 'joint-s1'\.$"):
+        refit(finished[0].root, ["mask", "gendre"], Display(Console(file=io.StringIO())))
+    with pytest.raises(InputError, match="holds no run"):
+        refit(tmp_path)
+    copy = Run(tmp_path / "tiny")
+    shutil.copytree(finished[0].root, copy.root)
+    copy.meta(ReplicaId("age", 1)).unlink()
+    with pytest.raises(InputError, match=r"not trained to its end \(there is no age/fold-1\); finish it first by `raymask train"):
+        refit(copy.root, (), Display(Console(file=io.StringIO())))
 
 
 def test_another_config_under_the_same_name_is_refused(finished: tuple[Run, str]) -> None:
@@ -191,7 +240,7 @@ def test_predictions_do_not_depend_on_the_batch_size(
         ReplicaId(member, fold) for member in ("mask", "gender", "age", "multi", "joint-s0", "joint-s1") for fold in (0, 1)
     ]
     pool = ActorPool(size=1, cpus=0.5, gpus=0.0, threads=1, decode_cpus=0.5)
-    predicted = predict(finished[0], images, replicas, ("original", "hflip"), pool, lambda done, in_all: None)
+    predicted = predict(finished[0], images, replicas, even(["original", "hflip"]), pool, lambda done, in_all: None)
     pd.testing.assert_frame_equal(predicted, expected, atol=1e-5, rtol=0)
 
 
@@ -284,6 +333,203 @@ def test_folders_of_classes_with_one_task_and_hold_out(photos: Path, tmp_path: P
     assert "there is no submission" in said
     assert read_json(done.ensemble)["images"] == 10
     assert done.report.is_file()
+
+
+@pytest.fixture(scope="module")
+def reserving(ray_session: None, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
+    """A joint model, a quarter of the people being held out."""
+    folds = {"k": 2, "reserve": 0.25}
+    return run_and_read(tiny_config(tmp_path_factory.mktemp("runs"), photos, folds=folds, members=[{"task": "joint"}]))
+
+
+def test_reserved_people_are_in_nothing_but_their_own_file(reserving: tuple[Run, str]) -> None:
+    done, said = reserving
+    assert "28 images of 4 groups are held out from everything" in said
+    reserve, manifest = pd.read_parquet(done.reserve), pd.read_parquet(done.manifest)
+    assert set(manifest.columns) == {*reserve.columns, "fold"}
+    assert (len(reserve), len(manifest)) == (28, 84)
+    assert not set(reserve["group"]) & set(manifest["group"])
+    assert sorted(pd.read_parquet(done.oof("joint"))["image_id"].unique()) == manifest["image_id"].tolist()
+    [cache] = (done.root.parent / ".cache" / "prepared").iterdir()
+    assert open_cache(cache, reserve["image_id"]).read(range(28)).shape == (28, 32, 32, 3)
+
+
+def test_soups_and_refits_are_made_once_and_compared_on_reserved_people(reserving: tuple[Run, str], tmp_path: Path) -> None:
+    copy, said = Run(tmp_path / "tiny"), io.StringIO()
+    shutil.copytree(reserving[0].root, copy.root)
+    shutil.copytree(reserving[0].root.parent / ".cache", tmp_path / ".cache")
+    display = Display(Console(file=said))
+    soups = [ReplicaId("joint", SOUP), ReplicaId("joint", GREEDY_SOUP)]
+    assert soup(copy.root, (), display) == soups
+    assert "joint: F1 of" in said.getvalue()
+    for replica in soups:
+        meta = read_json(copy.meta(replica))
+        assert (meta["fold"], meta["views"]) == (replica.fold, read_json(copy.singles)["views"])
+        assert set(meta["ingredients"]) <= {"fold-0", "fold-1"}
+        assert meta["reserve"].keys() == {"mask", "gender", "age", "joint"}
+        model = load_classifier(Recipe.model_validate(meta["recipe"]), {"joint": 18}, copy.weights(replica))
+        assert model(torch.zeros(1, 3, 32, 32))["joint"].isfinite().all()
+    reserve = pd.read_parquet(copy.reserve)
+    columns = [
+        name.replace("fold-0", "greedy-soup") for name in pd.read_parquet(copy.reserve_predictions) if "fold-1" not in name
+    ]
+    cross_fitted = pd.read_parquet(copy.replica_reserve(soups[1]))
+    assert (list(cross_fitted), cross_fitted["image_id"].tolist()) == (columns, reserve["image_id"].tolist())
+    assert [path.name for path in (copy.root / "members" / "joint" / "soup").iterdir() if path.name[0] == "."] == []
+
+    told = read_json(copy.singles)
+    assert [(row["name"], row["models"]) for row in told["rows"]] == [
+        ("ensemble", 2),
+        ("fold", 1),
+        ("soup", 1),
+        ("greedy-soup", 1),
+    ]
+    assert (told["images"], told["groups"], told["metric"]) == (28, 4, "joint.f1")
+    whole = read_json(copy.ensemble)["reserve"]
+    assert told["rows"][0]["score"] == {key: whole[key] for key in ("score", "se", "low", "high")}
+    assert told["rows"][0]["scores"] == whole["scores"]["ensemble"]
+    for row in told["rows"]:
+        assert row["score"]["score"] == pytest.approx(row["scores"]["joint"]["f1"])
+        assert row["ms_an_image"] > 0
+    uniform = told["members"]["joint"]["soup"]["joint"]["accuracy"]
+    assert uniform == pytest.approx(read_json(copy.meta(soups[0]))["reserve"]["joint"]["accuracy"], abs=1 / 28)
+
+    written = {path: path.stat().st_mtime_ns for path in (*copy.root.rglob("*.safetensors"), copy.reserve_singles, copy.singles)}
+    soup(copy.root, ["joint"], display)
+    assert "the soups of 1 of 1 members are made already" in said.getvalue()
+    assert "the models are compared already" in said.getvalue()
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+    refit(copy.root, (), display)
+    rows = read_json(copy.singles)["rows"]
+    assert [row["name"] for row in rows] == ["ensemble", "fold", "soup", "greedy-soup", "all"]
+    assert [row["score"] for row in rows[:4]] == [row["score"] for row in told["rows"]]
+    assert copy.weights(soups[0]).stat().st_mtime_ns == written[copy.weights(soups[0])]
+
+
+def test_soups_of_a_run_without_reserved_people_are_refused(finished: tuple[Run, str]) -> None:
+    display = Display(Console(file=io.StringIO()))
+    with pytest.raises(InputError, match=r"soups need people that no ingredient saw; set folds\.reserve=0\.2 in a new run\.$"):
+        soup(finished[0].root, (), display)
+    with pytest.raises(InputError, match=r"no member 'gendre'; it may be 'gender'"):
+        soup(finished[0].root, ["gendre"], display)
+
+
+def test_unlabelled_images_are_learned_from_by_a_teachers_targets_and_never_scored(
+    reserving: tuple[Run, str], tmp_path: Path
+) -> None:
+    """The reserved images stand for unlabelled ones; fold 1 is taught nothing."""
+    before, copy = reserving[0], Run(tmp_path / "tiny")
+    for kept in (before.config, before.source):
+        copy.root.mkdir(exist_ok=True)
+        shutil.copy(kept, copy.root)
+    shutil.copytree(before.root.parent / ".cache", tmp_path / ".cache")
+    unlabelled, manifest = pd.read_parquet(before.reserve), pd.read_parquet(before.manifest)
+    labels = [name for name in unlabelled.columns if "label_" in name]
+    added = pd.concat([manifest, unlabelled.assign(fold=TRAIN_ONLY, **dict.fromkeys(labels, -1))])
+    write_table(copy.manifest, added.sort_values("image_id", ignore_index=True))
+    said = np.random.default_rng(0).dirichlet(np.ones(18), len(unlabelled)).astype(np.float32)
+    table = pd.DataFrame(said, columns=[name for name in pd.read_parquet(before.oof("joint")) if name.startswith("joint:")])
+    write_table(copy.targets, table.assign(image_id=unlabelled["image_id"], fold=0))
+    done, _ = run_and_read(load_run_config(copy).model_copy(update={"runs": tmp_path}))
+    assert sorted(pd.read_parquet(done.oof("joint"))["image_id"].unique()) == manifest["image_id"].tolist()
+    learned = {fold: pd.read_csv(done.history(ReplicaId("joint", fold)))["train_loss"] for fold in (0, 1)}
+    assert np.isfinite(learned[0]).all()
+    assert np.isfinite(learned[1]).all()
+    assert learned[0].iloc[-1] > learned[1].iloc[-1], "a quarter of its targets is noise"
+    assert done.report.is_file()
+
+
+def with_cache(done: Run, folder: Path) -> Run:
+    """A copy of a run and of what it shares with others."""
+    shutil.copytree(done.root, folder / done.name)
+    shutil.copytree(done.root.parent / ".cache", folder / ".cache")
+    return Run(folder / done.name)
+
+
+def test_a_run_is_trained_anew_with_pseudo_labels_of_its_test_images(reserving: tuple[Run, str], tmp_path: Path) -> None:
+    parent, said = with_cache(reserving[0], tmp_path), io.StringIO()
+    taught = pseudo(parent.root, settings=["teacher.precision=0"], display=Display(Console(file=said, width=200))).run
+    assert taught.root == tmp_path / "tiny-pseudo"
+    assert "28 of 28 unlabelled images join the training folds, 28 to 28 of them a fold" in said.getvalue()
+    before, manifest = pd.read_parquet(parent.manifest), pd.read_parquet(taught.manifest)
+    unlabelled = manifest[manifest["image_id"].str.startswith("test/")]
+    assert sorted(unlabelled["image_id"]) == sorted("test/" + pd.read_parquet(parent.test_predictions)["image_id"])
+    assert (unlabelled[[name for name in manifest if "label_" in name]] == -1).all(axis=None)
+    assert (unlabelled["fold"] == TRAIN_ONLY).all()
+    assert manifest["image_id"].is_monotonic_increasing
+    pd.testing.assert_frame_equal(manifest.drop(unlabelled.index).reset_index(drop=True), before)
+    pd.testing.assert_frame_equal(pd.read_parquet(taught.reserve), pd.read_parquet(parent.reserve))
+    for table in (taught.oof("joint"), taught.oof_ensemble):
+        assert sorted(pd.read_parquet(table)["image_id"].unique()) == before["image_id"].tolist()
+
+    targets, [one] = pd.read_parquet(taught.targets), electorates([parent])
+    joint = [name for name in targets if name.startswith("joint:")]
+    assert set(np.unique(targets[joint])) == {0, 1}
+    vote, predicted = Vote.from_json(read_json(parent.ensemble)["vote"], one.space), pd.read_parquet(parent.test_predictions)
+    for fold, members in enumerate(by_round([one], [predicted])):
+        of_fold = targets[targets["fold"] == fold]
+        assert of_fold["image_id"].tolist() == ("test/" + predicted["image_id"]).tolist()
+        np.testing.assert_array_equal(of_fold[joint].to_numpy().argmax(axis=1), vote(members).argmax(axis=1))
+    assert set(targets["fold"]) == {0, 1, WHOLE}
+
+    told = read_json(taught.gain)
+    of_ensemble = [read_json(run_.ensemble)["oof"]["ensemble"]["joint"]["f1"] for run_ in (parent, taught)]
+    assert [told["before"], told["after"]] == pytest.approx(of_ensemble)
+    assert told["gain"]["score"] == pytest.approx(of_ensemble[1] - of_ensemble[0])
+    assert told["gain"]["low"] <= told["gain"]["high"]
+    assert told["kept"] == (told["gain"]["score"] > told["gain"]["se"])
+    assert {part: sum(of_class.values()) for part, of_class in told["pseudo_labelled"].items()} == {
+        "fold-0": 28,
+        "fold-1": 28,
+        "all": 28,
+    }
+    assert told["reserve"]["before"]["score"] == pytest.approx(read_json(parent.ensemble)["reserve"]["score"])
+    assert f"{'kept' if told['kept'] else 'dropped'}: use '{taught.root if told['kept'] else parent.root}'" in said.getvalue()
+
+    kept = [taught.targets, taught.manifest, taught.gain, taught.weights(ReplicaId("joint", 0)), parent.test_predictions]
+    written = [path.stat().st_mtime_ns for path in kept]
+    pseudo(parent.root, settings=["teacher.precision=0"], display=Display(Console(file=said)))
+    assert "2 of 2 replicas are trained already" in said.getvalue()
+    assert [path.stat().st_mtime_ns for path in kept] == written
+    write_table(parent.oof_ensemble, pd.read_parquet(parent.oof_ensemble).iloc[::-1])
+    with pytest.raises(InputError, match=r"learns from '.*tiny', whose vote, predictions or test images have changed since"):
+        run_and_read(load_run_config(taught))
+    with pytest.raises(InputError, match=r"teacher.precision is 1, but '.*tiny' is that sure of no unlabelled image"):
+        pseudo(parent.root, "surer", ["teacher.precision=1"], Display(Console(file=said)))
+
+
+def test_an_ensemble_is_distilled_into_one_model_of_all_people(reserving: tuple[Run, str], tmp_path: Path) -> None:
+    parent, said = with_cache(reserving[0], tmp_path), io.StringIO()
+    student = distil(parent.root, settings=["recipe.epochs=1"], display=Display(Console(file=said, width=200))).run
+    assert student.root == tmp_path / "tiny-student"
+    whole = ReplicaId("multi", WHOLE)
+    assert [folder.name for folder in (student.root / "members").iterdir()] == ["multi"]
+    assert all(student.finished(replica) for replica in (ReplicaId("multi", 0), ReplicaId("multi", 1), whole))
+    assert f"deploy {student.weights(whole)}" in said.getvalue()
+    targets, oof = pd.read_parquet(student.targets), pd.read_parquet(parent.oof_ensemble)
+    joint = [name for name in targets if name.startswith("joint:")]
+    labelled = targets[targets["fold"] == TRAIN_ONLY].set_index("image_id").loc[oof["image_id"], joint].to_numpy()
+    truth = np.eye(18)[pd.read_parquet(parent.manifest).set_index("image_id").loc[oof["image_id"], "label_joint"]]
+    np.testing.assert_allclose(labelled, 0.3 * truth + 0.7 * oof[joint].to_numpy(), atol=1e-5)
+    assert targets["fold"].value_counts().to_dict() == {TRAIN_ONLY: 84, 0: 28, 1: 28, WHOLE: 28}
+    told = read_json(student.gain)
+    assert told["gain"]["score"] == pytest.approx(told["after"] - told["before"])
+    assert told["made_of"]["whole"] == "multi/all"
+    for who in ("before", "after", "whole"):
+        assert told["reserve"][who]["low"] <= told["reserve"][who]["score"] <= told["reserve"][who]["high"]
+
+    written = student.gain.stat().st_mtime_ns, student.weights(whole).stat().st_mtime_ns
+    distil(parent.root, settings=["recipe.epochs=1"], display=Display(Console(file=said)))
+    assert (student.gain.stat().st_mtime_ns, student.weights(whole).stat().st_mtime_ns) == written
+    quiet = Display(Console(file=io.StringIO()))
+    with pytest.raises(InputError, match=r"teacher.run: '.*tiny' predicts other tasks or classes than this run"):
+        distil(parent.root, name="other", settings=["tasks.age=null"], display=quiet)
+    with pytest.raises(InputError, match=r"folds: they are those of the teacher; leave them"):
+        distil(parent.root, name="other", settings=["folds.k=3"], display=quiet)
+    with pytest.raises(InputError, match=r"--task is 'mask'; it may be 'multi' or 'joint'"):
+        distil(parent.root, "mask", display=quiet)
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_impossible_recipe_is_refused_in_a_sentence(photos: Path, tmp_path: Path) -> None:

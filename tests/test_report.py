@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from raymask import report
-from raymask.config import validate
+from raymask import report, report_vote
+from raymask.config import VoteConfig, validate
 from raymask.data.sources import label_space
 from raymask.metrics import score_joint
-from raymask.report import build_report, expected_calibration_error, reliability
-from raymask.store import ReplicaId, Run, save_run_config, write_json, write_table
+from raymask.report import build_report
+from raymask.store import ReplicaId, Run, read_json, save_run_config, write_json, write_table
 from raymask.submit import prediction_table
-from raymask.tasks import JOINT
+from raymask.tasks import JOINT, LabelSpace
+from raymask.vote import Evidence, decide, summary
 
 HOSTILE = "<b>x"
 TASKS = {"shape": {"classes": ["round", HOSTILE]}, "size": {"classes": ["small", "medium", "large"]}}
@@ -62,9 +65,8 @@ def make_run(
     of_members = {
         m.get("name", m["task"]): scores if m["task"] in ("multi", "joint") else {m["task"]: scores[m["task"]]} for m in members
     }
-    write_json(
-        run.ensemble, {"rule": "soft", "views": ["original"], "images": len(validated), "oof": {**of_members, "ensemble": scores}}
-    )
+    told = {"images": len(validated), "groups": groups, **told_of_vote(space), "oof": {**of_members, "ensemble": scores}}
+    write_json(run.ensemble, told)
     for name, number in product(of_members, [0] if holdout else range(folds)):
         epochs = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [1.0, 0.8, 0.7], "loss": [1.1, 0.9, 0.85 + number / 50]})
         epochs = epochs.assign(f1=[0.3, 0.5, 0.6 + number / 50], accuracy=0.5, lr=0.1, images_per_second=100.0, waiting=0.25)
@@ -76,6 +78,60 @@ def make_run(
     table = prediction_table(pd.Series(["a", "b"]), pd.Series(["", "the file is empty"]), probabilities[:2], space)
     write_table(run.predictions, table)
     return run
+
+
+def interval(score: float, half: float = 0.05) -> dict[str, float]:
+    return {"score": score, "se": half / 2, "low": score - half, "high": score + half}
+
+
+def told_of_vote(space: LabelSpace) -> dict[str, Any]:
+    """What `raymask.vote.summary` gives: the second of 41 ways is chosen, and the plain votes are among the last."""
+    several = len(space.names) > 1
+    first, *others = space.names if several else (JOINT,)
+    ways = [("greedy", "joint", "thresholds"), ("weighted", "task", "prior"), *((f"own:{n}", "joint", "none") for n in range(36))]
+    ways += [("rank", "joint", "none"), ("soft", "joint", "none"), ("hard", "task", "none")]
+    quality = {"ece": 0.1234, "brier": 0.5678, "nll": 1.0}
+    bins = [{"low": 0.5, "high": 0.6, "images": 3.0, "confidence": 0.55, "accuracy": 0.4}]
+    return {
+        "metric": "joint.f1",
+        "vote": {
+            "rule": "weighted",
+            "level": "task" if several else "joint",
+            "adjust": "prior",
+            "voters": {first: ["shape", "multi"], **{other: ["multi"] for other in others}},
+            "params": {first: {"weights": [0.125, 0.875]}, **{other: {"weights": [1.0]} for other in others}},
+            "factors": {first: np.geomspace(0.5, 2.0, len(space.classes(first))).tolist(), **dict.fromkeys(others)},
+            "views": {"names": ["original", "flip"], "weights": [1.0, 1.0], "merge": "mean"},
+            "calibrations": {},
+        },
+        "estimate": {**interval(0.7111), "optimism": 0.0222},
+        "rules": [
+            {"rule": rule, "level": level, "adjust": adjust, **interval(0.75 - place / 200), "behind": place / 200}
+            | {"behind_se": 0.0077, "seconds": 0.1, "chosen": rule == "weighted"}
+            for place, (rule, level, adjust) in enumerate(ways)
+        ],
+        "views": [
+            {"views": "original + flip", **interval(0.7), "gain": interval(0.0133, 0.02), "chosen": True},
+            {"views": "original", **interval(0.6867), "gain": interval(0.0, 0.0), "chosen": False},
+        ],
+        "calibration": {
+            "shape": {
+                "shape": {"before": {**quality, "reliability": bins}, "after": {**quality, "ece": 0.0432, "reliability": bins}}
+            }
+        },
+    }
+
+
+def change(run: Run, **changes: Any) -> None:
+    """Changes ensemble.json; None takes a key away."""
+    told = {**read_json(run.ensemble), **changes}
+    write_json(run.ensemble, {key: value for key, value in told.items() if value is not None})
+
+
+def section_of(page: str, name: str) -> str:
+    """The text of a section, its tags being spaces."""
+    text = re.sub(r"<[^>]*>", " ", page.split(f'<section id="{name}">')[1].split("</section>")[0])
+    return unescape(" ".join(text.split()))
 
 
 def page_of(run: Run) -> str:
@@ -93,7 +149,7 @@ def test_page_is_self_contained_and_whole(run: Run) -> None:
     assert "http" not in page
     assert not re.search(r"<(script|link|iframe)\b", page)
     assert not re.search(r'(src|href)="(?!data:image/jpeg;base64,|#)', page)
-    assert page.count("<svg ") == page.count("</svg>") == len(MEMBERS) + 1
+    assert page.count("<svg ") == page.count("</svg>") == len(MEMBERS) + 2
     assert 'class="absent"' not in page
     assert not [path for path in run.root.iterdir() if path.name.startswith(".report")]
     for fact in ("24 of 12 groups", "6 = 2 shape × 3 size", "torch 9.8.7", "prepare 0:04", "together 1:10", "0.600 … 0.620"):
@@ -164,6 +220,7 @@ def test_unreadable_photos_are_shown_as_empty_tiles(tmp_path: Path) -> None:
         ("predictions", "no predictions of a test set"),
         ("rejected", "No image was set aside"),
         ("ensemble", "There is no vote yet"),
+        ("ensemble", "nothing to tell of the vote"),
         ("oof_ensemble", "no out-of-fold predictions"),
         ("manifest", "manifest of the images is missing"),
         ("timings", "images/s"),
@@ -182,7 +239,7 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     replica = ReplicaId("shape", 0)
     run.history(replica).parent.mkdir(parents=True)
     run.history(replica).write_text("\n")
-    assert page_of(run).count('class="absent"') == 11
+    assert page_of(run).count('class="absent"') == 12
 
 
 def test_holdout_and_a_single_task(tmp_path: Path) -> None:
@@ -201,15 +258,124 @@ def test_many_classes_are_not_drawn_as_a_matrix(tmp_path: Path) -> None:
     assert "50 classes are too many to be shown by fold" in page
 
 
-def test_calibration_error_by_hand() -> None:
-    confidence = [0.15, 0.2, 0.95, 0.85, 1.0]
-    correct = [False, True, True, False, True]
-    bins = reliability(confidence, correct)
-    assert bins["images"].tolist() == [0, 2, 0, 0, 0, 0, 0, 0, 1, 2]  # 0.2 belongs to (0.1, 0.2]
-    by_hand = 2 / 5 * abs(0.5 - 0.175) + 1 / 5 * abs(0.0 - 0.85) + 2 / 5 * abs(1.0 - 0.975)
-    assert expected_calibration_error(bins) == pytest.approx(by_hand)
+class TestVote:
+    def test_what_was_chosen_is_said_in_a_sentence(self, run: Run) -> None:
+        said = section_of(page_of(run), "vote")
+        for words in (
+            "is a weighted mean of the voters' probabilities task by task , corrected for the classes' frequencies",
+            "under the views original + flip.",
+            "Of the 41 ways that were tried it is the simplest that is as good as the best within one standard error.",
+            "On groups that are new to it, macro-F1 of the joint label is expected to be 0.7111 (0.6611 to 0.7611)",
+            "its score here is 0.0222 more, which is taken off",
+            "Nothing was held out",
+        ):
+            assert words in said
 
+    def test_the_chosen_one_is_marked_and_the_weakest_are_left_out(self, run: Run) -> None:
+        page = page_of(run)
+        said = section_of(page, "vote")
+        assert "2 weighted task by task, prior chosen 0.7450 0.0050 ± 0.0077" in said
+        assert "1 greedy of the joint label, thresholds 0.7500 best" in said
+        assert "own:17 of" in said
+        assert "own:18 of" not in said
+        assert "rank of" not in said
+        assert "40 soft of the joint label 0.5550" in said
+        assert "41 hard task by task 0.5500" in said
+        assert "19 weaker ways are left out" in said
+        assert page.count(">chosen</span>") == 2  # a way and a set of views
 
-def test_calibrated_confidence_has_no_error() -> None:
-    assert expected_calibration_error(reliability([0.5] * 4, [1, 0, 1, 0])) == 0.0
-    assert reliability([0.0, 1.0, 0.3, 0.7], [1] * 4)["images"].tolist() == [1, 0, 1, 0, 0, 0, 1, 0, 0, 1]
+    def test_the_plain_votes_and_a_late_choice_are_always_there(self, run: Run) -> None:
+        rows = [{**row, "chosen": row["rule"] == "own:35"} for row in read_json(run.ensemble)["rules"]]
+        shown = report_vote.ways(rows, report.read_material(run).space)["rows"]
+        assert [row["rank"] for row in shown] == [*range(1, 21), 38, 40, 41]
+        assert all(0 <= row["a"] <= row["v"] <= row["b"] <= 1 for row in shown)
+
+    @pytest.mark.parametrize(("score", "place"), [(0.7, "within"), (0.6, "below"), (0.8, "above")])
+    def test_what_was_held_out_stands_beside_what_was_expected(self, run: Run, score: float, place: str) -> None:
+        change(run, reserve={"images": 8, "groups": 4, **interval(score, 0.1), "scores": {}})
+        said = section_of(page_of(run), "vote")
+        assert f"On 8 images of 4 groups that were held out from everything it is {score:.4f}" in said
+        assert f"which lies {place} the interval that was expected" in said
+
+    def test_weights_and_factors(self, run: Run) -> None:
+        said = section_of(page_of(run), "vote")
+        assert "Weights voter shape size multi 0.875 1.000 shape 0.125 –" in said
+        assert f"Factors shape round × 0.50 {HOSTILE} × 2.00" in said
+
+    def test_voters_that_count_alike_have_no_table(self, run: Run) -> None:
+        vote = {
+            **read_json(run.ensemble)["vote"],
+            "rule": "soft",
+            "params": {"shape": {}, "size": {}},
+            "factors": {"shape": None},
+        }
+        change(run, vote=vote)
+        said = section_of(page_of(run), "vote")
+        assert "All 2 voters count alike" in said
+        assert "Weights" not in said
+        assert "Factors" not in said
+
+    def test_factors_of_many_classes_are_summed_up(self, run: Run) -> None:
+        space = label_space(validate({"name": "x", "tasks": {"n": {"classes": [str(n) for n in range(21)]}}}).tasks)
+        table = report_vote.factor_table("n", [4.0] + [1.0] * 19 + [0.25], space)
+        assert (table["rows"], table["size"], table["low"], table["high"]) == ([], 21, 0.25, 4.0)
+
+    def test_factors_that_change_nothing_are_not_drawn(self, run: Run) -> None:
+        change(run, vote={**read_json(run.ensemble)["vote"], "factors": {"shape": [0.3, 0.3]}})
+        assert "Factors shape All are the same" in section_of(page_of(run), "vote")
+
+    def test_gains_of_views(self, run: Run) -> None:
+        said = section_of(page_of(run), "vote")
+        assert "original + flip chosen 0.7000 +0.0133 −0.0067 … +0.0333" in said
+        change(run, views=[])
+        assert "gain over the original" not in section_of(page_of(run), "vote")
+
+    def test_one_way_is_not_compared(self, run: Run) -> None:
+        told = read_json(run.ensemble)
+        change(run, rules=told["rules"][1:2], estimate={**told["estimate"], "optimism": 0.0})
+        said = section_of(page_of(run), "vote")
+        assert "The config asked for it, so nothing else was tried" in said
+        assert "behind the best" not in said
+
+    def test_members_before_and_after_calibration(self, run: Run) -> None:
+        assert "shape shape 0.1234 → 0.0432 0.5678 → 0.5678" in section_of(page_of(run), "calibration")
+        of_head = read_json(run.ensemble)["calibration"]["shape"]["shape"]
+        change(run, calibration={f"member {n}": {"shape": of_head} for n in range(9)})
+        page = page_of(run)
+        assert "member 8 shape 0.1234" in section_of(page, "calibration")
+        assert page.count("<svg ") == len(MEMBERS) + 1  # nine are too many to be drawn
+
+    @pytest.mark.parametrize("rule", ["soft", "hard"])
+    def test_header_scores_and_confidences_follow_the_vote(self, run: Run, rule: str) -> None:
+        change(run, vote={**read_json(run.ensemble)["vote"], "rule": rule})
+        page = page_of(run)
+        assert f"<dd>{rule} task by task, prior; views original + flip</dd>" in page
+        assert f"<small>{rule} task by task, prior; views original + flip</small>" in page
+        assert ("share of the ballots" in page) == (rule == "hard")
+
+    def test_an_older_ensemble_has_scores_alone(self, run: Run) -> None:
+        oof = read_json(run.ensemble)["oof"]
+        write_json(run.ensemble, {"rule": "soft", "views": ["original"], "images": 24, "oof": oof})
+        page = page_of(run)
+        assert "an older raymask wrote it" in page
+        assert "<dd>not decided yet</dd>" in page
+        assert page.count('class="absent"') == 1
+
+    def test_what_the_vote_writes_is_what_the_page_reads(self, run: Run) -> None:
+        material, rng = report.read_material(run), np.random.default_rng(0)
+        images, space = material.manifest, material.space
+        members = {name: {JOINT: rng.dirichlet(np.ones(6), (2, 24)).astype(np.float32)} for name in "ab"}
+        groups, folds = pd.factorize(images["group"])[0].astype(np.int64), images["fold"].to_numpy()
+        evidence = Evidence(space, members, ("original", "flip"), images[f"label_{JOINT}"].to_numpy(), groups, folds)
+        change(run, **summary(decide(evidence, VoteConfig(rule="best", level="joint"), seed=0)))
+        said = section_of(page_of(run), "vote")
+        assert "is what the single best voter says over joint classes" in said
+        assert "Weights voter joint label" in said
+
+    def test_axes_hold_what_is_on_them(self) -> None:
+        axis = report_vote.axis_of([interval(0.8412, 0.0213)])
+        assert [tick["text"] for tick in axis["ticks"]] == ["0.81", "0.82", "0.83", "0.84", "0.85", "0.86", "0.87"]
+        assert axis["low"] <= 0.8199
+        assert axis["high"] >= 0.8625
+        assert "−0.010" in [tick["text"] for tick in report_vote.axis_of([interval(0.0, 0.01)])["ticks"]]
+        assert len(report_vote.axis_of([interval(1.0, 0.0)])["ticks"]) > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from raymask.errors import InputError, shortened
 from raymask.tasks import JOINT, Labels
 
 TRAIN_ONLY = -1
+GROUPED = ("stratified_group", "group", "holdout")
+MOST_PARTS = 10
+"""Parts that images are cut into to hold some of them out, but for shares so small that they need more."""
 
 
 def assign_folds(images: pd.DataFrame, config: FoldsConfig, seed: int) -> Labels:
@@ -27,7 +31,7 @@ def assign_folds(images: pd.DataFrame, config: FoldsConfig, seed: int) -> Labels
     """
     joint = images[f"label_{JOINT}"].to_numpy()
     groups, names = pd.factorize(images["group"], sort=True)
-    grouped = config.scheme in ("stratified_group", "group", "holdout")
+    grouped = config.scheme in GROUPED
     units = len(names) if grouped else len(images)
     if units < config.k:
         raise InputError(f"folds.k is {config.k}, but there are only {units} {'groups' if grouped else 'images'}.")
@@ -43,6 +47,36 @@ def assign_folds(images: pd.DataFrame, config: FoldsConfig, seed: int) -> Labels
     if grouped:
         check_leak(images["group"], folds)
     return folds
+
+
+def reserve_rows(images: pd.DataFrame, config: FoldsConfig, seed: int) -> npt.NDArray[np.bool_]:
+    """(N,) which images of a manifest are held out from everything: about `reserve` of the groups, stratified by the joint label.
+
+    Where the scheme knows no groups, images take their place.
+
+    Raises:
+        InputError: too few groups or images for such a share.
+    """
+    if not config.reserve:
+        return np.zeros(len(images), bool)
+    joint = images[f"label_{JOINT}"].to_numpy()
+    groups, names = pd.factorize(images["group"], sort=True)
+    grouped = config.scheme in GROUPED
+    share = Fraction(config.reserve).limit_denominator(max(MOST_PARTS, math.ceil(1 / config.reserve)))
+    parts = share.denominator
+    other_seed = int(np.random.SeedSequence([seed, parts]).generate_state(1)[0])
+    try:
+        if (units := len(names) if grouped else len(images)) < parts:
+            raise ValueError(f"there are only {units} {'groups' if grouped else 'images'}")
+        if grouped:
+            part = stratified_group_folds(joint, groups, parts, other_seed)
+        else:
+            part = _split(config.model_copy(update={"scheme": "stratified", "k": parts}), other_seed, joint, groups)
+    except ValueError as error:
+        raise InputError(
+            f"folds.reserve is {config.reserve:g} ({share}), but {str(error).rstrip('.')}; choose another share, or 0."
+        ) from None
+    return np.less(part, share.numerator)
 
 
 def _split(config: FoldsConfig, seed: int, joint: Labels, groups: Labels) -> Labels:
@@ -131,5 +165,5 @@ def thin_classes(images: pd.DataFrame, classes: tuple[str, ...], k: int) -> list
 
 
 def replica_folds(folds: npt.ArrayLike) -> list[int]:
-    """The folds that a replica is trained for: all but `TRAIN_ONLY`."""
-    return sorted(int(fold) for fold in np.unique(np.asarray(folds)) if fold != TRAIN_ONLY)
+    """The folds that a replica is trained for: not `TRAIN_ONLY`, nor any other negative number."""
+    return sorted(int(fold) for fold in np.unique(np.asarray(folds)) if fold >= 0)

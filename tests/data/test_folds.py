@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from raymask.config import FoldsConfig
-from raymask.data.folds import TRAIN_ONLY, assign_folds, check_leak, replica_folds, stratified_group_folds, thin_classes
+from raymask.data.folds import (
+    TRAIN_ONLY,
+    assign_folds,
+    check_leak,
+    replica_folds,
+    reserve_rows,
+    stratified_group_folds,
+    thin_classes,
+)
 from raymask.errors import InputError
 
 SCHEMES = get_args(FoldsConfig.model_fields["scheme"].annotation)
@@ -151,6 +159,73 @@ def test_a_holdout_validates_on_one_part_in_k() -> None:
     np.testing.assert_array_equal(folds == 0, folds_of(table, "stratified_group", 4) == 0)
 
 
+# --- what is held out from everything
+
+
+def reserved(table: pd.DataFrame, share: float, scheme: str = "stratified_group", seed: int = 0) -> np.ndarray:
+    return reserve_rows(table, FoldsConfig(scheme=scheme, reserve=share), seed)
+
+
+@pytest.mark.parametrize("scheme", GROUPED)
+@given(table=manifests(), share=st.sampled_from([0.2, 0.25, 0.33, 0.5]), seed=st.integers(0, 3))
+@settings(max_examples=20, deadline=None)
+def test_no_group_is_held_out_in_part(scheme: str, table: pd.DataFrame, share: float, seed: int) -> None:
+    held_out = reserved(table, share, scheme, seed)
+    assert held_out.dtype == bool
+    assert 0 < held_out.sum() < len(table)
+    assert (pd.Series(held_out).groupby(table["group"]).nunique() == 1).all()
+    np.testing.assert_array_equal(reserved(table, share, scheme, seed), held_out)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.15, 0.2, 0.3, 0.4, 0.45, 0.5])
+def test_the_share_that_is_held_out_is_about_the_one_asked_for_in_every_class(scheme: str, share: float) -> None:
+    table = people(300)
+    held_out = reserved(table, share, scheme)
+    assert held_out.mean() == pytest.approx(share, abs=0.02)
+    of_class = pd.Series(held_out).groupby(table["label_joint"]).agg(["mean", "size"])
+    assert (of_class["mean"][of_class["size"] >= 90] - share).abs().max() < 0.06
+
+
+def test_nothing_is_held_out_by_default() -> None:
+    assert not reserve_rows(people(3), FoldsConfig(), 0).any()
+
+
+def test_what_is_held_out_is_not_the_first_fold() -> None:
+    table = people(60)
+    assert (reserved(table, 0.2) != (folds_of(table, "stratified_group") == 0)).any()
+    assert (reserved(table, 0.2, seed=0) != reserved(table, 0.2, seed=1)).any()
+
+
+def test_schemes_without_groups_hold_out_images() -> None:
+    table = people(20)
+    assert (pd.Series(reserved(table, 0.2, "stratified")).groupby(table["group"]).nunique() > 1).any()
+
+
+@pytest.mark.parametrize(
+    ("table", "scheme", "share", "sentence"),
+    [
+        (
+            people(9),
+            "stratified_group",
+            0.1,
+            "folds.reserve is 0.1 (1/10), but there are only 9 groups; choose another share, or 0.",
+        ),
+        (people(2), "kfold", 0.05, "folds.reserve is 0.05 (1/20), but there are only 14 images; choose another share, or 0."),
+        (
+            manifest(list("abcdef"), [0, 0, 1, 1, 2, 2]),
+            "group",
+            0.2,
+            "folds.reserve is 0.2 (1/5), but no class has 5 images; choose ",
+        ),
+    ],
+)
+def test_a_share_that_is_too_small_for_the_data_is_refused(table: pd.DataFrame, scheme: str, share: float, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        reserved(table, share, scheme)
+    assert str(caught.value).startswith(sentence)
+
+
 # --- the same folds as scikit-learn's
 
 
@@ -240,3 +315,4 @@ def test_classes_of_fewer_groups_than_folds_are_named_with_their_number() -> Non
 def test_replicas_are_trained_for_every_fold_but_not_for_train_only() -> None:
     assert replica_folds([2, 0, 1, 1, 2]) == [0, 1, 2]
     assert replica_folds([TRAIN_ONLY, 0, TRAIN_ONLY]) == [0]
+    assert replica_folds([-4, -2, TRAIN_ONLY]) == []

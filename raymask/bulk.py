@@ -1,0 +1,211 @@
+"""Prediction of any number of images, shard by shard, by a Ray Data actor pool: what is written is not predicted again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from raymask.data.decode import InputSpec
+from raymask.data.stream import limit_execution
+from raymask.errors import InputError
+from raymask.inference import Models, Panel, Predictor, specs_of
+from raymask.plan import ActorPool
+from raymask.predict import PIXELS, decoded_block
+from raymask.store import read_json, replacing, write_json, write_table
+
+IMAGES_PER_CHUNK = 64
+CHUNKS_PER_SHARD = 32
+SAID = "said"
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Output:
+    """The paths of a folder of predictions."""
+
+    root: Path
+
+    @property
+    def images(self) -> Path:
+        """image_id and path of every image, a row group a chunk: workers read their rows from here."""
+        return self.root / "images.parquet"
+
+    @property
+    def job(self) -> Path:
+        """Fingerprint of the images and the vote; written last of what a job needs to begin."""
+        return self.root / "job.json"
+
+    def shard(self, number: int) -> Path:
+        """Predictions of one shard; it exists when it is whole."""
+        return self.root / "predictions" / f"part-{number:05d}.parquet"
+
+
+def begin(output: Output, images: pd.DataFrame, identity: str) -> None:
+    """Opens a folder of predictions, new or cut off.
+
+    Args:
+        output: the folder.
+        images: image_id and path.
+        identity: what tells this vote and its models from others.
+
+    Raises:
+        InputError: the folder holds predictions of other images or by another vote.
+    """
+    hashed = pd.util.hash_pandas_object(images[["image_id", "path"]], index=False).to_numpy()
+    wanted = {"images": len(images), "fingerprint": hashlib.sha256(hashed.tobytes() + identity.encode()).hexdigest()[:16]}
+    if output.job.exists():
+        if read_json(output.job) != wanted:
+            raise InputError(f"'{output.root}' holds predictions of other images or by other models; choose another --out.")
+        return
+    output.root.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pandas(images[["image_id", "path"]], preserve_index=False)
+    with replacing(output.images) as draft:
+        pq.write_table(table, draft, row_group_size=IMAGES_PER_CHUNK)
+    write_json(output.job, wanted)
+
+
+def identity_of(panel: Panel) -> str:
+    """Tells a vote and its models apart: their names, and when and how large their weights were written."""
+    weights = {name: (folder / "model.safetensors").stat() for name, folder in panel.models.items()}
+    told = {name: [state.st_size, state.st_mtime_ns] for name, state in weights.items()}
+    return json.dumps([panel.vote.to_json(), told], sort_keys=True)
+
+
+def missing_shards(output: Output, images: int) -> list[int]:
+    """Shards that are not written yet."""
+    shards = -(-images // (IMAGES_PER_CHUNK * CHUNKS_PER_SHARD))
+    return [number for number in range(shards) if not output.shard(number).exists()]
+
+
+def split_models(models: Models, most_bytes: float) -> list[Models]:
+    """Models in groups of so many bytes of weights at most, in order; one too large for it is alone in its group."""
+    groups: list[dict[str, Path]] = [{}]
+    filled = 0.0
+    for name, folder in models.items():
+        size = (folder / "model.safetensors").stat().st_size
+        if groups[-1] and filled + size > most_bytes:
+            groups.append({})
+            filled = 0.0
+        groups[-1][name] = folder
+        filled += size
+    return [group for group in groups if group]
+
+
+def predict_shards(
+    panel: Panel, groups: Sequence[Models], output: Output, pool: ActorPool, memory: int, progress: Progress
+) -> None:
+    """Predicts the shards that are missing.
+
+    The driver holds numbers of chunks and the results of the shards that are on their way, never images.
+
+    Args:
+        panel: who votes.
+        groups: the models that share an actor; several groups are passed one after the other.
+        output: where the images are named and shards are written.
+        pool: the actors of each group.
+        memory: bytes of blocks that may wait in the object store.
+        progress: called with (images done, images in all).
+    """
+    images = int(read_json(output.job)["images"])
+    shards = missing_shards(output, images)
+    done = images - sum(_images_of(number, images) for number in shards)
+    progress(done, images)
+    if not shards:
+        return
+    chunks = [chunk for number in shards for chunk in _chunks_of(number, images)]
+    limit_execution(memory)
+    specs = specs_of(panel.models)
+    blocks = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
+        _decode, batch_size=None, num_cpus=pool.decode_cpus, fn_kwargs={"file": output.images, "specs": specs}
+    )
+    for number, group in enumerate(groups):
+        last = panel if number == len(groups) - 1 else None
+        blocks = blocks.map_batches(
+            Speaker,
+            fn_constructor_args=(group, panel.vote.views, specs, pool.threads, last),
+            compute=ActorPoolStrategy(size=min(pool.size, len(chunks))),
+            batch_size=None,
+            num_cpus=pool.cpus / len(groups),
+            num_gpus=pool.gpus or None,
+        )
+    waiting: dict[int, list[pd.DataFrame]] = {}
+    for block in blocks.iter_batches(batch_size=None, batch_format="pandas", prefetch_batches=0):
+        for chunk, rows in block.groupby("chunk", sort=False):
+            shard = int(chunk) // CHUNKS_PER_SHARD
+            waiting.setdefault(shard, []).append(rows)
+            if sum(map(len, waiting[shard])) == _images_of(shard, images):
+                whole = pd.concat(waiting.pop(shard)).sort_values("row", kind="stable")
+                write_table(output.shard(shard), whole.drop(columns=["chunk", "row"]).reset_index(drop=True))
+            done += len(rows)
+            progress(done, images)
+    assert not waiting, "every image of a shard is predicted once"
+
+
+def _images_of(shard: int, images: int) -> int:
+    size = IMAGES_PER_CHUNK * CHUNKS_PER_SHARD
+    return min(images - shard * size, size)
+
+
+def _chunks_of(shard: int, images: int) -> range:
+    first = shard * CHUNKS_PER_SHARD
+    return range(first, first + -(-_images_of(shard, images) // IMAGES_PER_CHUNK))
+
+
+@lru_cache(maxsize=2)
+def _opened(file: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(file)
+
+
+def _decode(chunks: dict[str, Any], file: Path, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
+    """Blocks of one chunk: its number, row, image_id, problem, and (n, H, W, 3) uint8 pixels for each spec."""
+    for chunk in chunks["item"].tolist():
+        rows = _opened(file).read_row_group(chunk).to_pandas()
+        yield {
+            "chunk": np.full(len(rows), chunk),
+            "row": chunk * IMAGES_PER_CHUNK + np.arange(len(rows)),
+            "image_id": rows["image_id"].to_numpy(dtype=object),
+            **decoded_block(rows["path"].tolist(), specs),
+        }
+
+
+class Speaker:
+    """An actor that holds one group of models; that of the last group counts the votes."""
+
+    def __init__(self, models: Models, views: Any, specs: Sequence[InputSpec], threads: int, panel: Panel | None) -> None:
+        self.predictor, self.places, self.panel = Predictor(models, views, specs, threads), range(len(specs)), panel
+
+    def __call__(self, block: dict[str, Any]) -> Any:
+        """Blocks of `_decode`, with what the groups before said -> the same with this group's; of the last the shard's rows."""
+        said = self.predictor([block[f"{PIXELS}{place}"] for place in self.places])
+        for name, of_model in zip(self.predictor.names, said, strict=True):
+            block |= {f"{SAID}|{name}|{head}": of_head for head, of_head in of_model.items()}
+        if self.panel is None:
+            return block
+        by_model: dict[str, dict[str, Any]] = {name: {} for name in self.panel.models}
+        for column, values in block.items():
+            if column.startswith(f"{SAID}|"):
+                _, model, head = column.split("|")
+                by_model[model][head] = values
+        table = self.panel.table(block["image_id"], block["problem"], by_model)
+        return table.assign(chunk=block["chunk"], row=block["row"])
+
+
+def read_predictions(output: Output, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """All shards as one table, in the order of the images; some columns alone where they are named."""
+    parts = sorted(output.shard(0).parent.glob("part-*.parquet"))
+    wanted = None if columns is None else list(columns)
+    tables = [pq.read_table(part, columns=wanted) for part in parts]
+    return pd.DataFrame(pa.concat_tables(tables).to_pandas())

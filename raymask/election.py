@@ -1,0 +1,303 @@
+"""The members' vote: decided on their out-of-fold predictions, then held on the test set and on the people held out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raymask.choice import Candidate
+from raymask.config import ENSEMBLE, RunConfig, VoteConfig, resolve_members
+from raymask.data import sources
+from raymask.data.folds import replica_folds
+from raymask.display import Display
+from raymask.ensemble import ByHead, check_complete
+from raymask.errors import InputError
+from raymask.metrics import Score, score_heads, score_joint
+from raymask.oof import collect_oof, oof_by_view, replica_by_head
+from raymask.plan import plan_actors
+from raymask.resample import compare, interval, parse_metric
+from raymask.session import RaySession
+from raymask.store import ReplicaId, Run, add_timing, load_run_config, read_json, write_json, write_table
+from raymask.submit import prediction_table, submission_table
+from raymask.tasks import JOINT, LabelSpace, Probabilities
+from raymask.viewing import ViewPlan
+from raymask.vote import Evidence, Vote, decide, summary
+
+Scores = dict[str, dict[str, Score]]
+ENSEMBLE_FORMAT = 2
+MOST_ROWS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Electorate:
+    """A run whose members have a vote."""
+
+    run: Run
+    config: RunConfig
+    space: LabelSpace
+    folds: tuple[int, ...]
+    names: Mapping[str, str]
+    """Each member's name in its run, by its name in the vote."""
+
+
+def electorates(runs: Sequence[Run]) -> list[Electorate]:
+    """The runs whose members vote together; with several runs a member is named `RUN/MEMBER`.
+
+    Raises:
+        InputError: a folder holds no run, a run has no folds yet, or two runs do not predict the same classes.
+    """
+    read: list[Electorate] = []
+    for run in runs:
+        config = load_run_config(run)
+        if not run.manifest.exists():
+            raise InputError(f"'{run.root}' is not trained yet: it has no {run.manifest.name}.")
+        folds = replica_folds(pd.read_parquet(run.manifest, columns=["fold"])["fold"])
+        prefix = f"{run.name}/" if len(runs) > 1 else ""
+        names = {f"{prefix}{member.name}": member.name for member in resolve_members(config)}
+        read.append(Electorate(run, config, sources.label_space(config.tasks), tuple(folds), names))
+    for other in read[1:]:
+        if _classes(other.space) != _classes(read[0].space):
+            raise InputError(f"'{other.run.root}' and '{read[0].run.root}' predict other tasks or classes, so they cannot vote.")
+    if len({name for one in read for name in one.names}) < sum(len(one.names) for one in read):
+        raise InputError("two of the runs have one name, so their members cannot be told apart; rename one of the folders.")
+    return read
+
+
+def _classes(space: LabelSpace) -> dict[str, tuple[str, ...]]:
+    return {task.name: task.classes for task in space.tasks}
+
+
+def validated_images(one: Electorate) -> pd.DataFrame:
+    """The manifest's images that some fold validates on, with a label."""
+    manifest = pd.read_parquet(one.run.manifest)
+    return manifest[manifest["fold"].isin(one.folds)].reset_index(drop=True)
+
+
+def elect(runs: Sequence[Electorate], config: VoteConfig, into: Run, seed: int, display: Display) -> tuple[Vote, Scores]:
+    """Decides the vote, scores it, and keeps both in `ensemble.json`; what is decided already for the same is read there.
+
+    Raises:
+        InputError: a member lacks predictions of some images, or the config names what there is not.
+    """
+    images = validated_images(runs[0])
+    ids = images["image_id"]
+    for one in runs:
+        for name in one.names.values():
+            _collect(one, name, ids)
+    space = runs[0].space
+    fingerprint = _fingerprint(runs, config, seed)
+    if into.ensemble.exists() and into.oof_ensemble.exists():
+        known = read_json(into.ensemble)
+        if known.get("fingerprint") == fingerprint:
+            vote = Vote.from_json(known["vote"], space)
+            display.line("vote", f"decided already: {vote.fitted.candidate}, views {vote.views}")
+            return vote, known["oof"]
+    began = time.monotonic()
+    decision = decide(_evidence(runs, images), config, seed)
+    truth = {target: images[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
+    scores = {name: score_heads(space, heads, truth) for name, heads in decision.members.items()}
+    scores[ENSEMBLE] = score_joint(space, decision.joint.argmax(axis=1), truth)
+    write_table(into.oof_ensemble, prediction_table(ids, pd.Series("", index=ids.index), decision.joint, space))
+    told: dict[str, Any] = {
+        "format": ENSEMBLE_FORMAT,
+        "fingerprint": fingerprint,
+        "images": len(ids),
+        "groups": int(images["group"].nunique()),
+    }
+    members = {name: {"run": str(one.run.root), "member": of_run} for one in runs for name, of_run in one.names.items()}
+    prior = np.bincount(truth[JOINT], minlength=space.joint_size) / len(ids)
+    told |= {"members": members, "prior": prior.tolist(), **summary(decision)}
+    write_json(into.ensemble, {**told, "oof": scores})
+    add_timing(into, "vote", time.monotonic() - began)
+    _say(told, decision.vote, display)
+    return decision.vote, scores
+
+
+def _collect(one: Electorate, member: str, ids: pd.Series) -> None:
+    lacking = [str(ReplicaId(member, fold)) for fold in one.folds if not one.run.finished(ReplicaId(member, fold))]
+    if lacking and not one.run.oof(member).exists():
+        raise InputError(
+            f"'{one.run.root}' is not trained to its end (there is no {lacking[0]}); finish it first by "
+            f"`raymask train --recipe {one.run.config}`."
+        )
+    collect_oof(one.run, member, one.folds, ids)
+
+
+def _say(told: Mapping[str, Any], vote: Vote, display: Display) -> None:
+    rows, expected = told["rules"], told["estimate"]
+    ranges = "{score:.4f} ({low:.4f} to {high:.4f})"
+    display.line(
+        "vote",
+        f"{vote.fitted.candidate}, views {vote.views}: {told['metric']} of {ranges.format(**expected)} is expected on new people",
+    )
+    chosen = next(row for row in rows if row["chosen"])
+    shown = [row for row in rows if row in rows[:MOST_ROWS] or row is chosen or (row["rule"], row["adjust"]) == ("soft", "none")]
+    table = [
+        [
+            str(Candidate(row["rule"], row["level"], row["adjust"])),
+            *(f"{row[key]:.4f}" for key in ("score", "low", "high")),
+            f"{row['behind']:.4f} ± {row['behind_se']:.4f}",
+            "chosen" if row["chosen"] else "",
+        ]
+        for row in shown
+    ]
+    if len(rows) > 1:
+        title = f"{len(rows)} ways to vote, by {told['metric']}"
+        display.table(title, ["", "score", "95% from", "to", "behind the best", ""], table)
+
+
+def _evidence(runs: Sequence[Electorate], images: pd.DataFrame) -> Evidence:
+    views = [view for view in runs[0].config.views if all(view in one.config.views for one in runs)]
+    members = {
+        name: oof_by_view(one.run, of_run, views, images["image_id"]) for one in runs for name, of_run in one.names.items()
+    }
+    return Evidence(
+        space=runs[0].space,
+        members=members,
+        views=tuple(views),
+        truth=images[f"label_{JOINT}"].to_numpy(np.int64),
+        groups=pd.factorize(images["group"])[0].astype(np.int64),
+        folds=images["fold"].to_numpy(np.int64),
+    )
+
+
+def _fingerprint(runs: Sequence[Electorate], config: VoteConfig, seed: int) -> str:
+    digest = hashlib.sha256(repr((ENSEMBLE_FORMAT, config.model_dump_json(), seed)).encode())
+    for one in runs:
+        digest.update(one.run.manifest.read_bytes())
+        for name, of_run in one.names.items():
+            digest.update(name.encode() + one.run.oof(of_run).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint(images: pd.DataFrame) -> str:
+    """Tells tables of images apart."""
+    hashed = pd.util.hash_pandas_object(images, index=False).to_numpy()
+    return hashlib.sha256(hashed.tobytes()).hexdigest()[:16]
+
+
+def replica_predictions(
+    one: Electorate, images: pd.DataFrame, kind: str, views: ViewPlan, session: RaySession | None, display: Display
+) -> pd.DataFrame:
+    """Every replica's probabilities for images, read where they are there already.
+
+    Args:
+        one: the run whose replicas predict.
+        images: image_id and path.
+        kind: `test` or `reserve`.
+        views: what is predicted under.
+        session: Ray; None to refuse where it would be needed.
+        display: what is said of it.
+
+    Raises:
+        InputError: there is something to predict, and no session.
+    """
+    run, said = one.run, f"{len(images)} {kind} images"
+    file = {"test": run.test_predictions, "reserve": run.reserve_predictions}[kind]
+    marker = file.with_name("source.json")
+    wanted = {"fingerprint": fingerprint(images[["image_id", "path"]]), "views": views.to_json()}
+    replicas = [ReplicaId(member, fold) for member in one.names.values() for fold in one.folds]
+    if file.exists() and marker.exists() and read_json(marker) == wanted:
+        display.line("predict", f"{said} are predicted already")
+        return pd.read_parquet(file)
+    if session is None:
+        raise InputError(f"'{run.root}' has no predictions of its {kind} images under the views {views}; add --predict.")
+    from raymask.predict import predict
+
+    pool = plan_actors(session.cluster.nodes)
+    began = time.monotonic()
+    with display.counting("predict", f"{kind} images") as count:
+        predicted = predict(run, images, replicas, views, pool, count)
+    add_timing(run, "predict", time.monotonic() - began)
+    write_table(file, predicted)
+    write_json(marker, wanted)
+    display.line("predict", f"{said} by {len(replicas)} replicas under {len(views.names)} view(s)")
+    return predicted
+
+
+def by_round(runs: Sequence[Electorate], predicted: Sequence[pd.DataFrame]) -> list[dict[str, ByHead]]:
+    """Members' probabilities by fold; where a run has fewer folds than another, its replicas go round."""
+    rounds = max(len(one.folds) for one in runs)
+    return [
+        {
+            name: replica_by_head(table, ReplicaId(of_run, one.folds[number % len(one.folds)]))
+            for one, table in zip(runs, predicted, strict=True)
+            for name, of_run in one.names.items()
+        }
+        for number in range(rounds)
+    ]
+
+
+def vote_on(vote: Vote, rounds: Sequence[Mapping[str, ByHead]]) -> Probabilities:
+    """(N, J) mean over folds of the vote of each fold's replicas, which is what the vote was decided for."""
+    return np.asarray(np.mean([vote(members) for members in rounds], axis=0))
+
+
+def predict_test(
+    runs: Sequence[Electorate],
+    vote: Vote,
+    test: sources.TestSet | None,
+    into: Run,
+    session: RaySession | None,
+    display: Display,
+) -> None:
+    """Predicts the test set and writes predictions.parquet and submission.csv."""
+    if test is None:
+        display.line("predict", "there is no test set (data.test), so there is no submission")
+        return
+    space, ids = vote.space, test.images["image_id"].tolist()
+    predicted = [replica_predictions(one, test.images, "test", vote.views, session, display) for one in runs]
+    for table in predicted:
+        check_complete("the predictions of the test set", table["image_id"].tolist(), ids)
+    joint = vote_on(vote, by_round(runs, predicted))
+    broken = (predicted[0]["problem"] != "").to_numpy()
+    if broken.any():
+        joint[broken] = read_json(into.ensemble)["prior"]
+        display.warn(
+            f"{broken.sum()} test images cannot be read and get the classes' frequencies, see `problem` in {into.predictions}"
+        )
+    table = prediction_table(predicted[0]["image_id"], predicted[0]["problem"], joint, space)
+    submission = submission_table(test, table, space)
+    write_table(into.predictions, table)
+    write_table(into.submission, submission)
+
+
+def score_reserve(
+    runs: Sequence[Electorate], vote: Vote, into: Run, seed: int, session: RaySession | None, display: Display
+) -> dict[str, Any] | None:
+    """Scores the ensemble and its members on the people held out from everything, and keeps it in `ensemble.json`.
+
+    Members are scored by the mean of their folds' replicas. None where no one is held out.
+    """
+    if not runs[0].run.reserve.exists():
+        return None
+    held_out = pd.read_parquet(runs[0].run.reserve).sort_values("image_id", kind="stable").reset_index(drop=True)
+    predicted = [replica_predictions(one, held_out, "reserve", vote.views, session, display) for one in runs]
+    space = vote.space
+    truth = {target: held_out[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
+    rounds = by_round(runs, predicted)
+    scores: Scores = {
+        name: score_heads(space, {head: np.mean([one[name][head] for one in rounds], axis=0) for head in rounds[0][name]}, truth)
+        for name in rounds[0]
+    }
+    elected = vote_on(vote, rounds).argmax(axis=1)
+    scores[ENSEMBLE] = score_joint(space, elected, truth)
+    known = read_json(into.ensemble)
+    metric = parse_metric(known["metric"], space)
+    groups = pd.factorize(held_out["group"])[0].astype(np.int64)
+    found, resampled = compare(metric, space, truth[JOINT], [elected], groups, seed)
+    whole = {"images": len(held_out), "groups": int(groups.max()) + 1, **interval(float(found[0]), resampled[0])}
+    write_json(into.ensemble, {**known, "reserve": {**whole, "scores": scores}})
+    expected = known["estimate"]
+    display.line(
+        "vote",
+        f"on {whole['groups']} groups held out from everything {metric} is {whole['score']:.4f} ({whole['low']:.4f} to "
+        f"{whole['high']:.4f}); {expected['score']:.4f} was expected",
+    )
+    return whole

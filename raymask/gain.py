@@ -1,0 +1,147 @@
+"""What a run that learned from another is better or worse by, on the same images and the same resamples of their groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from raymask import election
+from raymask.display import Display
+from raymask.election import Electorate
+from raymask.oof import replica_by_head
+from raymask.plan import plan_actors
+from raymask.resample import Interval, Metric, compare, interval, parse_metric
+from raymask.session import RaySession
+from raymask.store import ANY_FOLD, WHOLE, ReplicaId, Run, read_json, write_json
+from raymask.tasks import JOINT, Labels, LabelSpace
+from raymask.vote import Vote
+
+
+def gained(
+    space: LabelSpace, metric: Metric, truth: Labels, before: Labels, after: Labels, groups: Labels, seed: int
+) -> dict[str, Any]:
+    """Scores of two predictions of the same images, and their difference on the same resamples of groups.
+
+    Args:
+        space: the label space.
+        metric: the score.
+        truth: (N,) joint labels.
+        before: (N,) joint labels that the teacher elects.
+        after: (N,) those of the run that learned from it.
+        groups: (N,) numbers of groups from 0 on.
+        seed: of the resamples.
+
+    Returns:
+        `metric`, `before`, `after`, `gain` (score, se, low and high), `images` and `groups`.
+    """
+    scores, resampled = compare(metric, space, truth, [before, after], groups, seed)
+    return {
+        "metric": str(metric),
+        "before": float(scores[0]),
+        "after": float(scores[1]),
+        "gain": interval(float(scores[1] - scores[0]), resampled[1] - resampled[0]),
+        "images": len(truth),
+        "groups": int(groups.max()) + 1,
+    }
+
+
+def taught_by_class(targets: pd.DataFrame, space: LabelSpace) -> dict[str, dict[str, int]]:
+    """Unlabelled images by the part that learns from them (`fold-K`, or `all`) and the class that they are taught as."""
+    taught = targets[targets["fold"] != ANY_FOLD]
+    elected = taught[[f"{JOINT}:{name}" for name in space.joint_classes]].to_numpy().argmax(axis=1)
+    counts: dict[str, dict[str, int]] = {}
+    for fold in sorted(taught["fold"].unique(), key=lambda fold: (fold < 0, fold)):
+        of_class = np.bincount(elected[taught["fold"] == fold], minlength=space.joint_size)
+        counts[ReplicaId("", int(fold)).part] = dict(zip(space.joint_classes, of_class.tolist(), strict=True))
+    return counts
+
+
+def compare_runs(before: Run, after: Run, seed: int, session: RaySession, display: Display) -> dict[str, Any]:
+    """Compares a run to its teacher, and keeps that in its `gain.json`; what is compared already is read there.
+
+    Both are judged by their ensembles' cross-fitted out-of-fold predictions. Where people are held out from everything, the
+    ensembles' scores on them stand beside, and that of the run's model of all people if its only member has one.
+
+    Args:
+        before: the teacher's run.
+        after: the run that learned from it.
+        seed: of the resamples.
+        session: Ray, for the model of all people.
+        display: what is said of it.
+    """
+    known, taught = read_json(before.ensemble), read_json(after.ensemble)
+    [one] = election.electorates([after])
+    member = next(iter(one.names.values()))
+    whole = ReplicaId(member, WHOLE) if len(one.names) == 1 and after.finished(ReplicaId(member, WHOLE)) else None
+    made_of = {"before": known["fingerprint"], "after": taught["fingerprint"], "whole": str(whole) if whole else None}
+    if after.gain.exists() and read_json(after.gain)["made_of"] == made_of:
+        return dict(read_json(after.gain))
+    metric, images = parse_metric(taught["metric"], one.space), election.validated_images(one)
+    elected = [pd.read_parquet(run.oof_ensemble).set_index("image_id")[JOINT] for run in (before, after)]
+    images = images[images["image_id"].isin(elected[0].index)]
+    labels = [of_run.loc[images["image_id"]].to_numpy(np.int64) for of_run in elected]
+    truth, groups = images[f"label_{JOINT}"].to_numpy(np.int64), _numbers(images["group"])
+    told: dict[str, Any] = gained(one.space, metric, truth, labels[0], labels[1], groups, seed)
+    told["kept"] = told["gain"]["score"] > told["gain"]["se"]
+    told["pseudo_labelled"] = taught_by_class(pd.read_parquet(after.targets), one.space)
+    if "reserve" in taught:
+        vote = Vote.from_json(taught["vote"], one.space)
+        held_out = known.get("reserve", {}) if known["metric"] == taught["metric"] else {}
+        told["reserve"] = {
+            "images": taught["reserve"]["images"],
+            "groups": taught["reserve"]["groups"],
+            "before": _interval_of(held_out),
+            "after": _interval_of(taught["reserve"]),
+            "whole": score_whole(one, whole, vote, metric, seed, session, display) if whole else None,
+        }
+    told["made_of"] = made_of
+    write_json(after.gain, told)
+    return told
+
+
+def _numbers(groups: pd.Series) -> npt.NDArray[np.int64]:
+    return pd.factorize(groups)[0].astype(np.int64)
+
+
+def _interval_of(told: Mapping[str, Any]) -> Interval | None:
+    if "score" not in told:
+        return None
+    return {"score": told["score"], "se": told["se"], "low": told["low"], "high": told["high"]}
+
+
+def score_whole(
+    one: Electorate, whole: ReplicaId, vote: Vote, metric: Metric, seed: int, session: RaySession, display: Display
+) -> Interval:
+    """Scores an only member's model of all people on those held out from everything, by its folds' views and calibration."""
+    from raymask.predict import predict
+
+    held_out = pd.read_parquet(one.run.reserve).sort_values("image_id", kind="stable").reset_index(drop=True)
+    pool = plan_actors(session.cluster.nodes)
+    with display.counting("predict", "reserve images") as count:
+        predicted = predict(one.run, held_out[["image_id", "path"]], [whole], vote.views, pool, count)
+    joint = vote({name: replica_by_head(predicted, whole) for name in one.names})
+    truth, groups = held_out[f"label_{JOINT}"].to_numpy(np.int64), _numbers(held_out["group"])
+    scores, resampled = compare(metric, one.space, truth, [joint.argmax(axis=1)], groups, seed)
+    return interval(float(scores[0]), resampled[0])
+
+
+def show(told: Mapping[str, Any], before: Run, after: Run, display: Display) -> None:
+    """The comparison as a small table."""
+    gain, reserve = told["gain"], told.get("reserve")
+    rows = [
+        [before.name, f"{told['before']:.4f}"],
+        [after.name, f"{told['after']:.4f}"],
+        ["difference", f"{gain['score']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"],
+    ]
+    names = {"before": before.name, "after": after.name, "whole": f"{after.name}, its model of all people"}
+    if reserve:
+        rows += [
+            [f"{name}, held-out groups", "{score:.4f} ({low:.4f} to {high:.4f})".format(**reserve[key])]
+            for key, name in names.items()
+            if reserve[key]
+        ]
+    display.table(f"{told['metric']} out of fold, {told['groups']} groups", ["", "score (95% interval)"], rows)

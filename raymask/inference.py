@@ -1,0 +1,331 @@
+"""A run's models and its vote in one process: what actors, the server and `raymask.load` predict with. Without Ray."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from raymask.config import Recipe
+from raymask.data import sources
+from raymask.data.decode import BrokenImageError, InputSpec, Pixels, crop_centre, decode, decode_file, resize
+from raymask.ensemble import ByHead
+from raymask.errors import InputError, one_of
+from raymask.plan import input_spec
+from raymask.store import PART_NAMES, ReplicaId, Run, load_run_config, read_json
+from raymask.submit import prediction_table
+from raymask.tasks import JOINT, LabelSpace, Probabilities
+from raymask.viewing import ViewPlan
+from raymask.vote import Vote
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raymask.models import Classifier
+
+BATCH = 64
+FOLDS = "folds"
+Models = Mapping[str, Path]
+"""Folders of trained models, each with meta.json and model.safetensors, by `MEMBER/PART`."""
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe that a finished model was trained by."""
+    return Recipe.model_validate(read_json(folder / "meta.json")["recipe"])
+
+
+def heads_of_model(folder: Path) -> dict[str, list[str]]:
+    """Class names by head of a finished model, in the order of its probabilities."""
+    return dict(read_json(folder / "meta.json")["classes"])
+
+
+def specs_of(models: Models) -> list[InputSpec]:
+    """How files are prepared for these models, each way once."""
+    return sorted({input_spec(recipe_of(folder)) for folder in models.values()})
+
+
+class Predictor:
+    """Models on one device; those with one frozen backbone share its forward pass."""
+
+    def __init__(self, models: Models, views: ViewPlan, specs: Sequence[InputSpec], threads: int | None) -> None:
+        """Loads all models.
+
+        Args:
+            models: what predicts.
+            views: test-time augmentations, how much each counts, and how they are merged.
+            specs: how the images that will come are prepared.
+            threads: torch threads of this process; None to leave them as they are.
+        """
+        import torch
+
+        from raymask.device import prepare_process
+        from raymask.engine import mixed_precision
+        from raymask.models import load_classifier, quicken_prediction
+
+        automatic = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = automatic if threads is None else prepare_process(threads)
+        self.views, self.names = views, list(models)
+        self.groups: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        """Places of the models that share a backbone, by the place of the spec of their images."""
+        self.models: list[Classifier] = []
+        self.amp: list[Callable[[], AbstractContextManager[Any]]] = []
+        for place, (name, folder) in enumerate(models.items()):
+            meta = read_json(folder / "meta.json")
+            recipe = Recipe.model_validate(meta["recipe"])
+            heads = {head: len(names) for head, names in meta["classes"].items()}
+            model = load_classifier(recipe, heads, folder / "model.safetensors")
+            group = self.groups[specs.index(input_spec(recipe))][meta["frozen_backbone"] or name]
+            if group:
+                model.backbone = self.models[group[0]].backbone
+            else:
+                quicken_prediction(model, recipe)
+            group.append(place)
+            self.models.append(model.to(self.device))
+            self.amp.append(mixed_precision(recipe, self.device)[0])
+
+    def __call__(self, pixels: Sequence[Pixels]) -> list[ByHead]:
+        """(n, C) float32 probabilities by head of each model, the views merged.
+
+        Args:
+            pixels: (n, H, W, 3) uint8 images for each spec.
+        """
+        import torch
+
+        from raymask.models import to_pixels
+        from raymask.tta import VIEWS
+
+        said: dict[int, list[npt.NDArray[np.float32]]] = defaultdict(list)
+        with torch.inference_mode():
+            for spec, backbones in self.groups.items():
+                images = to_pixels(np.ascontiguousarray(pixels[spec]), self.device)
+                for view in self.views.names:
+                    viewed, normalised = VIEWS[view](images), {}
+                    for places in backbones.values():
+                        model = self.models[places[0]]
+                        if model.statistics not in normalised:
+                            normalised[model.statistics] = model.normalise(viewed)
+                        with self.amp[places[0]]():
+                            features = model.backbone(normalised[model.statistics])
+                            for place in places:
+                                said[place].append(_softmaxed(self.models[place].classify(features)))
+        return [self._merged(place, np.stack(said[place])) for place in range(len(self.models))]
+
+    def _merged(self, place: int, said: npt.NDArray[np.float32]) -> ByHead:
+        """(n, C) by head from (W, n, C of all heads)."""
+        from raymask.tta import merge_views
+
+        classes = self.models[place].classes
+        parts = np.split(said, np.cumsum(list(classes.values()))[:-1], axis=2)
+        return {
+            head: merge_views(part, self.views.weights, self.views.merge).astype(np.float32)
+            for head, part in zip(classes, parts, strict=True)
+        }
+
+
+def _softmaxed(logits: Mapping[str, Tensor]) -> npt.NDArray[np.float32]:
+    import torch
+
+    return np.asarray(torch.cat([of_head.float().softmax(dim=1) for of_head in logits.values()], dim=1).cpu().numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Who votes and how: a finished run, or members of several, as `ensemble.json` says."""
+
+    vote: Vote
+    space: LabelSpace
+    prior: Probabilities
+    """(J,) frequencies of the joint classes in training: what a broken image gets."""
+    models: Models
+    rounds: tuple[Mapping[str, str], ...]
+    """For each round of voting the model of every member, by the member's name in the vote."""
+
+    def count(self, said: Mapping[str, ByHead]) -> Probabilities:
+        """(N, J) joint probabilities: the mean over rounds of the vote of a round's models.
+
+        Args:
+            said: (N, C) probabilities by head of every model.
+        """
+        results = [self.vote({member: said[model] for member, model in models.items()}) for models in self.rounds]
+        return np.asarray(np.mean(results, axis=0))
+
+    def agreement(self, said: Mapping[str, ByHead], joint: Probabilities) -> npt.NDArray[np.float32]:
+        """(N,) share of all models' heads that elect what the ensemble elects."""
+        elected = joint.argmax(axis=1)
+        labels = {**self.space.split(elected), JOINT: elected}
+        same = [said[model][head].argmax(axis=1) == labels[head] for model in self.models for head in said[model]]
+        return np.asarray(np.mean(same, axis=0), dtype=np.float32)
+
+    def member_probabilities(self, said: Mapping[str, ByHead]) -> dict[str, ByHead]:
+        """(N, C) by head of every member: the mean over its models."""
+        return {
+            member: {
+                head: np.mean([said[models[member]][head] for models in self.rounds], axis=0)
+                for head in said[self.rounds[0][member]]
+            }
+            for member in self.rounds[0]
+        }
+
+    def table(self, image_ids: Sequence[str], problems: Sequence[str], said: Mapping[str, ByHead]) -> pd.DataFrame:
+        """One row an image, see `raymask.submit.prediction_table`, and the agreement; the prior where there is a problem."""
+        joint = self.count(said) if len(image_ids) else np.zeros((0, self.space.joint_size))
+        agreement = self.agreement(said, joint) if len(image_ids) else np.zeros(0, dtype=np.float32)
+        broken = np.array([problem != "" for problem in problems], dtype=bool)
+        joint[broken], agreement[broken] = self.prior, 0.0
+        ids, why = pd.Series(list(image_ids), dtype=str), pd.Series(list(problems), dtype=str)
+        table = prediction_table(ids, why, joint, self.space)
+        table.insert(2, "agreement", agreement)
+        return table
+
+
+def read_panel(folder: Path, part: str = FOLDS) -> Panel:
+    """The vote and the models of a finished run's directory, or of an exported one.
+
+    Args:
+        folder: a directory with config.yaml and ensemble.json.
+        part: which models vote: `folds` for each fold's replicas, or one of `PART_NAMES` for one model a member.
+
+    Raises:
+        InputError: the run is not finished, or lacks such models.
+    """
+    run = Run(folder)
+    config = load_run_config(run)
+    if not run.ensemble.exists():
+        raise InputError(f"'{folder}' has no vote yet: finish it by `raymask train --recipe {run.config}`.")
+    written, space = read_json(run.ensemble), sources.label_space(config.tasks)
+    if part not in (FOLDS, *PART_NAMES.values()):
+        raise InputError(f"there are no models '{part}'; it may be {one_of([FOLDS, *PART_NAMES.values()], part)}.")
+    vote = Vote.from_json(written["vote"], space)
+    of_member = {name: _parts(run, name, where, part) for name, where in written["members"].items()}
+    number = max(map(len, of_member.values()))
+    rounds = [{name: list(parts)[place % len(parts)] for name, parts in of_member.items()} for place in range(number)]
+    models = {model: path for parts in of_member.values() for model, path in parts.items()}
+    return Panel(vote, space, np.asarray(written["prior"]), models, tuple(rounds))
+
+
+def _parts(run: Run, name: str, where: Mapping[str, str], part: str) -> dict[str, Path]:
+    """Folders of a member's models; those of another run are looked for there."""
+    home = run if (run.root / "members" / where["member"]).is_dir() else Run(Path(where["run"]))
+    if part != FOLDS:
+        number = next(fold for fold, known in PART_NAMES.items() if known == part)
+        found = [ReplicaId(where["member"], number)]
+    else:
+        numbers = sorted(
+            int(path.name.removeprefix("fold-")) for path in (home.root / "members" / where["member"]).glob("fold-*")
+        )
+        found = [ReplicaId(where["member"], number) for number in numbers]
+    missing = [replica for replica in found if not home.finished(replica)]
+    if missing or not found:
+        raise InputError(f"'{home.root}' has no finished model {missing[0] if missing else name + '/fold-*'}.")
+    return {f"{name}/{replica.part}": home.replica(replica) for replica in found}
+
+
+class Ensemble:
+    """A finished run that predicts in this process, on a GPU if there is one; see `load`."""
+
+    def __init__(self, panel: Panel) -> None:
+        """Loads all models of a panel."""
+        self.panel = panel
+        self.specs = specs_of(panel.models)
+        self.predictor = Predictor(panel.models, panel.vote.views, self.specs, None)
+
+    @cached_property
+    def tasks(self) -> dict[str, tuple[str, ...]]:
+        """Class names by task."""
+        return {task.name: task.classes for task in self.panel.space.tasks}
+
+    def predict(self, images: Iterable[Any], image_ids: Sequence[str] | None = None, batch_size: int = BATCH) -> pd.DataFrame:
+        """Labels and probabilities of images, in their order.
+
+        Args:
+            images: paths or URLs, bytes of files, PIL images, or (H, W, 3) or (H, W) uint8 arrays in RGB, in any mixture.
+            image_ids: names of the rows (default: the paths, else the images' numbers).
+            batch_size: images that are in memory at a time.
+
+        Returns:
+            One row an image: image_id, problem ("" or why the image cannot be read; it then gets the classes' frequencies),
+            agreement (share of the models that elect the same), the joint label, each task's label and class, all probabilities.
+
+        Raises:
+            InputError: something is no image at all, or there are more or fewer ids than images.
+        """
+        if isinstance(images, (str, bytes, Path)):
+            raise InputError("predict takes a list of images; put a single one in [brackets].")
+        tables, iterator, start = [], iter(images), 0
+        while chunk := list(islice(iterator, batch_size)):
+            ids = [_name(image, start + place) for place, image in enumerate(chunk)]
+            if image_ids is not None:
+                ids = [str(name) for name in image_ids[start : start + len(chunk)]]
+            if len(ids) != len(chunk):
+                raise InputError(f"there are {len(image_ids or ())} image_ids for more images.")
+            tables.append(self.predict_batch(ids, [read_image(image, self.specs) for image in chunk]))
+            start += len(chunk)
+        if image_ids is not None and len(image_ids) != start:
+            raise InputError(f"there are {len(image_ids)} image_ids for {start} images.")
+        return pd.concat(tables, ignore_index=True) if tables else self.panel.table([], [], {})
+
+    def predict_batch(self, image_ids: Sequence[str], read: Sequence[tuple[str, Sequence[Pixels]]]) -> pd.DataFrame:
+        """The table of `predict` for images that are read already: why each cannot be used or "", and its pixels by spec."""
+        return self.panel.table(image_ids, [problem for problem, _ in read], self.said(read))
+
+    def said(self, read: Sequence[tuple[str, Sequence[Pixels]]]) -> dict[str, ByHead]:
+        """(N, C) probabilities by head of every model; a broken image is black."""
+        black = [np.zeros((spec.height, spec.width, 3), dtype=np.uint8) for spec in self.specs]
+        pixels = [np.stack([(images or black)[place] for _, images in read]) for place in range(len(self.specs))]
+        return dict(zip(self.predictor.names, self.predictor(pixels), strict=True))
+
+
+def load(folder: str | Path, models: str = FOLDS) -> Ensemble:
+    """A finished run, ready to predict in this process; Ray is not needed.
+
+    Args:
+        folder: the run's directory.
+        models: `folds` for all replicas; `all`, `soup` or `greedy-soup` for one model a member, where they were made.
+
+    Raises:
+        InputError: the run is not finished, or lacks such models.
+    """
+    return Ensemble(read_panel(Path(folder).expanduser().absolute(), models))
+
+
+def read_image(image: Any, specs: Sequence[InputSpec]) -> tuple[str, list[Pixels]]:
+    """Pixels of one image for each spec, or why it has none: ("", pixels) or (problem, []).
+
+    Raises:
+        InputError: it is none of the things that `Ensemble.predict` takes.
+    """
+    if isinstance(image, (str, Path)):
+        return decode_file(str(image), specs)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return read_content(bytes(image), specs)
+    if hasattr(image, "convert") and hasattr(image, "tobytes"):  # PIL's, without importing it
+        from PIL import ImageOps
+
+        image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+        colour = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+        if colour.shape[2] == 3 and colour.size:
+            return "", [resize(crop_centre(colour, spec), spec) for spec in specs]
+    what = f"an array of {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else f"a {type(image).__name__}"
+    raise InputError(f"{what} is no image: give a path, the bytes of a file, a PIL image, or an (H, W, 3) uint8 array.")
+
+
+def read_content(content: bytes, specs: Sequence[InputSpec]) -> tuple[str, list[Pixels]]:
+    """Pixels of a file's bytes for each spec, or why it has none."""
+    try:
+        return "", [decode(content, spec) for spec in specs]
+    except BrokenImageError as error:
+        return str(error), []
+
+
+def _name(image: Any, number: int) -> str:
+    return str(image) if isinstance(image, (str, Path)) else str(number)

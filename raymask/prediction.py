@@ -1,0 +1,71 @@
+"""Predicting images that no run knows: read, predicted shard by shard, written, and summed up."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from raymask.config import RunConfig
+from raymask.data.sources import label_space
+from raymask.data.unlabelled import read_images
+from raymask.display import Display
+from raymask.inference import read_panel
+from raymask.plan import ActorPool, Node, plan_actors
+from raymask.session import RaySession
+from raymask.store import write_table
+from raymask.submit import submission_table
+
+SHARE_OF_MEMORY = 0.5
+"""Of a processor's memory, what models may fill; the rest is for images and activations."""
+
+
+def predict_images(
+    root: Path,
+    config: RunConfig,
+    images: str,
+    out: Path,
+    models: str,
+    image_column: str | None,
+    id_column: str | None,
+    session: RaySession,
+    display: Display,
+) -> Path:
+    """See `raymask.afterwards.predict`."""
+    panel, space = read_panel(root, models), label_space(config.tasks)
+    wanted = read_images(images, config.data, space, image_column, id_column)
+    display.line("data", f"{len(wanted.images)} images; {len(panel.models)} models under {len(panel.vote.views.names)} view(s)")
+    nodes = session.cluster.nodes
+    from raymask import bulk
+    from raymask.cluster import check_shared
+
+    out.mkdir(parents=True, exist_ok=True)
+    check_shared(out)
+    output = bulk.Output(out)
+    bulk.begin(output, wanted.images, bulk.identity_of(panel))
+    pool = plan_actors(nodes)
+    groups = bulk.split_models(panel.models, memory_of(nodes, pool))
+    if len(groups) > 1:
+        display.line("predict", f"the models do not fit into one actor, so that {len(groups)} of them pass each image on")
+    with display.counting("predict", "images") as count:
+        bulk.predict_shards(panel, groups, output, pool, config.compute.stream_memory_mb * 2**20, count)
+    labels = ["image_id", "problem", "joint", *space.names]
+    table = bulk.read_predictions(output, labels)
+    broken = table[table["problem"] != ""]
+    write_table(out / "problems.csv", broken[["image_id", "problem"]])
+    if len(broken):
+        display.warn(f"{len(broken)} images cannot be read and get the classes' frequencies, see {out / 'problems.csv'}")
+    write_table(out / "submission.csv", submission_table(wanted, table, space))
+    display.line("predict", f"{len(table)} images, see {output.shard(0).parent} and {out / 'submission.csv'}")
+    return output.shard(0).parent
+
+
+def memory_of(nodes: tuple[Node, ...], pool: ActorPool) -> float:
+    """Bytes of weights that one actor may hold: a share of a GPU's memory, or of its part of this machine's."""
+    if pool.gpus:
+        import torch
+
+        if torch.cuda.is_available():
+            return SHARE_OF_MEMORY * torch.cuda.get_device_properties(0).total_memory
+        return SHARE_OF_MEMORY * 16e9  # the driver's machine has none; the least that is usual
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return SHARE_OF_MEMORY * total / max(1, pool.size // len(nodes))

@@ -1,0 +1,404 @@
+"""One model from K: soups of a member's folds, and what is lost and won by fewer models than the whole ensemble.
+
+`singles.json` holds
+
+    format, fingerprint         2 texts by which a comparison is not made again for the same models, vote and images
+    metric, views               what was scored, and under which views
+    images, groups              how many were held out from everything, on which all of this is scored
+    device                      what `ms_an_image` was measured on
+    rows                        the ways to predict, the whole ensemble first; each with
+        name                    `ensemble`, `fold`, `soup`, `greedy-soup` or `all` (refits)
+        title                   the same as a sentence's subject
+        models                  how many predict each image
+        scores                  {target: {f1, accuracy}} of the tasks and `joint`
+        score                   {score, se, low, high} of the metric, by bootstrap over groups
+        gain                    the same of the score less the ensemble's, on the same resamples; null for the ensemble
+        ms_an_image             milliseconds of the models alone, under the views
+    members                     {member: {`fold`, `soup`, `greedy-soup` or `all`: {target: {f1, accuracy}}}} of each alone
+
+Soups and refits have a row where all members have one. Scores of `fold` are means over the folds. Those of `greedy-soup` are
+cross-fitted: each half of the people is predicted by soups that were chosen on the other half.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raymask.config import Member
+from raymask.data.folds import replica_folds
+from raymask.display import Display
+from raymask.election import (
+    Electorate,
+    by_round,
+    elect,
+    electorates,
+    fingerprint,
+    replica_predictions,
+    score_reserve,
+    vote_on,
+)
+from raymask.ensemble import ByHead, check_complete
+from raymask.errors import InputError
+from raymask.metrics import Score, score_heads, score_joint
+from raymask.oof import replica_by_head
+from raymask.plan import input_spec, plan_actors, plan_slots
+from raymask.refit import check_trained, named_members
+from raymask.report import build_report
+from raymask.resample import Metric, compare, interval, parse_metric
+from raymask.session import RaySession
+from raymask.stages import Opened, prepare_images, timed
+from raymask.store import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, add_timing, read_json, write_json, write_table
+from raymask.tasks import JOINT, Labels, LabelSpace
+from raymask.viewing import ViewPlan
+from raymask.vote import Vote
+
+SINGLES_FORMAT = 1
+TITLES = {
+    "ensemble": "ensemble of all folds",
+    "fold": "one fold's replicas",
+    "soup": "soups",
+    "greedy-soup": "greedy soups",
+    "all": "refits",
+}
+
+Members = Mapping[str, ByHead]
+"""Each member's (N, C) probabilities by head."""
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """A way to predict with models of a run."""
+
+    name: str
+    models: int
+    elected: tuple[Labels, ...]
+    """(N,) joint labels; with several of them, scores are their mean."""
+
+
+def souped_members(opened: Opened, names: Sequence[str]) -> list[Member]:
+    """The members of these names, all of them without any, of a run that soups can be made of.
+
+    Raises:
+        InputError: the run has no such member, its folds are not trained yet, or no one is held out from it.
+    """
+    members = named_members(opened, names)
+    check_trained(opened.run, opened.members)
+    if not opened.run.reserve.exists():
+        raise InputError(
+            f"'{opened.run.root}' holds no one out from everything, but soups need people that no ingredient saw; set "
+            "folds.reserve=0.2 in a new run."
+        )
+    return members
+
+
+def voted(opened: Opened, session: RaySession, display: Display) -> tuple[Electorate, Vote]:
+    """The vote of a trained run, which is decided and scored on the people held out unless it is already.
+
+    Raises:
+        InputError: a member lacks predictions, or the config names what there is not.
+    """
+    voting, config = electorates([opened.run]), opened.config
+    vote, _ = elect(voting, config.vote, opened.run, config.seed, display)
+    if "reserve" not in read_json(opened.run.ensemble):
+        score_reserve(voting, vote, opened.run, config.seed, session, display)
+    return voting[0], vote
+
+
+def make_soups(
+    opened: Opened, members: Sequence[Member], views: ViewPlan, session: RaySession, display: Display
+) -> list[ReplicaId]:
+    """Makes the uniform and the greedy soup of members' folds; those that were made under the same views are left as they are.
+
+    Args:
+        opened: the run, as `souped_members` passed it.
+        members: whose soups are made.
+        views: what soups are chosen and scored under.
+        session: Ray, which is only started when there is something to make.
+        display: what is said of it.
+
+    Returns:
+        Two soups a member.
+
+    Raises:
+        InputError: the reserved people are too few to choose by.
+    """
+    run = opened.run
+    unmade = [member for member in members if not _made(run, member.name, views)]
+    if len(unmade) < len(members):
+        display.line("soup", f"the soups of {len(members) - len(unmade)} of {len(members)} members are made already")
+    soups = [ReplicaId(member.name, fold) for member in members for fold in (SOUP, GREEDY_SOUP)]
+    if not unmade:
+        return soups
+    caches, manifest = prepare_images(opened, session, display)
+    from raymask.cluster import check_shared
+    from raymask.soups import Made, SoupJob, make
+
+    folds = tuple(replica_folds(manifest["fold"]))
+    slots = plan_slots(session.cluster.nodes, opened.config.compute, len(unmade))
+    check_shared(run.root)
+    jobs = [
+        SoupJob(run, opened.space, member, folds, caches[input_spec(member.recipe)], views, opened.config.seed)
+        for member in unmade
+    ]
+
+    def say(made: Made) -> None:
+        f1 = {fold: (scores.get(JOINT) or next(iter(scores.values())))["f1"] for fold, scores in made.scores.items()}
+        display.line(
+            "soup",
+            f"{made.member}: F1 of {f1[SOUP]:.4f} on people held out from everything; {f1[GREEDY_SOUP]:.4f} is to be expected of "
+            f"the greedy soup of {len(made.ingredients)} of {len(folds)}",
+        )
+
+    with timed(run, "soup"):
+        make(jobs, slots, say)
+    return soups
+
+
+def _made(run: Run, member: str, views: ViewPlan) -> bool:
+    """Whether both soups are there; the greedy one is chosen and known under certain views."""
+    greedy = ReplicaId(member, GREEDY_SOUP)
+    made = run.finished(ReplicaId(member, SOUP)) and run.finished(greedy)
+    return made and read_json(run.meta(greedy))["views"] == views.to_json()
+
+
+def uncompared(opened: Opened) -> str | None:
+    """Why the models of a run cannot be compared, None where they can."""
+    if not opened.run.reserve.exists():
+        return "no one is held out from everything (folds.reserve), so models that saw all folds have no score"
+    try:
+        check_trained(opened.run, opened.members)
+    except InputError:
+        return "not all members are trained, so there is no ensemble to compare with"
+    return None
+
+
+def compare_singles(one: Electorate, vote: Vote, session: RaySession, display: Display) -> list[dict[str, Any]]:
+    """Compares all that a run has in place of its whole ensemble, and keeps it in `singles.json` and the report.
+
+    Args:
+        one: a run of which people are held out from everything.
+        vote: its vote.
+        session: Ray, which is only started for what is not predicted or measured yet.
+        display: what is said of it.
+
+    Returns:
+        The rows of `singles.json`.
+    """
+    run = one.run
+    held_out = pd.read_parquet(run.reserve).sort_values("image_id", kind="stable").reset_index(drop=True)
+    singles = _singles(one, vote.views)
+    known = read_json(run.singles) if run.singles.exists() else {}
+    told = {"format": SINGLES_FORMAT, "fingerprint": _fingerprint(one, vote, held_out, singles)}
+    if told.items() <= known.items():
+        display.line("singles", "the models are compared already")
+    else:
+        began = time.monotonic()
+        known = {**told, **_compared(one, vote, held_out, singles, session, display)}
+        write_json(run.singles, known)
+        add_timing(run, "singles", time.monotonic() - began)
+        build_report(run)
+    rows: list[dict[str, Any]] = known["rows"]
+    title = f"Fewer models, scored on {known['groups']} groups held out from everything, timed on {known['device']}"
+    display.table(title, *shown(known["metric"], rows))
+    return rows
+
+
+def _singles(one: Electorate, views: ViewPlan) -> list[ReplicaId]:
+    """The models that stand for a member's folds; greedy soups only if they are known under these views."""
+    members = one.names.values()
+    there = [replica for fold in (SOUP, WHOLE) for name in members if one.run.finished(replica := ReplicaId(name, fold))]
+    return there + [ReplicaId(name, GREEDY_SOUP) for name in members if _made(one.run, name, views)]
+
+
+def _fingerprint(one: Electorate, vote: Vote, held_out: pd.DataFrame, singles: Sequence[ReplicaId]) -> str:
+    known = read_json(one.run.ensemble)
+    stamps = _stamps(one.run, [*_replicas(one, one.folds), *singles])
+    parts = (known["fingerprint"], known["metric"], vote.views.to_json(), fingerprint(held_out), stamps)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _stamps(run: Run, replicas: Sequence[ReplicaId]) -> dict[str, list[int]]:
+    """What tells models of other weights apart without reading them."""
+    stats = {str(replica): run.weights(replica).stat() for replica in replicas}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def _replicas(one: Electorate, folds: Sequence[int]) -> list[ReplicaId]:
+    return [ReplicaId(member, fold) for member in one.names.values() for fold in folds]
+
+
+def _compared(
+    one: Electorate, vote: Vote, held_out: pd.DataFrame, singles: Sequence[ReplicaId], session: RaySession, display: Display
+) -> dict[str, Any]:
+    space = vote.space
+    metric = parse_metric(read_json(one.run.ensemble)["metric"], space)
+    truth = {target: held_out[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
+    groups = pd.factorize(held_out["group"])[0].astype(np.int64)
+    rounds = by_round([one], [replica_predictions(one, held_out, "reserve", vote.views, session, display)])
+    said = _said(one, singles, held_out, vote.views, session, display)
+    milliseconds, device = _measured(one, held_out, vote.views, session)
+    return {
+        "metric": str(metric),
+        "views": str(vote.views),
+        "images": len(held_out),
+        "groups": int(groups.max()) + 1,
+        "device": device,
+        "rows": rows_of(ways_of(vote, rounds, said), metric, space, truth, groups, one.config.seed, milliseconds),
+        "members": scores_of_members(space, rounds, said, truth),
+    }
+
+
+def _said(
+    one: Electorate,
+    singles: Sequence[ReplicaId],
+    held_out: pd.DataFrame,
+    views: ViewPlan,
+    session: RaySession,
+    display: Display,
+) -> dict[str, dict[str, ByHead]]:
+    """Predictions of the reserved images by part (`soup`, ...) and member; those of greedy soups are cross-fitted."""
+    predicted = _predicted(one.run, [each for each in singles if each.fold != GREEDY_SOUP], held_out, views, session, display)
+    names = {of_run: name for name, of_run in one.names.items()}
+    said: dict[str, dict[str, ByHead]] = defaultdict(dict)
+    for replica in singles:
+        table = pd.read_parquet(one.run.replica_reserve(replica)) if replica.fold == GREEDY_SOUP else predicted
+        check_complete(f"the predictions by {replica}", table["image_id"].tolist(), held_out["image_id"].tolist())
+        said[replica.part][names[replica.member]] = replica_by_head(table, replica)
+    return said
+
+
+def _predicted(
+    run: Run, singles: Sequence[ReplicaId], held_out: pd.DataFrame, views: ViewPlan, session: RaySession, display: Display
+) -> pd.DataFrame:
+    """What models say of the reserved images, read where it is there already."""
+    file, marker = run.reserve_singles, run.reserve_singles.with_suffix(".json")
+    images = fingerprint(held_out[["image_id", "path"]])
+    wanted = {"fingerprint": images, "views": views.to_json(), "models": _stamps(run, singles)}
+    if file.exists() and marker.exists() and read_json(marker) == wanted:
+        return pd.read_parquet(file)
+    if not singles:
+        return pd.DataFrame({"image_id": []})
+    from raymask.predict import predict
+
+    pool = plan_actors(session.cluster.nodes)
+    with display.counting("predict", "reserve images") as count:
+        predicted = predict(run, held_out, singles, views, pool, count)
+    write_table(file, predicted)
+    write_json(marker, wanted)
+    display.line("predict", f"{len(held_out)} reserve images by {len(singles)} soups and refits under {len(views.names)} view(s)")
+    return predicted
+
+
+def _measured(one: Electorate, held_out: pd.DataFrame, views: ViewPlan, session: RaySession) -> tuple[tuple[float, float], str]:
+    """Milliseconds an image of all folds' models and of one a member, no matter which of these equal networks; and on what."""
+    from raymask.soups import measure
+
+    crews = [_replicas(one, one.folds[:1]), _replicas(one, one.folds)][: len(one.folds)]
+    taken, device = measure(one.run, crews, held_out["path"].tolist(), views, plan_actors(session.cluster.nodes))
+    return (taken[-1], taken[0]), device
+
+
+def ways_of(vote: Vote, rounds: Sequence[Members], said: Mapping[str, Members]) -> list[Way]:
+    """The ways to predict, the whole ensemble first.
+
+    Args:
+        vote: the vote.
+        rounds: members' predictions by fold.
+        said: those of the models that stand for all folds, by part; a way is of all members or none.
+    """
+    count = len(rounds[0])
+    ways = [
+        Way("ensemble", count * len(rounds), (vote_on(vote, rounds).argmax(axis=1),)),
+        Way("fold", count, tuple(vote(members).argmax(axis=1) for members in rounds)),
+    ]
+    whole = [part for part in TITLES if part in said and said[part].keys() == rounds[0].keys()]
+    return ways + [Way(part, count, (vote(said[part]).argmax(axis=1),)) for part in whole]
+
+
+def rows_of(
+    ways: Sequence[Way],
+    metric: Metric,
+    space: LabelSpace,
+    truth: Mapping[str, Labels],
+    groups: Labels,
+    seed: int,
+    milliseconds: tuple[float, float],
+) -> list[dict[str, Any]]:
+    """The rows of `singles.json`.
+
+    Args:
+        ways: the whole ensemble first.
+        metric: what is to be great.
+        space: the label space.
+        truth: (N,) true labels by task, and the joint.
+        groups: (N,) numbers of groups from 0 on.
+        seed: decides the resamples.
+        milliseconds: an image, of the whole ensemble and of each other way.
+    """
+    scores, resampled = compare(metric, space, truth[JOINT], [each for way in ways for each in way.elected], groups, seed)
+    ends = np.cumsum([len(way.elected) for way in ways])[:-1]
+    found = [float(of_way.mean()) for of_way in np.split(scores, ends)]
+    drawn = [of_way.mean(axis=0) for of_way in np.split(resampled, ends)]
+    return [
+        {
+            "name": way.name,
+            "title": TITLES[way.name],
+            "models": way.models,
+            "scores": mean_scores([score_joint(space, elected, truth) for elected in way.elected]),
+            "score": interval(found[place], drawn[place]),
+            "gain": interval(found[place] - found[0], drawn[place] - drawn[0]) if place else None,
+            "ms_an_image": milliseconds[min(place, 1)],
+        }
+        for place, way in enumerate(ways)
+    ]
+
+
+def scores_of_members(
+    space: LabelSpace, rounds: Sequence[Members], said: Mapping[str, Members], truth: Mapping[str, Labels]
+) -> dict[str, dict[str, dict[str, Score]]]:
+    """Scores by member, way and target of members alone; `fold` is the mean over the folds."""
+    return {
+        name: {
+            "fold": mean_scores([score_heads(space, members[name], truth) for members in rounds]),
+            **{part: score_heads(space, said[part][name], truth) for part in TITLES if part in said and name in said[part]},
+        }
+        for name in rounds[0]
+    }
+
+
+def mean_scores(scores: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
+    """The means of scores by target."""
+    return {
+        target: {
+            "f1": float(np.mean([one[target]["f1"] for one in scores])),
+            "accuracy": float(np.mean([one[target]["accuracy"] for one in scores])),
+        }
+        for target in scores[0]
+    }
+
+
+def shown(metric: str, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells of the rows of `singles.json`."""
+    targets = list(rows[0]["scores"])
+    targets = targets if len(targets) > 2 else targets[:1]  # of one task, which the joint label then is
+    columns = ["", "models", metric, "95% from", "to", "to the ensemble", "95% from", "to"]
+    cells = [
+        [
+            row["title"],
+            str(row["models"]),
+            *(f"{row['score'][key]:.4f}" for key in ("score", "low", "high")),
+            *(f"{row['gain'][key]:+.4f}" if row["gain"] else "" for key in ("score", "low", "high")),
+            *(f"{row['scores'][target]['f1']:.4f}" for target in targets),
+            f"{row['ms_an_image']:.2f}",
+        ]
+        for row in rows
+    ]
+    return [*columns, *(f"{target} F1" for target in targets), "ms/image"], cells

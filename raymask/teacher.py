@@ -1,0 +1,339 @@
+"""What a run learns from an earlier one: from its ensemble's say on labelled images, and on those that have no label.
+
+Unlabelled images join the training folds by pseudo-labels (Lee 2013) or by soft targets, and labelled ones take the teacher's
+probabilities into their targets (Hinton, Vinyals & Dean 2015). A replica of fold k is taught unlabelled images by the teacher's
+replicas of fold k alone, which never saw its validation people; only what the vote has fitted on all out-of-fold predictions
+(calibrations, weights, the least confidences of `precision`), a few numbers, knows more.
+
+One leak remains for labelled images: the out-of-fold target of an image of another fold comes from replicas that learned the
+labels of fold k's people. So the out-of-fold scores of a run with `truth` below 1 flatter it a little, and people held out from
+everything (`folds.reserve`), which no run of the two saw, are its clean measure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from raymask import election
+from raymask.config import RunConfig, TeacherConfig
+from raymask.data.folds import TRAIN_ONLY
+from raymask.data.sources import Source
+from raymask.display import Display
+from raymask.election import ENSEMBLE_FORMAT, Electorate
+from raymask.ensemble import ByHead, check_complete
+from raymask.errors import InputError, shortened
+from raymask.session import RaySession
+from raymask.store import ANY_FOLD, WHOLE, Run, read_json, write_json, write_table
+from raymask.tasks import JOINT, UNLABELLED, Labels, LabelSpace, Probabilities
+from raymask.vote import Vote
+
+PREFIX = "test/"
+"""Before the ids of unlabelled images."""
+EVIDENCE = 10
+"""Out-of-fold predictions that a least confidence must rest on."""
+
+
+def least_confidences(joint: Probabilities, truth: Labels, precision: float, evidence: int = EVIDENCE) -> Probabilities:
+    """(J,) by class the least confidence from which on predictions of it are right often enough; infinity where there is none.
+
+    Args:
+        joint: (N, J) out-of-fold probabilities.
+        truth: (N,) joint labels.
+        precision: the share that must be right; 0 asks for nothing.
+        evidence: predictions of a class, that sure or surer, that there must be.
+    """
+    classes = joint.shape[1]
+    if precision == 0:
+        return np.zeros(classes)
+    elected, confidence = joint.argmax(axis=1), joint.max(axis=1)
+    of_class = (elected == label for label in range(classes))
+    return np.array([_least(confidence[here], elected[here] == truth[here], precision, evidence) for here in of_class])
+
+
+def _least(confidence: Probabilities, right: npt.NDArray[np.bool_], precision: float, evidence: int) -> float:
+    order = np.argsort(-confidence, kind="stable")
+    falling, number = confidence[order], np.arange(1, len(order) + 1)
+    last_of_equals = np.diff(falling, append=-1) < 0
+    good = last_of_equals & (number >= evidence) & (np.cumsum(right[order]) / number >= precision)
+    return float(falling[good].min(initial=np.inf))
+
+
+def sure(joint: Probabilities, least: Probabilities) -> npt.NDArray[np.bool_]:
+    """(N,) whether the teacher is sure of an image: of (N, J) probabilities the greatest reaches its class's least confidence."""
+    return np.asarray(joint.max(axis=1) >= least[joint.argmax(axis=1)], np.bool_)
+
+
+def labelled_targets(
+    image_ids: Sequence[str], labels: Labels, said: Probabilities, truth: float, space: LabelSpace
+) -> pd.DataFrame:
+    """Targets for every replica: true labels mixed with what the teacher said of them; none where the truth alone counts.
+
+    Args:
+        image_ids: N ids.
+        labels: (N,) joint labels that the loss is made of.
+        said: (N, J) out-of-fold probabilities.
+        truth: weight of the labels, 0 to 1.
+        space: the label space.
+    """
+    if truth == 1:
+        return _table([], ANY_FOLD, np.empty((0, space.joint_size)), space)
+    return _table(image_ids, ANY_FOLD, truth * np.eye(space.joint_size)[labels] + (1 - truth) * _shares(said), space)
+
+
+def unlabelled_targets(
+    image_ids: Sequence[str], said: Mapping[int, Probabilities], least: Probabilities, hard: bool, space: LabelSpace
+) -> pd.DataFrame:
+    """Targets of the images that the teacher is sure of, fold by fold.
+
+    Args:
+        image_ids: N ids.
+        said: (N, J) probabilities by the fold whose replica they are for, see `said_by_fold`.
+        least: (J,) least confidences.
+        hard: whether a target is the elected class, for sure, in place of the probabilities.
+        space: the label space.
+    """
+    tables = [_table([], ANY_FOLD, np.empty((0, space.joint_size)), space)]
+    for fold, joint in said.items():
+        here = np.flatnonzero(sure(joint, least))
+        target = np.eye(space.joint_size)[joint[here].argmax(axis=1)] if hard else _shares(joint[here])
+        tables.append(_table([image_ids[place] for place in here.tolist()], fold, target, space))
+    return pd.concat(tables, ignore_index=True)
+
+
+def said_by_fold(vote: Vote, rounds: Sequence[Mapping[str, ByHead]], folds: Sequence[int]) -> dict[int, Probabilities]:
+    """(N, J) by fold: the vote of that fold's replicas alone, and for the model of all people that of all folds.
+
+    Args:
+        vote: the teacher's.
+        rounds: members' probabilities by fold.
+        folds: the rounds' folds.
+    """
+    said = {fold: vote(members) for fold, members in zip(folds, rounds, strict=True)}
+    return {**said, WHOLE: np.asarray(np.mean(list(said.values()), axis=0))}
+
+
+def _shares(joint: Probabilities) -> Probabilities:
+    return np.asarray(joint / joint.sum(axis=1, keepdims=True))
+
+
+def _table(image_ids: Sequence[str], fold: int, joint: Probabilities, space: LabelSpace) -> pd.DataFrame:
+    """One row a target: image_id, fold (int64), and float32 `joint:CLASS`, as `raymask.trial.teach` reads them."""
+    columns = dict(zip(_columns(space), joint.T.astype(np.float32), strict=True))
+    ids = np.array(image_ids, dtype=object)
+    return pd.DataFrame({"image_id": ids, "fold": np.full(len(ids), fold, np.int64), **columns})
+
+
+def _columns(space: LabelSpace) -> list[str]:
+    return [f"{JOINT}:{name}" for name in space.joint_classes]
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A run that has voted, and may teach another."""
+
+    config: TeacherConfig
+    voting: tuple[Electorate, ...]
+    """The run, or those whose members vote together in it."""
+    vote: Vote
+    oof: pd.DataFrame
+    """The ensemble's out-of-fold predictions."""
+    unlabelled: pd.DataFrame | None
+    """image_id, path, size and stamp of the test images; None where they do not join."""
+    fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """The images of a run that has a teacher."""
+
+    images: pd.DataFrame
+    """All that are to be prepared, like those of the source."""
+    manifest: pd.DataFrame
+    """Those that are trained on, with the teacher's folds."""
+    reserve: pd.DataFrame
+    """Those that the teacher held out from everything."""
+
+
+def open_teacher(config: RunConfig, source: Source, unlabelled: pd.DataFrame | None) -> Teacher:
+    """Reads a run's teacher and checks that it can teach this run.
+
+    Args:
+        config: the run's, with a teacher.
+        source: the run's images.
+        unlabelled: the teacher's test images, where they are to join.
+
+    Raises:
+        InputError: there is no such run, it has not voted, or its classes, folds or images are others.
+    """
+    assert config.teacher is not None
+    run = Run(config.teacher.run)
+    [of_itself] = election.electorates([run])
+    if not (run.ensemble.exists() and run.oof_ensemble.exists()):
+        raise InputError(
+            f"teacher.run: '{run.root}' has not voted yet; finish it first by `raymask train --recipe {run.config}`."
+        )
+    known = read_json(run.ensemble)
+    if known.get("format") != ENSEMBLE_FORMAT:
+        raise InputError(
+            f"teacher.run: the vote of '{run.root}' is of another raymask; count it again by `raymask vote {run.root}`."
+        )
+    voting = _voting(run, known["members"])
+    space = voting[0].space
+    if [(task.name, task.classes) for task in space.tasks] != [(task.name, task.classes) for task in source.space.tasks]:
+        raise InputError(f"teacher.run: '{run.root}' predicts other tasks or classes than this run; it cannot teach it.")
+    if of_itself.config.folds != config.folds:
+        raise InputError(f"folds: they are those of the teacher; leave them as they are in '{run.config}'.")
+    _check_images(voting, source)
+    digest = hashlib.sha256(json.dumps([known["fingerprint"], known["vote"]], sort_keys=True).encode())
+    digest.update(run.oof_ensemble.read_bytes())
+    if unlabelled is not None:
+        digest.update(election.fingerprint(unlabelled).encode())
+    oof = pd.read_parquet(run.oof_ensemble)
+    return Teacher(config.teacher, voting, Vote.from_json(known["vote"], space), oof, unlabelled, digest.hexdigest()[:16])
+
+
+def _voting(run: Run, members: Mapping[str, Mapping[str, str]]) -> tuple[Electorate, ...]:
+    """Who votes in a run's directory: its own members, also when it was moved, or those of several runs."""
+    roots = list(dict.fromkeys(member["run"] for member in members.values()))
+    alone = len(roots) == 1 and (run.root / "members").is_dir()
+    voting = election.electorates([run] if alone else [Run(Path(root)) for root in roots])
+    first = _fold_of(voting[0].run)
+    for other in voting[1:]:
+        if not _fold_of(other.run).equals(first):
+            raise InputError(
+                f"teacher.run: the runs that vote in '{run.root}' have different folds, so that a fold's replicas know people "
+                "that another's are validated on; teach by one of them, or train them on the same folds."
+            )
+    return tuple(voting)
+
+
+def _fold_of(run: Run) -> pd.Series:
+    """The folds of a run's labelled images, by image_id."""
+    manifest = pd.read_parquet(run.manifest, columns=["image_id", "fold", f"label_{JOINT}"])
+    return manifest[manifest[f"label_{JOINT}"] != UNLABELLED].set_index("image_id")["fold"]
+
+
+def _check_images(voting: Sequence[Electorate], source: Source) -> None:
+    run = voting[0].run
+    columns = ["image_id", "group", f"label_{JOINT}"]
+    tables = [pd.read_parquet(file, columns=columns) for file in (run.manifest, run.reserve) if file.exists()]
+    theirs = pd.concat(tables)
+    theirs = theirs[theirs[f"label_{JOINT}"] != UNLABELLED].set_index("image_id").sort_index()
+    ours = source.images[columns].set_index("image_id")
+    gone = theirs.index.difference(ours.index).tolist()
+    set_aside = pd.read_csv(run.rejected, dtype=str, keep_default_na=False)["image_id"].tolist() if run.rejected.exists() else []
+    new = ours.index.difference(theirs.index.union(set_aside)).tolist()
+    changed = [] if gone else theirs.index[(theirs != ours.loc[theirs.index]).any(axis=1)].tolist()
+    if other := [*gone, *new, *changed]:
+        raise InputError(
+            f"teacher.run: '{run.root}' was trained on other images or labels than those of data.path, such as "
+            f"{shortened(other, 3)}; train it anew on these, or learn from another run."
+        )
+
+
+def check_teacher(run: Run, teacher: Teacher) -> None:
+    """Refuses a teacher that says something else than when a run began to learn from it.
+
+    Raises:
+        InputError: so it is.
+    """
+    if run.targets.exists() and read_json(run.teacher)["fingerprint"] != teacher.fingerprint:
+        raise InputError(
+            f"'{run.root}' learns from '{teacher.config.run}', whose vote, predictions or test images have changed since; give "
+            "this run another --name, or delete that folder."
+        )
+
+
+def learn(run: Run, teacher: Teacher, source: Source, session: RaySession, display: Display) -> Lesson:
+    """Writes what the teacher teaches to `targets.parquet`, unless it is there, and returns the images of the run.
+
+    Raises:
+        InputError: the teacher is sure of nothing, or an image's id is there twice.
+    """
+    labelled = _labelled(teacher, source.images)
+    if not run.targets.exists():
+        targets = _targets(teacher, labelled, session, display)
+        if targets.empty:
+            raise InputError(
+                f"teacher.precision is {teacher.config.precision:g}, but '{teacher.config.run}' is that sure of no unlabelled "
+                "image, so that there is nothing to learn; lower it, or stay with that run."
+            )
+        write_json(run.teacher, {"run": str(teacher.config.run), "fingerprint": teacher.fingerprint})
+        write_table(run.targets, targets)
+    added = _unlabelled_rows(teacher, pd.read_parquet(run.targets, columns=["image_id", "fold"]), source.images)
+    images = pd.concat([source.images, added.drop(columns="fold")], ignore_index=True)
+    manifest = pd.concat([labelled, added], ignore_index=True)
+    if twice := images["image_id"][images["image_id"].duplicated()].tolist():
+        raise InputError(
+            f"'{PREFIX}' goes before the ids of unlabelled images, but others have these already: {shortened(twice)}."
+        )
+    held_out = teacher.voting[0].run.reserve
+    reserved = set(pd.read_parquet(held_out, columns=["image_id"])["image_id"]) if held_out.exists() else set()
+    reserve = source.images[source.images["image_id"].isin(reserved)].reset_index(drop=True)
+    return Lesson(_by_id(images), _by_id(manifest), reserve)
+
+
+def _by_id(images: pd.DataFrame) -> pd.DataFrame:
+    return images.sort_values("image_id", kind="stable").reset_index(drop=True)
+
+
+def _labelled(teacher: Teacher, images: pd.DataFrame) -> pd.DataFrame:
+    """The images of the teacher's folds, with these."""
+    fold = images["image_id"].map(_fold_of(teacher.voting[0].run))
+    known = fold.notna()
+    return images[known].assign(fold=fold[known].astype(np.int64)).reset_index(drop=True)
+
+
+def _targets(teacher: Teacher, labelled: pd.DataFrame, session: RaySession, display: Display) -> pd.DataFrame:
+    config, space = teacher.config, teacher.vote.space
+    judged = labelled[labelled["fold"] != TRAIN_ONLY]
+    ids = judged["image_id"].tolist()
+    check_complete(f"the out-of-fold predictions of '{config.run}'", teacher.oof["image_id"].tolist(), ids)
+    said = teacher.oof.set_index("image_id").loc[ids, _columns(space)].to_numpy(np.float64)
+    tables = [labelled_targets(ids, judged[f"train_label_{JOINT}"].to_numpy(np.int64), said, config.truth, space)]
+    if config.truth < 1:
+        display.line("teacher", f"labels count {config.truth:g}, what '{config.run.name}' said of them out of fold the rest")
+    if teacher.unlabelled is not None:
+        least = least_confidences(said, judged[f"label_{JOINT}"].to_numpy(np.int64), config.precision)
+        image_ids, by_fold = _said_of_unlabelled(teacher, session, display)
+        taught = unlabelled_targets(image_ids, by_fold, least, config.unlabelled == "hard", space)
+        counts = taught["fold"].value_counts().reindex(list(by_fold), fill_value=0)
+        display.line(
+            "teacher",
+            f"{taught['image_id'].nunique()} of {len(teacher.unlabelled)} unlabelled images join the training folds, "
+            f"{counts.min()} to {counts.max()} of them a fold",
+        )
+        tables.append(taught)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _said_of_unlabelled(teacher: Teacher, session: RaySession, display: Display) -> tuple[list[str], dict[int, Probabilities]]:
+    """Prefixed ids of the unlabelled images that can be read, and what the teacher says of them by fold."""
+    assert teacher.unlabelled is not None
+    images, views = teacher.unlabelled[["image_id", "path"]], teacher.vote.views
+    predicted = [election.replica_predictions(one, images, "test", views, session, display) for one in teacher.voting]
+    readable = [table[table["problem"] == ""].reset_index(drop=True) for table in predicted]
+    ids = readable[0]["image_id"].tolist()
+    for table in readable:
+        check_complete("the predictions of the test set", table["image_id"].tolist(), ids)
+    said = said_by_fold(teacher.vote, election.by_round(teacher.voting, readable), teacher.voting[0].folds)
+    return [f"{PREFIX}{image_id}" for image_id in ids], said
+
+
+def _unlabelled_rows(teacher: Teacher, targets: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+    """The unlabelled images that have a target, as rows of a manifest like that of `images`; each is a group of its own."""
+    if teacher.unlabelled is None:
+        return images.head(0).assign(fold=np.empty(0, np.int64))
+    rows = teacher.unlabelled.assign(image_id=PREFIX + teacher.unlabelled["image_id"])
+    rows = rows[rows["image_id"].isin(set(targets["image_id"][targets["fold"] != ANY_FOLD]))]
+    labels = [name for name in images.columns if name.startswith(("label_", "train_label_"))]
+    rows = rows.assign(group=rows["image_id"], fold=TRAIN_ONLY, **dict.fromkeys(labels, UNLABELLED))
+    return rows[[*images.columns, "fold"]]

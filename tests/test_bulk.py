@@ -1,0 +1,170 @@
+"""Tests of predicting any number of images: complete, in order, by shards that are not predicted twice."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made import make_run
+from rich.console import Console
+
+import raymask
+from raymask import afterwards, bulk
+from raymask.bulk import Output, missing_shards, read_predictions, split_models
+from raymask.display import Display
+from raymask.errors import InputError
+from raymask.inference import read_panel
+from raymask.store import Run
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("runs") / "made", photos)
+
+
+@pytest.fixture(scope="module")
+def folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test images, one of them cut off."""
+    copy = tmp_path_factory.mktemp("wanted") / "images"
+    shutil.copytree(photos / "eval" / "images", copy)
+    broken = sorted(copy.iterdir())[5]
+    broken.write_bytes(broken.read_bytes()[:300])
+    return copy
+
+
+@pytest.fixture(scope="module")
+def expected(run: Run, folder: Path) -> pd.DataFrame:
+    files = sorted(folder.iterdir())
+    return raymask.load(run.root).predict(files, [file.name for file in files])
+
+
+def predict(run: Run, images: Path, out: Path, **more: object) -> str:
+    said = io.StringIO()
+    afterwards.predict(run.root, str(images), out, display=Display(Console(file=said)), **more)  # type: ignore[arg-type]
+    return said.getvalue()
+
+
+def check_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False, atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("ray_session")
+class TestShards:
+    @pytest.fixture(autouse=True)
+    def small_shards(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bulk, "IMAGES_PER_CHUNK", 4)
+        monkeypatch.setattr(bulk, "CHUNKS_PER_SHARD", 2)
+
+    def test_a_lost_shard_alone_is_predicted_again(self, run: Run, folder: Path, expected: pd.DataFrame, tmp_path: Path) -> None:
+        out = Output(tmp_path / "out")
+        said = predict(run, folder, out.root)
+        assert "1 images cannot be read" in said
+        check_same(read_predictions(out), expected)
+        assert pd.read_csv(out.root / "problems.csv")["image_id"].tolist() == [expected["image_id"][5]]
+        assert pd.read_csv(out.root / "submission.csv")["image_id"].tolist() == expected["image_id"].tolist()
+        shards = sorted(out.shard(0).parent.iterdir())
+        assert len(shards) == -(-len(expected) // 8)
+        shards[1].unlink()
+        before = {path: path.stat().st_mtime_ns for path in shards if path != shards[1]}
+        predict(run, folder, out.root)
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+        check_same(read_predictions(out), expected)
+
+    def test_models_that_do_not_fit_into_one_actor_pass_images_on(
+        self, run: Run, folder: Path, expected: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        size = max((path / "model.safetensors").stat().st_size for path in read_panel(run.root).models.values())
+        monkeypatch.setattr("raymask.prediction.memory_of", lambda nodes, pool: 5.5 * size)
+        said = predict(run, folder, tmp_path / "out")
+        assert "2 of them pass each image on" in said
+        check_same(read_predictions(Output(tmp_path / "out")), expected)
+
+    def test_tables_name_images_and_keep_their_order(
+        self, run: Run, folder: Path, expected: pd.DataFrame, tmp_path: Path
+    ) -> None:
+        table = pd.DataFrame({"who": [f"p{n}" for n in range(6)], "photo": sorted(path.name for path in folder.iterdir())[:6]})
+        table = table.iloc[::-1]
+        table.to_parquet(folder / "wanted.parquet")
+        try:
+            predict(run, folder / "wanted.parquet", tmp_path / "out", image_column="photo", id_column="who")
+        finally:
+            (folder / "wanted.parquet").unlink()
+        found = read_predictions(Output(tmp_path / "out"))
+        assert found["image_id"].tolist() == ["p5", "p4", "p3", "p2", "p1", "p0"]
+        np.testing.assert_array_equal(found["joint"], expected["joint"][:6][::-1])
+
+    def test_another_job_in_the_same_folder_is_refused(self, run: Run, folder: Path, tmp_path: Path) -> None:
+        bulk.begin(Output(tmp_path), pd.DataFrame({"image_id": ["a"], "path": ["a"]}), "vote")
+        bulk.begin(Output(tmp_path), pd.DataFrame({"image_id": ["a"], "path": ["a"]}), "vote")
+        for ids, vote in ((["b"], "vote"), (["a"], "other vote")):
+            with pytest.raises(InputError, match="holds predictions of other images or by other models; choose another --out"):
+                bulk.begin(Output(tmp_path), pd.DataFrame({"image_id": ids, "path": ids}), vote)
+
+    @pytest.mark.parametrize(
+        ("images", "sentence"),
+        [
+            ("nothing.csv", "there is nothing at"),
+            ("empty", "names no image"),
+            ("twice.csv", "names an image twice: 'a.jpg'"),
+            (
+                "columns.csv",
+                "has none of the columns image, path, file, filename; name that",
+            ),
+        ],
+    )
+    def test_images_that_are_not_there_are_refused(self, run: Run, tmp_path: Path, images: str, sentence: str) -> None:
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "twice.csv").write_text("image\na.jpg\na.jpg\n")
+        (tmp_path / "columns.csv").write_text("photograph\na.jpg\n")
+        with pytest.raises(InputError, match=sentence):
+            predict(run, tmp_path / images, tmp_path / "out")
+
+
+def test_shards_that_are_missing(tmp_path: Path) -> None:
+    output = Output(tmp_path)
+    size = bulk.IMAGES_PER_CHUNK * bulk.CHUNKS_PER_SHARD
+    assert missing_shards(output, 2 * size + 1) == [0, 1, 2]
+    output.shard(1).parent.mkdir()
+    output.shard(1).touch()
+    assert missing_shards(output, 2 * size + 1) == [0, 2]
+    assert missing_shards(output, 0) == []
+
+
+def test_models_are_split_in_order_by_their_weights(tmp_path: Path) -> None:
+    models = {}
+    for name, size in (("a", 40), ("b", 50), ("c", 20), ("d", 200), ("e", 10)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"0" * size)
+        models[name] = tmp_path / name
+    assert [list(group) for group in split_models(models, 100)] == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert [list(group) for group in split_models(models, 1e9)] == [list(models)]
+
+
+def test_a_machine_that_dies_half_way_loses_nothing(run: Run, folder: Path, expected: pd.DataFrame, tmp_path: Path) -> None:
+    """In a process of its own, which has a Ray of two machines."""
+    names = [expected["image_id"][place % len(expected)] for place in range(1200)]
+    table = folder / "many.csv"
+    pd.DataFrame({"id": [f"{place:04d}" for place in range(1200)], "image": names}).to_csv(table, index=False)
+    script = Path(__file__).with_name("two_nodes.py")
+    try:
+        done = subprocess.run(
+            [sys.executable, str(script), str(run.root), str(table), str(tmp_path)], capture_output=True, text=True, timeout=280
+        )
+    finally:
+        table.unlink()
+    assert done.returncode == 0, done.stderr[-3000:]
+    [killed, whole] = [int(line.split()[2]) for line in done.stdout.splitlines() if line.endswith("shards")]
+    assert 5 <= killed < whole == 75
+    found = read_predictions(Output(tmp_path))
+    assert found["image_id"].tolist() == [f"{place:04d}" for place in range(1200)]
+    by_name = expected.set_index("image_id").loc[names].reset_index(drop=True)
+    np.testing.assert_array_equal(found["joint"], by_name["joint"])
+    np.testing.assert_array_equal(found["problem"], by_name["problem"])
+    numbers = [column for column in found if ":" in column]
+    np.testing.assert_allclose(found[numbers], by_name[numbers], atol=1e-5)

@@ -1,0 +1,161 @@
+"""Tests of a finished run in one process: what goes in, what comes out, and that Ray is not needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from made import make_run
+from PIL import Image
+
+import raymask
+from raymask.errors import InputError
+from raymask.inference import Ensemble, read_panel
+from raymask.store import Run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("runs") / "made", photos)
+
+
+@pytest.fixture(scope="module")
+def ensemble(run: Run) -> Ensemble:
+    return raymask.load(run.root)
+
+
+@pytest.fixture(scope="module")
+def files(photos: Path) -> list[Path]:
+    return sorted((photos / "eval" / "images").iterdir())[:7]
+
+
+class TestPredict:
+    def test_each_image_has_a_row_in_its_order(self, ensemble: Ensemble, files: list[Path]) -> None:
+        table = ensemble.predict(files[::-1])
+        assert table["image_id"].tolist() == [str(file) for file in files[::-1]]
+        joint = table[[name for name in table if name.startswith("joint:")]].to_numpy()
+        np.testing.assert_allclose(joint.sum(axis=1), 1, atol=1e-6)
+        assert (joint.argmax(axis=1) == table["joint"]).all()
+        assert (table["joint"] == table["mask_label"] * 6 + table["gender_label"] * 3 + table["age_label"]).all()
+        assert table["agreement"].between(0, 1).all()
+
+    def test_the_size_of_a_batch_changes_nothing(self, ensemble: Ensemble, files: list[Path]) -> None:
+        whole, single = ensemble.predict(files), ensemble.predict(files, batch_size=1)
+        assert (whole["joint"] == single["joint"]).all()
+        numbers = whole.select_dtypes("number").columns
+        np.testing.assert_allclose(whole[numbers], single[numbers], atol=1e-5)
+
+    def test_a_path_its_bytes_and_its_pixels_are_the_same_image(self, ensemble: Ensemble, files: list[Path]) -> None:
+        file = files[0]
+        with Image.open(file) as opened:
+            opened.load()
+        pixels = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+        table = ensemble.predict([file, str(file), file.read_bytes(), opened, pixels])
+        joint = table[[name for name in table if name.startswith("joint:")]].to_numpy()
+        np.testing.assert_allclose(joint[1:3], joint[:2], atol=1e-6)
+        # Decoded at full size, not at the scale that a JPEG is read at when much smaller images are wanted.
+        np.testing.assert_allclose(joint[3:], joint[:2], atol=0.02)
+        assert table["image_id"].tolist()[2:] == ["2", "3", "4"]
+
+    def test_grey_images_and_ids_of_ones_own(self, ensemble: Ensemble) -> None:
+        grey = np.full((50, 40), 90, dtype=np.uint8)
+        colour = np.repeat(grey[..., None], 3, axis=2)
+        table = ensemble.predict([grey, colour], image_ids=["grey", "colour"])
+        assert table["image_id"].tolist() == ["grey", "colour"]
+        assert table["joint"].nunique() == 1
+
+    def test_a_broken_image_gets_the_prior_and_its_reason(self, ensemble: Ensemble, files: list[Path]) -> None:
+        table = ensemble.predict([files[0], b"no image", "/nowhere/photo.jpg", b""])
+        assert table["problem"].tolist() == [
+            "",
+            "the file is no image that can be read",
+            "the file is missing",
+            "the file is empty",
+        ]
+        columns = [name for name in table if name.startswith("joint:")]
+        for row in (1, 2, 3):
+            np.testing.assert_allclose(table.loc[row, columns].to_numpy(float), ensemble.panel.prior)
+        assert (table["agreement"][1:] == 0).all()
+        alone = ensemble.predict([files[0]])
+        np.testing.assert_allclose(table.loc[0, columns].to_numpy(float), alone.loc[0, columns].to_numpy(float), atol=1e-5)
+
+    def test_no_images_make_an_empty_table(self, ensemble: Ensemble, files: list[Path]) -> None:
+        assert ensemble.predict([]).columns.tolist() == ensemble.predict(files[:1]).columns.tolist()
+
+    @pytest.mark.parametrize(
+        ("images", "ids", "sentence"),
+        [
+            ("photo.jpg", None, "predict takes a list of images; put a single one in [brackets]."),
+            ([3], None, "a int is no image"),
+            ([np.zeros((4, 4, 3))], None, r"an array of float64 \(4, 4, 3\) is no image"),
+            ([np.zeros((4, 4, 4), np.uint8)], None, "an array of uint8"),
+            ([np.zeros((9, 9), np.uint8)], ["a", "b"], "there are 2 image_ids for 1 images"),
+            ([np.zeros((9, 9), np.uint8)] * 2, ["a"], "there are 1 image_ids for more images"),
+        ],
+    )
+    def test_what_is_no_image_is_refused(self, ensemble: Ensemble, images: object, ids: list[str] | None, sentence: str) -> None:
+        with pytest.raises(InputError, match=sentence.replace("[", r"\[").replace("]", r"\]")):
+            ensemble.predict(images, ids)  # type: ignore[arg-type]
+
+
+class TestPanel:
+    def test_members_vote_by_fold_and_the_folds_are_averaged(self, run: Run, ensemble: Ensemble, files: list[Path]) -> None:
+        panel = ensemble.panel
+        assert len(panel.models) == 10
+        assert panel.rounds[1]["age"] == "age/fold-1"
+        from raymask.inference import read_image
+
+        said = ensemble.said([read_image(file, ensemble.specs) for file in files])
+        by_fold = [
+            panel.vote({member: said[f"{member}/fold-{fold}"] for member in ("mask", "gender", "age", "multi", "joint")})
+            for fold in (0, 1)
+        ]
+        np.testing.assert_allclose(panel.count(said), np.mean(by_fold, axis=0))
+        mean = panel.member_probabilities(said)["age"]["age"]
+        np.testing.assert_allclose(mean, (said["age/fold-0"]["age"] + said["age/fold-1"]["age"]) / 2, atol=1e-6)
+
+    def test_agreement_is_the_share_of_heads_that_elect_the_same(self, ensemble: Ensemble) -> None:
+        panel = ensemble.panel
+        truth = {"mask": 2, "gender": 1, "age": 0}
+        joint_label = panel.space.join({task: [label] for task, label in truth.items()})[0]
+        said = {}
+        for model in panel.models:
+            member = model.split("/")[0]
+            heads = ["mask", "gender", "age"] if member == "multi" else [member]
+            said[model] = {
+                head: np.eye(len(panel.space.classes(head)))[[joint_label if head == "joint" else truth[head]]] for head in heads
+            }
+        joint = np.eye(panel.space.joint_size)[[joint_label]]
+        assert panel.agreement(said, joint).tolist() == [1.0]
+        said["age/fold-0"] = {"age": np.eye(3)[[1]]}
+        np.testing.assert_allclose(panel.agreement(said, joint), 13 / 14)
+
+    def test_a_moved_run_finds_its_own_models(self, run: Run, files: list[Path], tmp_path: Path) -> None:
+        import shutil
+
+        moved = tmp_path / "moved"
+        shutil.copytree(run.root, moved)
+        assert all(moved in folder.parents for folder in read_panel(moved).models.values())
+
+    def test_what_is_not_there_is_refused(self, run: Run, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="holds no run"):
+            raymask.load(tmp_path)
+        with pytest.raises(InputError, match=r"it may be 'soup' \(the nearest\)"):
+            raymask.load(run.root, "soups")
+        with pytest.raises(InputError, match="has no finished model mask/all"):
+            raymask.load(run.root, "all")
+
+
+def test_one_machine_needs_no_ray(run: Run, files: list[Path]) -> None:
+    code = (
+        f"import raymask, sys; table = raymask.load({str(run.root)!r}).predict([{str(files[0])!r}]); "
+        "print(len(table), 'ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["1", "False"]
