@@ -1,4 +1,4 @@
-"""The command line: `raymask train`, `vote`, `refit`, `pseudo`, `distil`, `soup`, `serve`, `recipes` and `demo-data`."""
+"""The command line: `raymask train`, `vote`, `predict`, `serve`, `export`, `refit`, `soup`, `pseudo`, `distil` and helpers."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from raymask.viewing import ViewPlan
 from raymask.vote import Evidence, Vote, decide, summary
 
 Scores = dict[str, dict[str, Score]]
-ENSEMBLE_FORMAT = 2
+ENSEMBLE_FORMAT = 3
 MOST_ROWS = 8
 
 

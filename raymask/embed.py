@@ -135,6 +135,6 @@ class Embedder:
             for part in np.unique(batch["part"]):
                 name = self.parts[part]
                 view = VIEWS[name.removeprefix("view-") if name.startswith("view-") else "original"]
-                pixels = to_pixels(batch["image"][batch["part"] == part], self.device)
+                pixels = to_pixels(batch["image"][batch["part"] == part], self.device).float()  # so that no view rounds
                 features.append(self.model.features(view(pixels)).float().cpu().numpy())
         return {"features": np.concatenate(features), "row": batch["row"][order], "part": batch["part"][order]}

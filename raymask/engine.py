@@ -112,7 +112,8 @@ class PixelFeed:
 
     def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
         """See `Feed`."""
-        return model(VIEWS[view](to_pixels(self.prepared.read(rows), self.device)))  # type: ignore[no-any-return]
+        pixels = to_pixels(self.prepared.read(rows), self.device).float()  # so that no view rounds
+        return model(VIEWS[view](pixels))  # type: ignore[no-any-return]
 
 
 class FeatureFeed:

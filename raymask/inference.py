@@ -106,7 +106,7 @@ class Predictor:
         said: dict[int, list[npt.NDArray[np.float32]]] = defaultdict(list)
         with torch.inference_mode():
             for spec, backbones in self.groups.items():
-                images = to_pixels(np.ascontiguousarray(pixels[spec]), self.device)
+                images = to_pixels(np.ascontiguousarray(pixels[spec]), self.device).float()  # so that no view rounds
                 for view in self.views.names:
                     viewed, normalised = VIEWS[view](images), {}
                     for places in backbones.values():
@@ -202,6 +202,8 @@ def read_panel(folder: Path, part: str = FOLDS) -> Panel:
     if not run.ensemble.exists():
         raise InputError(f"'{folder}' has no vote yet: finish it by `raymask train --recipe {run.config}`.")
     written, space = read_json(run.ensemble), sources.label_space(config.tasks)
+    if "prior" not in written or "result" not in written.get("vote", {}):
+        raise InputError(f"'{run.ensemble}' is of an older raymask; decide the vote anew by `raymask vote {folder}`.")
     if part not in (FOLDS, *PART_NAMES.values()):
         raise InputError(f"there are no models '{part}'; it may be {one_of([FOLDS, *PART_NAMES.values()], part)}.")
     vote = Vote.from_json(written["vote"], space)

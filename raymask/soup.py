@@ -211,7 +211,7 @@ def predict_images(model: Classifier, recipe: Recipe, images: Images, views: Vie
     parts: dict[str, list[npt.NDArray[np.float64]]] = {head: [] for head in quick.classes}
     with torch.inference_mode(), mixed_precision(recipe, device)[0]():
         for pixels in images.batches(device):
-            by_view = [quick(VIEWS[view](pixels)) for view in views.names]
+            by_view = [quick(VIEWS[view](pixels.float())) for view in views.names]
             for head, of_head in parts.items():
                 said = torch.stack([logits[head].float().softmax(dim=1) for logits in by_view])
                 of_head.append(merge_views(said.cpu().numpy(), views.weights, views.merge))

@@ -167,4 +167,4 @@ def test_a_machine_that_dies_half_way_loses_nothing(run: Run, folder: Path, expe
     np.testing.assert_array_equal(found["joint"], by_name["joint"])
     np.testing.assert_array_equal(found["problem"], by_name["problem"])
     numbers = [column for column in found if ":" in column]
-    np.testing.assert_allclose(found[numbers], by_name[numbers], atol=1e-5)
+    np.testing.assert_allclose(found[numbers].to_numpy(float), by_name[numbers].to_numpy(float), atol=1e-5)

@@ -34,6 +34,7 @@ def train(runs: Path, photos: Path, name: str) -> Run:
         "tasks": {"gender": None, "age": None},
         "data": {"path": str(photos / "train")},  # without a test set
         "folds": {"k": 2},
+        "vote": {"rule": "soft", "adjust": "none"},
     }
     return run(load_config("demo", overrides=over), Display(Console(file=io.StringIO()))).run
 

@@ -43,7 +43,7 @@ class FeatureBank:
 
 def bank_folder(root: Path, spec: BankSpec, cache: Path, backbone: Path, image_ids: pd.Series) -> Path:
     """Folder of the features of these prepared images by this backbone's weights."""
-    digest = hashlib.sha256(repr((1, spec.stream, spec.amp, cache.name, backbone.name)).encode())
+    digest = hashlib.sha256(repr((2, spec.stream, spec.amp, cache.name, backbone.name)).encode())
     digest.update("\0".join(image_ids).encode("utf-8", "surrogateescape"))
     return root / f"{backbone.stem}-{digest.hexdigest()[:12]}"
 

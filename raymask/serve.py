@@ -1,0 +1,298 @@
+"""A run's ensemble behind HTTP by Ray Serve: one deployment takes requests in and decodes, another holds the models."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+import raymask
+from raymask.cluster import Cluster, check_shared, connect
+from raymask.data.decode import InputSpec, Pixels
+from raymask.display import Display
+from raymask.errors import InputError, RunError
+from raymask.inference import FOLDS, Ensemble, Panel, read_panel, specs_of
+from raymask.store import Run, absolute_runs, load_run_config, read_json
+from raymask.web import MOST_IMAGES, About, Door, Limits, Refusal, Told, build, predictions_of
+
+APP = "raymask"
+MOST_DECODERS = 8
+PATIENCE_S = 5.0
+CLOSED_BATCHES = 64
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is served."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    models: str = FOLDS
+    replicas: int | None = None
+    """Processes that hold all models; None for one a GPU, or one."""
+    batch_size: int = 16
+    batch_wait_ms: float = 10.0
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def url(self) -> str:
+        """Where it is served."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+class Voter:
+    """All models in one process. They compute in one thread of their own, so that the next images come in meanwhile."""
+
+    def __init__(self, folder: Path, models: str, threads: int, batch_size: int, batch_wait_s: float) -> None:
+        from raymask.device import prepare_process
+
+        self.predict.set_max_batch_size(batch_size)
+        self.predict.set_batch_wait_timeout_s(batch_wait_s)
+        self.batch_size, self.free = batch_size, asyncio.Lock()
+        self.closed: deque[tuple[Sequence[Sequence[Pixels]], asyncio.Future[list[Told]]]] = deque()
+        self.worker = ThreadPoolExecutor(1, "models")
+        self.worker.submit(prepare_process, threads).result()
+        self.ensemble = Ensemble(read_panel(folder, models))
+        self.worker.submit(self.told, [None]).result()  # the first pass is slow
+
+    async def ready(self) -> bool:
+        """Answers when the models are loaded."""
+        return True
+
+    @serve.batch(max_concurrent_batches=CLOSED_BATCHES)  # type: ignore[untyped-decorator]
+    async def predict(self, images: list[Sequence[Pixels]]) -> list[Told]:
+        """One image a call, given its pixels for each spec; calls that come together are predicted together.
+
+        Ray Serve closes a batch by the clock, also while the models are busy: with 200 requests under way, batches of up to 16
+        had 2 images each. So those that are closed and wait are joined when the models are free.
+        """
+        mine: asyncio.Future[list[Told]] = asyncio.get_running_loop().create_future()
+        self.closed.append((images, mine))
+        async with self.free:
+            if not mine.done():
+                await self._predict_joined()
+        return await mine
+
+    async def _predict_joined(self) -> None:
+        joined = [self.closed.popleft()]
+        room = self.batch_size - len(joined[0][0])
+        while self.closed and len(self.closed[0][0]) <= room:
+            joined.append(self.closed.popleft())
+            room -= len(joined[-1][0])
+        images = [image for batch, _ in joined for image in batch]
+        try:
+            told = iter(await asyncio.get_running_loop().run_in_executor(self.worker, self.told, images))
+        except Exception as error:
+            for _, answer in joined:
+                answer.set_exception(error)
+            return
+        for batch, answer in joined:
+            answer.set_result(list(islice(told, len(batch))))
+
+    def told(self, images: Sequence[Sequence[Pixels] | None]) -> list[Told]:
+        """What the ensemble says of images; None is a black one."""
+        said = self.ensemble.said([("", image or ()) for image in images])
+        predictions = predictions_of(self.ensemble.panel, said)
+        return [Told(prediction, 0 if place else len(images)) for place, prediction in enumerate(predictions)]
+
+
+@serve.ingress()
+class Ingress:
+    """Takes requests in, see `raymask.web`. It is one process, so that its metrics count everything."""
+
+    def __init__(self, voter: DeploymentHandle, about: About, specs: Sequence[InputSpec], limits: Limits) -> None:
+        self.voter, self.about, self.specs, self.limits = voter, about, specs, limits
+        self.heard = -PATIENCE_S
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """What Ray Serve calls for the app, after the constructor."""
+        threads = min(MOST_DECODERS, len(os.sched_getaffinity(0)))
+        return build(Door(self.about, self.specs, self.ask, self.ready), self.limits, threads)
+
+    async def ask(self, pixels: Sequence[Pixels]) -> Told:
+        """Asks a voter."""
+        response = self.voter.predict.remote(pixels)
+        try:
+            told: Told = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except BackPressureError:
+            raise Refusal(503, "The server is busy with other images; try again in a second.", {"Retry-After": "1"}) from None
+        except (RayError, RayServeException):
+            raise Refusal(503, "The models have failed and are started again; try again in a minute.") from None
+        self.heard = asyncio.get_running_loop().time()
+        return told
+
+    async def ready(self) -> bool:
+        """Whether a voter has answered just now, or does."""
+        now = asyncio.get_running_loop().time()
+        if now - self.heard < PATIENCE_S:
+            return True
+        try:
+            await asyncio.wait_for(self.voter.ready.remote(), PATIENCE_S)
+        except (TimeoutError, RayError, RayServeException):
+            return False
+        self.heard = now
+        return True
+
+
+def serve_until_stopped(folder: Path, settings: Settings, display: Display | None = None) -> None:
+    """Serves a finished run until it is interrupted, on the Ray of `RAY_ADDRESS` or one of its own.
+
+    Raises:
+        InputError: the run is not finished, the port is taken, or there are fewer processors than replicas.
+        RunError: the models cannot be loaded where Ray runs.
+    """
+    display = display or Display()
+    root = absolute_runs(folder)
+    panel = read_panel(root, settings.models)
+    with connect(load_run_config(Run(root)).compute) as cluster, _stopped_by_signals():
+        display.line("serve", f"loading {len(panel.models)} models of {root.name}")
+        with serving(root, panel, settings, cluster) as replicas:
+            where = f"on {replicas} processes" if replicas > 1 else "on one process"
+            display.line("serve", f"{settings.url} answers, {where}; its API at {settings.url}/docs; Ctrl-C ends it")
+            threading.Event().wait()
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end what is inside, as it is meant to end. Ray, when it starts, sets a handler of its own."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def serving(root: Path, panel: Panel, settings: Settings, cluster: Cluster) -> Iterator[int]:
+    """Serves on a Ray that runs; yields the number of replicas when they are ready.
+
+    Raises:
+        InputError: the port is taken, Ray serves something already, or has fewer processors than replicas.
+        RunError: the models cannot be loaded where Ray runs.
+    """
+    replicas, resources = plan_replicas(cluster, settings.replicas)
+    if cluster.started_here:
+        _check_port(settings.host, settings.port)
+    check_shared(root)
+    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
+    if serve.status().proxies:
+        raise InputError("this Ray serves something already; end that (`serve shutdown`), or leave RAY_ADDRESS empty.")
+    try:
+        address = {"host": settings.host, "port": settings.port}
+        serve.start(proxy_location="HeadOnly", http_options=address, logging_config=QUIET)
+        serve.run(application(root, panel, settings, replicas, resources), name=APP, logging_config=QUIET)
+        yield replicas
+    except (RuntimeError, RayError, RayServeException) as error:
+        raise RunError(f"'{root}' cannot be served ({_why(error)}).") from error
+    finally:
+        _shut_down()
+
+
+def _why(error: Exception) -> str:
+    """The last line of what a deployment says; Ray Serve's own error only says which of them it was."""
+    told = serve.status().applications.get(APP)
+    said = [deployment.message for deployment in told.deployments.values()] if told else []
+    lines = [line.strip() for message in [str(error), *said] for line in message.splitlines() if line.strip()]
+    return lines[-1].removesuffix(".") if lines else type(error).__name__
+
+
+def _shut_down() -> None:
+    """Ends Ray Serve, which ends its controller by a way that Ray tells of as of a failure, a moment later."""
+    with redirect_stdout(io.StringIO()):
+        serve.shutdown()
+        time.sleep(0.3)
+
+
+def plan_replicas(cluster: Cluster, wanted: int | None) -> tuple[int, dict[str, float]]:
+    """How many replicas, and what each of them books of Ray: a GPU where there are any, else its share of the CPUs.
+
+    Raises:
+        InputError: there are fewer processors than replicas.
+    """
+    gpus, cpus = int(sum(node.gpus for node in cluster.nodes)), int(sum(node.cpus for node in cluster.nodes))
+    replicas = wanted or gpus or 1
+    if replicas > (gpus or cpus):
+        kind, number = ("GPUs", gpus) if gpus else ("CPUs", cpus)
+        raise InputError(f"--replicas is {replicas}, but Ray has {number} {kind}.")
+    if gpus:
+        return replicas, {"num_cpus": 1, "num_gpus": 1}
+    return replicas, {"num_cpus": max(1, min(cpus // replicas, int(min(node.cpus for node in cluster.nodes))))}
+
+
+def application(root: Path, panel: Panel, settings: Settings, replicas: int, resources: dict[str, float]) -> serve.Application:
+    """The ingress bound to the voters.
+
+    Images wait in the voters, whose batches so are full when there are enough of them: Ray Serve's router knocks again at a full
+    replica only after a pause. What is more than they take is sent away; so are requests above the ingress's own limit.
+    """
+    options: dict[str, Any] = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": 5, "logging_config": QUIET}
+    voters = serve.deployment(
+        name="voter",
+        num_replicas=replicas,
+        ray_actor_options=resources,
+        max_ongoing_requests=max(4 * settings.limits.waiting, 2 * settings.batch_size),
+        max_queued_requests=MOST_IMAGES,
+        max_constructor_retry_count=1,
+        **options,
+    )(Voter).bind(root, settings.models, int(resources["num_cpus"]), settings.batch_size, settings.batch_wait_ms / 1000)
+    ingress = serve.deployment(
+        name="ingress",
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=4 * settings.limits.waiting,
+        **options,
+    )(Ingress)
+    return ingress.bind(voters, about(root, panel, settings.models), specs_of(panel.models), settings.limits)
+
+
+def about(root: Path, panel: Panel, models: str) -> About:
+    """Which models these are."""
+    first = next(iter(panel.models.values()))
+    return About(
+        name=root.name,
+        models=models,
+        number=len(panel.models),
+        members=list(panel.rounds[0]),
+        versions=read_json(first / "meta.json").get("versions", {}),
+        server=raymask.__version__,
+    )
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((host, port))
+    except OSError as error:
+        raise InputError(
+            f"port {port} of {host} cannot be served ({error.strerror}); name others by --host and --port."
+        ) from None
