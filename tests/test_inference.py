@@ -159,3 +159,13 @@ def test_one_machine_needs_no_ray(run: Run, files: list[Path]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split() == ["1", "False"]
+
+
+def test_the_readmes_lines_run(run: Run, files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    [block] = [part.split("```")[0] for part in readme.split("```python\n")[1:] if "raymask.load(" in part]
+    assert len([line for line in block.splitlines() if line]) <= 5
+    code = block.replace("runs/demo", str(run.root)).replace("photo.jpg", str(files[0])).replace("other.jpg", str(files[1]))
+    exec(compile(code, "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert all(column in said for column in ("image_id", "mask", "gender", "age", "agreement"))
