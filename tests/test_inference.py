@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from made import make_run
 from PIL import Image
@@ -166,6 +167,7 @@ def test_the_readmes_lines_run(run: Run, files: list[Path], capsys: pytest.Captu
     [block] = [part.split("```")[0] for part in readme.split("```python\n")[1:] if "raymask.load(" in part]
     assert len([line for line in block.splitlines() if line]) <= 5
     code = block.replace("runs/demo", str(run.root)).replace("photo.jpg", str(files[0])).replace("other.jpg", str(files[1]))
-    exec(compile(code, "README.md", "exec"), {})
+    with pd.option_context("display.width", 500, "display.max_columns", None):
+        exec(compile(code, "README.md", "exec"), {})
     said = capsys.readouterr().out
     assert all(column in said for column in ("image_id", "mask", "gender", "age", "agreement"))
