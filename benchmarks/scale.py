@@ -1,6 +1,6 @@
-"""How far raymask goes: plans of thousands of replicas, a cluster's GPUs in use, and a million images.
+"""How far raymask goes: plans of thousands of replicas, a cluster's GPUs in use, a million images, and the choice of a vote.
 
-python benchmarks/scale.py [plan|cluster|rows ...]
+python benchmarks/scale.py [plan|cluster|rows|vote ...]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import WORK, show, write_results
-from raymask.config import ENSEMBLE, ComputeConfig, FoldsConfig, Member, Recipe, validate
+from raymask.config import ENSEMBLE, ComputeConfig, FoldsConfig, Member, Recipe, VoteConfig, validate
 from raymask.data.folds import assign_folds, check_leak, thin_classes
 from raymask.data.sources import label_space
 from raymask.metrics import score_joint
@@ -31,6 +31,7 @@ from raymask.report import build_report
 from raymask.store import ReplicaId, Run, read_json, save_run_config, write_json, write_table
 from raymask.submit import prediction_table
 from raymask.tasks import JOINT, LabelSpace
+from raymask.vote import Evidence, decide
 
 Results = list[dict[str, Any]]
 
@@ -289,9 +290,63 @@ STEPS: Mapping[str, Callable[[], Callable[[], Any] | None]] = {
 }
 
 
+# --- the vote
+
+VOTING_PEOPLE, VOTING_VIEWS = 2_700, ("original", "hflip", "zoom", "zoom_hflip")
+
+
+def measure_vote() -> Results:
+    """The whole choice of views, calibration and rule for ten members on 18,900 images of drawn predictions."""
+    config = VoteConfig()
+    evidence = drawn_evidence()
+    began = time.perf_counter()
+    decision = decide(evidence, config, seed=0)
+    seconds = time.perf_counter() - began
+    rows = decision.choice.rows
+    figures = {"members": len(evidence.members), "images": len(evidence.truth), "ways": len(rows), "seconds": seconds}
+    show("A vote decided", [*figures, "chosen"], [[*figures.values(), str(decision.choice.chosen)]])
+    return [{**figures, "chosen": str(decision.choice.chosen)}]
+
+
+def drawn_evidence() -> Evidence:
+    """Predictions of members of all kinds that err by person and by image, the older the more."""
+    rng, space = np.random.default_rng(0), rows_space()
+    images = len(PHOTOS_OF_PERSON)
+    groups = np.arange(VOTING_PEOPLE).repeat(images)
+    by_task = {
+        task.name: rng.choice(len(task.classes), VOTING_PEOPLE, p=rng.dirichlet(np.full(len(task.classes), 5.0))).repeat(images)
+        for task in space.tasks
+    }
+    truth = space.join(by_task)
+
+    def said(labels: np.ndarray, classes: int, skill: float) -> np.ndarray:
+        of_person = rng.normal(size=(VOTING_PEOPLE, classes)).repeat(images, axis=0)
+        views = [np.eye(classes)[labels] * skill + of_person + rng.normal(size=(len(labels), classes)) for _ in VOTING_VIEWS]
+        odds = np.exp(np.stack(views) - np.max(views, axis=2, keepdims=True))
+        return (odds / odds.sum(axis=2, keepdims=True)).astype(np.float32)
+
+    members: dict[str, dict[str, np.ndarray]] = {}
+    for team in range(2):
+        heads = {task.name: len(task.classes) for task in space.tasks}
+        members |= {f"{name}-{team}": {name: said(by_task[name], size, 1.5)} for name, size in heads.items()}
+        members[f"multi-{team}"] = {name: said(by_task[name], size, 1.4) for name, size in heads.items()}
+        members[f"joint-{team}"] = {JOINT: said(truth, space.joint_size, 2.0)}
+    return Evidence(space, members, VOTING_VIEWS, truth, groups, groups % FOLDS.k)
+
+
 # --- the command
 
-PARTS: dict[str, Callable[[], Results]] = {"plan": measure_plans, "cluster": measure_cluster, "rows": measure_rows}
+PARTS: dict[str, Callable[[], Results]] = {
+    "plan": measure_plans,
+    "cluster": measure_cluster,
+    "rows": measure_rows,
+    "vote": measure_vote,
+}
+    "plan": measure_plans,
+    "cluster": measure_cluster,
+    "rows": measure_rows,
+    "vote": measure_vote,
+}
 
 
 def main() -> None:
