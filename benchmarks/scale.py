@@ -342,11 +342,6 @@ PARTS: dict[str, Callable[[], Results]] = {
     "rows": measure_rows,
     "vote": measure_vote,
 }
-    "plan": measure_plans,
-    "cluster": measure_cluster,
-    "rows": measure_rows,
-    "vote": measure_vote,
-}
 
 
 def main() -> None:
