@@ -26,6 +26,7 @@ from raymask.choice import (
     everything,
     fit,
     parts_of,
+    spaces_of,
 )
 from raymask.config import VoteConfig
 from raymask.ensemble import ByHead, voter_names, voters_of
@@ -38,6 +39,8 @@ from raymask.viewing import ByView, ViewPlan, Views, choose_views, even, merged
 
 AUTO = "auto"
 MOST_IMAGES = 40_000
+WITHOUT_RIVALS = ("soft", "logistic", "boosted")
+"""Rules that make a difference where there is but one voter: the others all say what it says."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +179,7 @@ def decide(evidence: Evidence, config: VoteConfig, seed: int) -> Decision:
     plan, views = _views(known, config, metric, parts_of(folded, seed), seed)
     folded = replace(folded, members={name: merged(member, known.views, plan) for name, member in known.members.items()})
     fixed = fixed_weights(space, config, folded.members)
-    choice = choose(folded, _tried(space, config), metric, config.calibrate, seed, fixed)
+    choice = choose(folded, _tried(space, config, folded.members), metric, config.calibrate, seed, fixed)
     calibrations = calibrate(folded, config.calibrate, everything(folded))
     fitted = fit(folded, voters_of(space, calibrated(folded.members, calibrations)), choice.chosen, metric, seed, fixed)
     # Fitted on what was cross-fitted, since a result on its own evidence is surer than it will be.
@@ -229,7 +232,7 @@ def _views(evidence: Evidence, config: VoteConfig, metric: Metric, parts: Labels
     return even(names, merges[0]), None
 
 
-def _tried(space: LabelSpace, config: VoteConfig) -> list[Candidate]:
+def _tried(space: LabelSpace, config: VoteConfig, members: Mapping[str, ByHead]) -> list[Candidate]:
     rules = ["weighted"] if config.weights else list(RULES) if config.rule == AUTO else [config.rule]
     levels = ["task"] if config.weights and len(space.names) > 1 else LEVELS if config.level == AUTO else [config.level]
     adjustments = list(ADJUSTMENTS) if config.adjust == AUTO else [config.adjust]
@@ -237,7 +240,11 @@ def _tried(space: LabelSpace, config: VoteConfig) -> list[Candidate]:
     if not tried:
         known = " or ".join(find_rule(config.rule).levels)
         raise InputError(f"vote.level is '{config.level}', but the rule '{config.rule}' votes by {known} alone.")
-    return tried
+    if config.rule != AUTO or config.weights:
+        return tried
+    names = voter_names(space, {name: list(heads) for name, heads in members.items()})
+    several = {level: any(len(names[target]) > 1 for target in spaces_of(space, level)) for level in LEVELS}
+    return [candidate for candidate in tried if several[candidate.level] or candidate.rule in WITHOUT_RIVALS]
 
 
 def fixed_weights(space: LabelSpace, config: VoteConfig, members: Mapping[str, ByHead]) -> dict[str, Params] | None:

@@ -20,7 +20,7 @@ from raymask.rules import RULES, Rule, soft_vote, weighted_vote
 from raymask.tasks import JOINT, LabelSpace, Task
 from raymask.tta import merge_views
 from raymask.viewing import ViewPlan, even
-from raymask.vote import Decision, Evidence, Vote, decide, drawn_images, fixed_weights, subset, summary
+from raymask.vote import WITHOUT_RIVALS, Decision, Evidence, Vote, decide, drawn_images, fixed_weights, subset, summary
 
 SPACE = LabelSpace((Task("mask", "mask", ("worn", "wrong", "none")), Task("gender", "gender", ("male", "female"))))
 ALONE = LabelSpace(SPACE.tasks[:1])
@@ -182,6 +182,14 @@ class TestDecide:
         again = Vote.from_json(written["vote"], SPACE)
         np.testing.assert_array_equal(again(decision.members), decision.vote(decision.members))
 
+    def test_one_voter_needs_no_rule_to_combine_it_with_others(self) -> None:
+        alone = make_evidence(kinds=SPACE.names)
+        tried = {(row.candidate.rule, row.candidate.level) for row in decide(alone, VoteConfig(), 0).choice.rows}
+        both = {(rule, level) for rule in ("soft", "logistic") for level in LEVELS}
+        assert tried == both | {("boosted", "task")}
+        fixed = decide(alone, configured(rule="geometric", level="joint", adjust="none"), 0).choice.rows
+        assert [row.candidate.rule for row in fixed] == ["geometric"]
+
     def test_the_same_seed_makes_the_same_decision(self) -> None:
         config = configured(rule="greedy", level="auto", adjust="auto", views="auto")
         one, other = (summary(decide(EVIDENCE, config, 7)) for _ in range(2))
@@ -241,7 +249,7 @@ class TestDecide:
     def test_one_task_and_one_member(self) -> None:
         decision = decide(make_evidence(ALONE, ("mask",), groups=30), VoteConfig(metric="mask.accuracy"), 0)
         assert chosen(decision).level == "joint"
-        assert len(decision.choice.rows) == len(RULES) * 3
+        assert len(decision.choice.rows) == len(WITHOUT_RIVALS) * 3
         new = {"mask": NEW["mask"]}
         np.testing.assert_allclose(decision.vote(new).sum(axis=1), 1)
         np.testing.assert_array_equal(read_again(decision.vote)(new), decision.vote(new))
