@@ -93,11 +93,12 @@ def small_ray(store: int) -> Iterator[None]:
         "--min-worker-port=20000",
         "--max-worker-port=20999",
     ]
-    with environment({**WORKER_ENVIRONMENT, **LOCAL_ENVIRONMENT}):
+    no_token = {"RAY_AUTH_MODE": "disabled"}  # once a Ray has made one in ~/.ray, every other asks for it
+    with environment({**WORKER_ENVIRONMENT, **LOCAL_ENVIRONMENT, **no_token}):
         ray = subprocess.Popen([*start, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         time.sleep(15)
-        with environment({"RAY_ADDRESS": f"127.0.0.1:{PORT}"}):
+        with environment({"RAY_ADDRESS": f"127.0.0.1:{PORT}", **no_token}):
             yield
     finally:
         ray.send_signal(signal.SIGTERM)
