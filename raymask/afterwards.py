@@ -31,7 +31,7 @@ def refit(folder: Path, members: Sequence[str] = (), display: Display | None = N
     """
     display = display or Display()
     root = absolute_runs(folder)
-    config = load_run_config(Run(root)).model_copy(update={"runs": root.parent, "name": root.name})
+    config = _config_where_it_lies(root)
     with ray_errors(root), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
         from raymask import singles, stages
@@ -48,6 +48,11 @@ def refit(folder: Path, members: Sequence[str] = (), display: Display | None = N
     return refitted
 
 
+def _config_where_it_lies(root: Path) -> RunConfig:
+    """The config of a run whose directory may have been moved."""
+    return load_run_config(Run(root)).model_copy(update={"runs": root.parent, "name": root.name})
+
+
 def soup(folder: Path, members: Sequence[str] = (), display: Display | None = None) -> list[ReplicaId]:
     """Averages the folds' models of a finished run to one a member; they lie in `members/MEMBER/soup` and `greedy-soup`.
 
@@ -62,7 +67,7 @@ def soup(folder: Path, members: Sequence[str] = (), display: Display | None = No
     """
     display = display or Display()
     root = absolute_runs(folder)
-    config = load_run_config(Run(root)).model_copy(update={"runs": root.parent, "name": root.name})
+    config = _config_where_it_lies(root)
     with ray_errors(root), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
         from raymask import singles, stages

@@ -21,7 +21,7 @@ from raymask.errors import InputError
 from raymask.metrics import Score, score_heads, score_joint
 from raymask.oof import collect_oof, oof_by_view, replica_by_head
 from raymask.plan import plan_actors
-from raymask.resample import compare, interval, parse_metric
+from raymask.resample import compare, group_numbers, interval, parse_metric
 from raymask.session import RaySession
 from raymask.store import ReplicaId, Run, add_timing, load_run_config, read_json, write_json, write_table
 from raymask.submit import prediction_table, submission_table
@@ -77,6 +77,11 @@ def validated_images(one: Electorate) -> pd.DataFrame:
     """The manifest's images that some fold validates on, with a label."""
     manifest = pd.read_parquet(one.run.manifest)
     return manifest[manifest["fold"].isin(one.folds)].reset_index(drop=True)
+
+
+def reserved_images(run: Run) -> pd.DataFrame:
+    """The images of the people held out from everything, in the order of their predictions."""
+    return pd.read_parquet(run.reserve).sort_values("image_id", kind="stable").reset_index(drop=True)
 
 
 def elect(runs: Sequence[Electorate], config: VoteConfig, into: Run, seed: int, display: Display) -> tuple[Vote, Scores]:
@@ -162,7 +167,7 @@ def _evidence(runs: Sequence[Electorate], images: pd.DataFrame) -> Evidence:
         members=members,
         views=tuple(views),
         truth=images[f"label_{JOINT}"].to_numpy(np.int64),
-        groups=pd.factorize(images["group"])[0].astype(np.int64),
+        groups=group_numbers(images["group"]),
         folds=images["fold"].to_numpy(np.int64),
     )
 
@@ -277,7 +282,7 @@ def score_reserve(
     """
     if not runs[0].run.reserve.exists():
         return None
-    held_out = pd.read_parquet(runs[0].run.reserve).sort_values("image_id", kind="stable").reset_index(drop=True)
+    held_out = reserved_images(runs[0].run)
     predicted = [replica_predictions(one, held_out, "reserve", vote.views, session, display) for one in runs]
     space = vote.space
     truth = {target: held_out[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
@@ -290,7 +295,7 @@ def score_reserve(
     scores[ENSEMBLE] = score_joint(space, elected, truth)
     known = read_json(into.ensemble)
     metric = parse_metric(known["metric"], space)
-    groups = pd.factorize(held_out["group"])[0].astype(np.int64)
+    groups = group_numbers(held_out["group"])
     found, resampled = compare(metric, space, truth[JOINT], [elected], groups, seed)
     whole = {"images": len(held_out), "groups": int(groups.max()) + 1, **interval(float(found[0]), resampled[0])}
     write_json(into.ensemble, {**known, "reserve": {**whole, "scores": scores}})

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from raymask import election
@@ -14,7 +13,7 @@ from raymask.display import Display
 from raymask.election import Electorate
 from raymask.oof import replica_by_head
 from raymask.plan import plan_actors
-from raymask.resample import Interval, Metric, compare, interval, parse_metric
+from raymask.resample import Interval, Metric, compare, group_numbers, interval, parse_metric
 from raymask.session import RaySession
 from raymask.store import ANY_FOLD, WHOLE, ReplicaId, Run, read_json, write_json
 from raymask.tasks import JOINT, Labels, LabelSpace
@@ -84,7 +83,7 @@ def compare_runs(before: Run, after: Run, seed: int, session: RaySession, displa
     elected = [pd.read_parquet(run.oof_ensemble).set_index("image_id")[JOINT] for run in (before, after)]
     images = images[images["image_id"].isin(elected[0].index)]
     labels = [of_run.loc[images["image_id"]].to_numpy(np.int64) for of_run in elected]
-    truth, groups = images[f"label_{JOINT}"].to_numpy(np.int64), _numbers(images["group"])
+    truth, groups = images[f"label_{JOINT}"].to_numpy(np.int64), group_numbers(images["group"])
     told: dict[str, Any] = gained(one.space, metric, truth, labels[0], labels[1], groups, seed)
     told["kept"] = told["gain"]["score"] > told["gain"]["se"]
     told["pseudo_labelled"] = taught_by_class(pd.read_parquet(after.targets), one.space)
@@ -103,10 +102,6 @@ def compare_runs(before: Run, after: Run, seed: int, session: RaySession, displa
     return told
 
 
-def _numbers(groups: pd.Series) -> npt.NDArray[np.int64]:
-    return pd.factorize(groups)[0].astype(np.int64)
-
-
 def _interval_of(told: Mapping[str, Any]) -> Interval | None:
     if "score" not in told:
         return None
@@ -119,12 +114,12 @@ def score_whole(
     """Scores an only member's model of all people on those held out from everything, by its folds' views and calibration."""
     from raymask.predict import predict
 
-    held_out = pd.read_parquet(one.run.reserve).sort_values("image_id", kind="stable").reset_index(drop=True)
+    held_out = election.reserved_images(one.run)
     pool = plan_actors(session.cluster.nodes)
     with display.counting("predict", "reserve images") as count:
         predicted = predict(one.run, held_out[["image_id", "path"]], [whole], vote.views, pool, count)
     joint = vote({name: replica_by_head(predicted, whole) for name in one.names})
-    truth, groups = held_out[f"label_{JOINT}"].to_numpy(np.int64), _numbers(held_out["group"])
+    truth, groups = held_out[f"label_{JOINT}"].to_numpy(np.int64), group_numbers(held_out["group"])
     scores, resampled = compare(metric, one.space, truth, [joint.argmax(axis=1)], groups, seed)
     return interval(float(scores[0]), resampled[0])
 

@@ -281,9 +281,13 @@ class Ensemble:
 
     def said(self, read: Sequence[tuple[str, Sequence[Pixels]]]) -> dict[str, ByHead]:
         """(N, C) probabilities by head of every model; a broken image is black."""
-        black = [np.zeros((spec.height, spec.width, 3), dtype=np.uint8) for spec in self.specs]
-        pixels = [np.stack([(images or black)[place] for _, images in read]) for place in range(len(self.specs))]
-        return dict(zip(self.predictor.names, self.predictor(pixels), strict=True))
+        return dict(zip(self.predictor.names, self.predictor(stacked(read, self.specs)), strict=True))
+
+
+def stacked(read: Sequence[tuple[str, Sequence[Pixels]]], specs: Sequence[InputSpec]) -> list[Pixels]:
+    """(n, H, W, 3) uint8 pixels for each spec of images that are read already; a broken one is black."""
+    black = [np.zeros((spec.height, spec.width, 3), dtype=np.uint8) for spec in specs]
+    return [np.stack([(images or black)[place] for _, images in read]) for place in range(len(specs))]
 
 
 def load(folder: str | Path, models: str = FOLDS) -> Ensemble:

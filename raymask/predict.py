@@ -13,7 +13,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from raymask.data.decode import InputSpec, decode_file
-from raymask.inference import Predictor, heads_of_model, specs_of
+from raymask.inference import Predictor, heads_of_model, specs_of, stacked
 from raymask.plan import ActorPool
 from raymask.store import ReplicaId, Run
 from raymask.viewing import ViewPlan
@@ -88,9 +88,8 @@ def _decode(chunks: pd.DataFrame, specs: Sequence[InputSpec]) -> Iterator[dict[s
 
 def decoded_block(paths: Sequence[str], specs: Sequence[InputSpec]) -> dict[str, Any]:
     """A block's `problem` ("" where there is none) and (n, H, W, 3) uint8 pixels by spec; black where the image is broken."""
-    black = [np.zeros((spec.height, spec.width, 3), dtype=np.uint8) for spec in specs]
     decoded = [decode_file(path, specs) for path in paths]
-    pixels = {f"{PIXELS}{place}": np.stack([(images or black)[place] for _, images in decoded]) for place in range(len(specs))}
+    pixels = {f"{PIXELS}{place}": images for place, images in enumerate(stacked(decoded, specs))}
     return {"problem": np.asarray([problem for problem, _ in decoded], dtype=object), **pixels}
 
 

@@ -8,6 +8,7 @@ from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from raymask.errors import InputError, one_of
 from raymask.rules import Aim
@@ -28,6 +29,11 @@ class Interval(TypedDict):
     se: float
     low: float
     high: float
+
+
+def group_numbers(groups: pd.Series) -> Labels:
+    """(N,) int64 numbers of groups, from 0 to that of the last one, in the order in which they come."""
+    return pd.factorize(groups)[0].astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from raymask.election import (
     electorates,
     fingerprint,
     replica_predictions,
+    reserved_images,
     score_reserve,
     vote_on,
 )
@@ -52,7 +53,7 @@ from raymask.oof import replica_by_head
 from raymask.plan import input_spec, plan_actors, plan_slots
 from raymask.refit import check_trained, named_members
 from raymask.report import build_report
-from raymask.resample import Metric, compare, interval, parse_metric
+from raymask.resample import Metric, compare, group_numbers, interval, parse_metric
 from raymask.session import RaySession
 from raymask.stages import Opened, prepare_images, timed
 from raymask.store import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, add_timing, read_json, write_json, write_table
@@ -193,7 +194,7 @@ def compare_singles(one: Electorate, vote: Vote, session: RaySession, display: D
         The rows of `singles.json`.
     """
     run = one.run
-    held_out = pd.read_parquet(run.reserve).sort_values("image_id", kind="stable").reset_index(drop=True)
+    held_out = reserved_images(run)
     singles = _singles(one, vote.views)
     known = read_json(run.singles) if run.singles.exists() else {}
     told = {"format": SINGLES_FORMAT, "fingerprint": _fingerprint(one, vote, held_out, singles)}
@@ -241,7 +242,7 @@ def _compared(
     space = vote.space
     metric = parse_metric(read_json(one.run.ensemble)["metric"], space)
     truth = {target: held_out[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
-    groups = pd.factorize(held_out["group"])[0].astype(np.int64)
+    groups = group_numbers(held_out["group"])
     rounds = by_round([one], [replica_predictions(one, held_out, "reserve", vote.views, session, display)])
     said = _said(one, singles, held_out, vote.views, session, display)
     milliseconds, device = _measured(one, held_out, vote.views, session)

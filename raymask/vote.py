@@ -81,10 +81,9 @@ class Vote:
     @classmethod
     def from_json(cls, written: Mapping[str, Any], space: LabelSpace) -> Vote:
         """The inverse of `to_json`."""
-        views = written["views"]
         return cls(
             space=space,
-            views=ViewPlan(tuple(views["names"]), tuple(views["weights"]), views["merge"]),
+            views=ViewPlan.from_json(written["views"]),
             calibrations={
                 name: {head: Calibration.from_json(of_head) for head, of_head in by_head.items()}
                 for name, by_head in written["calibrations"].items()
