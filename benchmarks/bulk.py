@@ -8,8 +8,6 @@ shard may be written twice. The limit is the same models in processes that hold 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
@@ -25,7 +23,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from benchmarks.common import WORK, environment, photos, show, write_results
+from benchmarks.common import WORK, environment, photos, rate_on_all_cores, show, write_results
 from raymask.bulk import Output, read_predictions
 from raymask.cluster import LOCAL_ENVIRONMENT, WORKER_ENVIRONMENT
 from raymask.config import Recipe, load_config
@@ -152,17 +150,7 @@ def killed_half_way(run: Run, table: Path, out: Path, shards: int) -> int:
 
 def limit(run: Run, seconds: float = 20.0) -> float:
     """Images a second of the models alone, on all cores."""
-    spawn = multiprocessing.get_context("spawn")
-    cores = len(os.sched_getaffinity(0))
-    gate, rates = spawn.Barrier(cores), spawn.Queue()
-    with environment(WORKER_ENVIRONMENT):
-        processes = [spawn.Process(target=_limit_process, args=(run.root, seconds, gate, rates)) for _ in range(cores)]
-        for process in processes:
-            process.start()
-    total = sum(rates.get() for _ in processes)
-    for process in processes:
-        process.join()
-    return float(total)
+    return rate_on_all_cores(_limit_process, (run.root, seconds), WORKER_ENVIRONMENT)
 
 
 def _limit_process(root: Path, seconds: float, gate: Any, rates: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -50,6 +51,27 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def rate_on_all_cores(measure: Callable[..., None], arguments: Sequence[Any], values: Mapping[str, str]) -> float:
+    """The sum of what one process on each core puts into a queue.
+
+    Args:
+        measure: called in each process with the arguments, a barrier for all of them, and the queue.
+        arguments: its first ones.
+        values: variables that the processes find.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    cores = len(os.sched_getaffinity(0))
+    gate, rates = spawn.Barrier(cores), spawn.Queue()
+    processes = [spawn.Process(target=measure, args=(*arguments, gate, rates)) for _ in range(cores)]
+    with environment(values):
+        for process in processes:
+            process.start()
+    total = sum(rates.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return float(total)
 
 
 @dataclass

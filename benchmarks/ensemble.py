@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from benchmarks.common import WORK, environment, photos, show, write_results
+from benchmarks.common import WORK, photos, rate_on_all_cores, show, write_results
 from benchmarks.plain import Network, Settings, described, train_replica, tuned
 
 TASKS = ("mask", "gender", "age")
@@ -171,17 +170,7 @@ def limit(settings: Settings, own: bool) -> float:
     """Images a second of bare steps on all cores, a process and a thread on each."""
     from raymask.cluster import WORKER_ENVIRONMENT
 
-    spawn = multiprocessing.get_context("spawn")
-    cores = len(os.sched_getaffinity(0))
-    gate, rates = spawn.Barrier(cores), spawn.Queue()
-    processes = [spawn.Process(target=_limit_process, args=(settings, own, gate, rates)) for _ in range(cores)]
-    with environment(WORKER_ENVIRONMENT if own else {}):
-        for process in processes:
-            process.start()
-    total = sum(rates.get() for _ in processes)
-    for process in processes:
-        process.join()
-    return float(total)
+    return rate_on_all_cores(_limit_process, (settings, own), WORKER_ENVIRONMENT if own else {})
 
 
 def arguments() -> argparse.Namespace:
