@@ -33,7 +33,8 @@ from raymask.config import Member, Recipe
 from raymask.data.batches import Batch
 from raymask.data.cache import PreparedImages
 from raymask.device import prepare_process
-from raymask.engine import LabelTable, PixelFeed, mixed_precision, train_pack
+from raymask.engine import LabelTable, mixed_precision, train_pack
+from raymask.feeds import PixelFeed
 from raymask.inference import Predictor
 from raymask.models import load_classifier, to_pixels
 from raymask.plan import Job, input_spec

@@ -39,9 +39,9 @@ from raymask.models import build_classifier, save_classifier
 from raymask.serve import Settings, serving
 from raymask.store import ReplicaId, Run, replacing, save_run_config, write_json
 from raymask.tasks import JOINT
+from raymask.uploads import Limits
 from raymask.viewing import even
 from raymask.vote import Vote
-from raymask.web import Limits
 
 FOLDS = 5
 TASKS = {

@@ -146,7 +146,7 @@ def serve(
 ) -> None:
     """Answers photos with their labels over HTTP, with a page to try it, until Ctrl-C."""
     from raymask.serve import Settings, serve_until_stopped
-    from raymask.web import Limits
+    from raymask.uploads import Limits
 
     limits = Limits(max_mb, max_megapixels, timeout_s)
     serve_until_stopped(run, Settings(host, port, models, replicas, batch_size, batch_wait_ms, limits))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +20,14 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from raymask.config import Recipe
-from raymask.data.batches import Batch, Schedule
-from raymask.data.cache import PreparedImages
-from raymask.data.features import FeatureBank, Features
 from raymask.errors import InputError
+from raymask.feeds import Feed, Inputs
 from raymask.kernels import bf16_is_native, quicken_depthwise
 from raymask.losses import build_loss
 from raymask.metrics import Score, score_heads
-from raymask.models import Classifier, Logits, to_pixels
+from raymask.models import Classifier
 from raymask.optim import build_optimizer, lr_factor, set_lr
 from raymask.tasks import JOINT, LabelSpace
-from raymask.tta import VIEWS
 
 EVALUATION_BATCH = 128
 ByHead = dict[str, npt.NDArray[np.float32]]
@@ -61,88 +58,6 @@ class LabelTable:
         if learned.ndim == 1:
             return np.bincount(learned.astype(np.int64), minlength=classes).astype(np.float64)
         return np.asarray(learned.sum(axis=0, dtype=np.float64))
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a replica's trainable part sees of one batch: pixels, or the features of a frozen backbone."""
-
-    tensor: Tensor
-    rows: npt.NDArray[np.int64]
-    epoch: int
-    step: int
-
-
-class Feed(Protocol):
-    """Where a pack's inputs come from, and how its models take them."""
-
-    def training(self) -> Iterator[Inputs]:
-        """Augmented inputs, epoch after epoch."""
-        ...
-
-    def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
-        """Logits from some places of a batch."""
-        ...
-
-    def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
-        """Logits of these rows without augmentation, under one view."""
-        ...
-
-
-class PixelFeed:
-    """Batches as they come from the stream; for replicas that train their backbones."""
-
-    def __init__(self, batches: Iterable[Batch], prepared: PreparedImages, device: torch.device) -> None:
-        self.batches, self.prepared, self.device = batches, prepared, device
-        self._pixels: Tensor | None = None
-        self._normalised: dict[tuple[float, ...], Tensor] = {}
-
-    def training(self) -> Iterator[Inputs]:
-        """See `Feed`."""
-        for batch in self.batches:
-            yield Inputs(to_pixels(batch.images, self.device), batch.rows, batch.epoch, batch.step)
-
-    def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
-        """See `Feed`; a batch is normalised once for all models that want the same mean and deviation."""
-        if self._pixels is not inputs.tensor:
-            self._pixels, self._normalised = inputs.tensor, {}
-        if model.statistics not in self._normalised:
-            self._normalised[model.statistics] = model.normalise(inputs.tensor)
-        return model.classify(model.backbone(self._normalised[model.statistics][places]))
-
-    def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
-        """See `Feed`."""
-        pixels = to_pixels(self.prepared.read(rows), self.device).float()  # so that no view rounds
-        return model(VIEWS[view](pixels))  # type: ignore[no-any-return]
-
-
-class FeatureFeed:
-    """Features of a frozen backbone from a bank; for replicas that train their heads alone.
-
-    Epoch e trains on pass e mod P of the bank, in the order and batches that a stream of all epochs would have.
-    """
-
-    def __init__(self, bank: FeatureBank, schedule: Schedule, epochs: int, device: torch.device) -> None:
-        self.bank, self.schedule, self.epochs, self.device = bank, schedule, epochs, device
-
-    def training(self) -> Iterator[Inputs]:
-        """See `Feed`."""
-        for epoch in range(self.epochs):
-            features = self.bank.passes[epoch % len(self.bank.passes)]
-            for step in range(self.schedule.steps):
-                rows = self.schedule.rows(epoch, step)
-                yield Inputs(self._tensor(features[rows]), rows, epoch, step)
-
-    def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
-        """See `Feed`."""
-        return model.classify(inputs.tensor[places])
-
-    def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
-        """See `Feed`."""
-        return model.classify(self._tensor(self.bank.views[view][rows]))
-
-    def _tensor(self, features: Features) -> Tensor:
-        return torch.from_numpy(features).to(self.device)
 
 
 def _chunks(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:

@@ -92,11 +92,11 @@ class Predictor:
             self.models.append(model.to(self.device))
             self.amp.append(mixed_precision(recipe, self.device)[0])
 
-    def __call__(self, pixels: Sequence[Pixels]) -> list[ByHead]:
+    def __call__(self, pixels: Sequence[npt.NDArray[np.uint8 | np.float32]]) -> list[ByHead]:
         """(n, C) float32 probabilities by head of each model, the views merged.
 
         Args:
-            pixels: (n, H, W, 3) uint8 images for each spec.
+            pixels: (n, H, W, 3) images from 0 to 255 for each spec.
         """
         import torch
 

@@ -26,13 +26,15 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 import raymask
+from raymask.answers import About, predictions_of
 from raymask.cluster import Cluster, check_shared, connect
 from raymask.data.decode import InputSpec, Pixels
 from raymask.display import Display
 from raymask.errors import InputError, RunError
 from raymask.inference import FOLDS, Ensemble, Panel, read_panel, specs_of
 from raymask.store import Run, absolute_runs, load_run_config, read_json
-from raymask.web import MOST_IMAGES, About, Door, Limits, Refusal, Told, build, predictions_of
+from raymask.uploads import MOST_IMAGES, Limits, Refusal
+from raymask.web import Door, Told, build
 
 APP = "raymask"
 MOST_DECODERS = 8

@@ -22,7 +22,8 @@ from raymask.data.batches import Schedule
 from raymask.data.features import BankSpec, open_bank
 from raymask.data.stream import open_schedule, prepared_images, stream
 from raymask.device import prepare_process
-from raymask.engine import EpochReport, FeatureFeed, Feed, LabelTable, Learner, PixelFeed, train_pack
+from raymask.engine import EpochReport, LabelTable, Learner, train_pack
+from raymask.feeds import FeatureFeed, Feed, PixelFeed
 from raymask.metrics import heads_of
 from raymask.models import Classifier, build_classifier, load_backbone, save_classifier
 from raymask.plan import Job, Pack, Slots, frozen_backbone

@@ -3,109 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import io
-import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from math import inf, isnan, nan
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, Field
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive
 
+from raymask.answers import About, Answer, Prediction, Problem, Ready
 from raymask.data.decode import InputSpec, Pixels
-from raymask.ensemble import ByHead
-from raymask.inference import Panel, read_content
-from raymask.tasks import Probabilities
+from raymask.uploads import MOST_IMAGES, Limits, Refusal, decode_checked, read_images
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO")
-"""What is read of strangers: Pillow knows more, among it EPS, for which it would run Ghostscript."""
-
-NO_IMAGE = "the file is no image that can be read"
-MOST_IMAGES = 64
-TOP = 5
 CLOSED = 499
 """What is counted where the client is gone; nginx has the number too."""
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'"
-
-
-class Elected(BaseModel):
-    """A class and its probability."""
-
-    label: str
-    probability: float
-
-
-class JointElected(Elected):
-    """A class of the joint label, its number among them, and its probability."""
-
-    number: int
-
-
-class Prediction(BaseModel):
-    """What the ensemble says of one image."""
-
-    name: str = Field("", description="the file's name, if it had one")
-    labels: dict[str, str] = Field(description="the label of each task; together they are the joint label")
-    joint: JointElected
-    probabilities: dict[str, dict[str, float]] = Field(description="of each class, by task")
-    top: list[JointElected] = Field(description="the most probable joint labels")
-    agreement: float = Field(description="share of the models' heads that elect what the ensemble elects")
-    members: dict[str, dict[str, Elected]] = Field(description="by member and head: what the mean of its models elects")
-
-
-class About(BaseModel):
-    """Which models answer."""
-
-    name: str = Field(description="the run's name")
-    models: str = Field(description="which of the run's models: `folds`, or one a member")
-    number: int = Field(description="how many models")
-    members: list[str]
-    versions: dict[str, str] = Field(description="versions of the packages that the models were trained with")
-    server: str = Field(description="version of raymask that answers")
-
-
-class Answer(BaseModel):
-    """What is said of a request's images, in their order."""
-
-    model: About
-    predictions: list[Prediction]
-    milliseconds: float = Field(description="from the request's arrival to its answer")
-
-
-class Ready(BaseModel):
-    """The models are loaded and answer."""
-
-    status: str = "ready"
-    model: About
-
-
-class Problem(BaseModel):
-    """Why there is no answer, in one sentence."""
-
-    error: str
-
-
-class Refusal(Exception):  # noqa: N818
-    """A request that gets no prediction; the message says why, in one sentence."""
-
-    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(sentence)
-        self.status, self.headers = status, dict(headers or {})
 
 
 class Told(NamedTuple):
@@ -114,22 +33,6 @@ class Told(NamedTuple):
     prediction: Prediction
     batch: int
     """How many images were predicted with it; 0 for all but the first of them."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may be."""
-
-    max_mb: float = 10.0
-    max_megapixels: float = 25.0
-    timeout_s: float = 30.0
-    waiting: int = 256
-    """Requests at a time; others are sent away."""
-
-    @property
-    def most_bytes(self) -> int:
-        """Bytes of a request's body."""
-        return int(self.max_mb * 1e6)
 
 
 @dataclass(frozen=True)
@@ -142,49 +45,6 @@ class Door:
     ask: Callable[[Sequence[Pixels]], Awaitable[Told]]
     """Predicts one image, given its pixels for each spec; may raise `Refusal`."""
     ready: Callable[[], Awaitable[bool]]
-
-
-def predictions_of(panel: Panel, said: Mapping[str, ByHead]) -> list[Prediction]:
-    """What a panel makes of its models' (N, C) probabilities, image by image."""
-    space, joint = panel.space, panel.count(said)
-    agreement, members = panel.agreement(said, joint), panel.member_probabilities(said)
-    marginals = {task: space.marginal(joint, task) for task in space.names}
-    elected = space.split(joint.argmax(axis=1))
-
-    def voted(head: str, probabilities: Probabilities) -> Elected:
-        label = int(probabilities.argmax())
-        return Elected(label=space.classes(head)[label], probability=_rounded(probabilities[label]))
-
-    def ranked(probabilities: Probabilities) -> list[JointElected]:
-        order = (-probabilities).argsort(kind="stable")[:TOP].tolist()
-        return [
-            JointElected(label=space.joint_classes[number], number=number, probability=_rounded(probabilities[number]))
-            for number in order
-        ]
-
-    predictions = []
-    for image in range(len(joint)):
-        top = ranked(joint[image])
-        prediction = Prediction(
-            labels={task: space.classes(task)[labels[image]] for task, labels in elected.items()},
-            joint=top[0],
-            probabilities={
-                task: dict(zip(space.classes(task), map(_rounded, of_task[image]), strict=True))
-                for task, of_task in marginals.items()
-            },
-            top=top,
-            agreement=_rounded(agreement[image]),
-            members={
-                member: {head: voted(head, of_head[image]) for head, of_head in by_head.items()}
-                for member, by_head in members.items()
-            },
-        )
-        predictions.append(prediction)
-    return predictions
-
-
-def _rounded(probability: Any) -> float:
-    return round(float(probability), 6)
 
 
 class Metrics:
@@ -320,108 +180,6 @@ async def _told(request: Request, door: Door, limits: Limits, decoders: ThreadPo
     finally:
         for task in asked:
             task.cancel()
-
-
-async def read_images(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
-    """Names and contents of a request's images.
-
-    Raises:
-        Refusal: it has none, it is too large, or it is neither a form nor JSON.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    bounded = Request(request.scope, _bounded(request, limits))
-    if kind == "application/json":
-        return _from_json(await bounded.body())
-    if kind == "multipart/form-data":
-        return await _from_form(bounded)
-    raise Refusal(415, f"The request is {kind or 'of no type'}; send a form (multipart/form-data) or JSON (application/json).")
-
-
-def _bounded(request: Request, limits: Limits) -> Receive:
-    """Reads the body, until it is too large: by what its header says, or by what has come."""
-    too_large = Refusal(413, f"The request is larger than {limits.max_mb:g} MB.", {"Connection": "close"})
-    said, come = request.headers.get("content-length", ""), 0
-    if said.isdigit() and int(said) > limits.most_bytes:
-        raise too_large
-
-    async def receive() -> Message:
-        nonlocal come
-        message = await request.receive()
-        come += len(message.get("body", b""))
-        if come > limits.most_bytes:
-            raise too_large
-        return message
-
-    return receive
-
-
-def _from_json(body: bytes) -> list[tuple[str, bytes]]:
-    try:
-        told = json.loads(body)
-    except (ValueError, RecursionError):
-        raise Refusal(400, "The request's body is no JSON.") from None
-    images = told.get("image") if isinstance(told, dict) else None
-    images = [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
-        raise Refusal(400, 'The JSON has no image; send {"image": "BASE64"}, or a list of them.')
-    _check_number(len(images))
-    try:
-        return [("", base64.b64decode(image, validate=True)) for image in images]
-    except (binascii.Error, ValueError):
-        raise Refusal(400, "An image is no valid base64.") from None
-
-
-async def _from_form(request: Request) -> list[tuple[str, bytes]]:
-    try:
-        async with request.form(max_files=2 * MOST_IMAGES, max_fields=2 * MOST_IMAGES) as form:
-            files = [file for file in form.getlist("image") if isinstance(file, UploadFile)]
-            _check_number(len(files))
-            images = [(file.filename or "", await file.read()) for file in files]
-            if form.getlist("image") and not images:
-                raise Refusal(400, "The form's field 'image' is no file.")
-    except HTTPException as error:
-        raise Refusal(400, f"The form cannot be read ({error.detail.rstrip('.')}).") from None
-    if not images:
-        raise Refusal(400, "The form has no file in a field 'image'.")
-    return images
-
-
-def _check_number(images: int) -> None:
-    if images > MOST_IMAGES:
-        raise Refusal(413, f"The request has {images} images; send at most {MOST_IMAGES} at a time.")
-
-
-def decode_checked(name: str, content: bytes, specs: Sequence[InputSpec], limits: Limits) -> list[Pixels]:
-    """Pixels of an image for each spec; how many it has is read from its header, before it is decoded.
-
-    Raises:
-        Refusal: it is broken or too large.
-    """
-    whose = f"'{name}': " if name else ""
-    megapixels = _megapixels(content) if content else 0.0
-    if megapixels > limits.max_megapixels:
-        number = f"{megapixels:.4g}" if megapixels < inf else "far too many"
-        raise Refusal(422, _sentence(whose, f"the image has {number} megapixels; send at most {limits.max_megapixels:g}"))
-    problem, pixels = (NO_IMAGE, []) if isnan(megapixels) else read_content(content, specs)
-    if problem:
-        raise Refusal(422, _sentence(whose, problem))
-    return pixels
-
-
-def _sentence(whose: str, problem: str) -> str:
-    said = f"{whose}{problem}."
-    return said[0].upper() + said[1:]
-
-
-def _megapixels(content: bytes) -> float:
-    """By the header alone; nan where it is none of an image."""
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return image.width * image.height / 1e6
-    except Image.DecompressionBombError:
-        return inf
-    except Exception:  # Pillow's plugins raise anything
-        return nan
 
 
 def _page(door: Door, limits: Limits) -> str:

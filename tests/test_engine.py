@@ -24,17 +24,14 @@ from raymask.data.features import FeatureBank
 from raymask.engine import (
     EpochMetrics,
     EpochReport,
-    FeatureFeed,
-    Feed,
-    Inputs,
     LabelTable,
     Learner,
-    PixelFeed,
     cross_entropy,
     mixed_precision,
     train_pack,
 )
 from raymask.errors import InputError
+from raymask.feeds import FeatureFeed, Feed, Inputs, PixelFeed
 from raymask.metrics import heads_of
 from raymask.models import build_classifier, to_pixels
 from raymask.tasks import JOINT, LabelSpace, Task

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from raymask import export as exports
+from raymask import graph_files
 from raymask.adjust import ADJUSTMENTS
 from raymask.calibration import Calibration
 from raymask.choice import LEVELS, Candidate, OutOfFold, calibrate, calibrated, candidates, everything, fit
@@ -242,9 +243,9 @@ class TestViews:
                 return {f"v{number}": view(pixels) + 0 for number, view in enumerate(VIEWS.values())}
 
         two, three = torch.rand(2, 3, 24, 20) * 255, torch.rand(3, 3, 24, 20) * 255
-        with exports._exporting("views"):
+        with graph_files._exporting("views"):
             program = torch.export.export(All(), (two,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-            onnx = exports._to_onnx(program, ["pixels"], [f"v{number}" for number in range(len(VIEWS))], 20)
+            onnx = graph_files._to_onnx(program, ["pixels"], [f"v{number}" for number in range(len(VIEWS))], 20)
         session = onnxruntime.InferenceSession(onnx.model_proto.SerializeToString())
         for name, view, given in zip(VIEWS, VIEWS.values(), session.run(None, {"pixels": three.numpy()}), strict=True):
             np.testing.assert_allclose(given, view(three).numpy(), atol=0.02, err_msg=name)
@@ -362,7 +363,7 @@ class TestParts:
         def runner(file: Path) -> Any:
             return lambda inputs: {"mask": np.full((len(inputs["pixels"]), 3), 1 / 3), "gender": np.full((1, 2), 0.5)}
 
-        monkeypatch.setitem(exports.RUNNERS, "torch", runner)
+        monkeypatch.setitem(graph_files.RUNNERS, "torch", runner)
         with pytest.raises(RunError, match=r"'multi/fold-0'.*differ"):
             export(small.root, tmp_path / "out", formats="torch")
         assert not (tmp_path / "out").exists()

@@ -22,6 +22,7 @@ from PIL import Image
 from ray import serve
 
 import raymask
+from raymask.answers import predictions_of
 from raymask.calibration import Calibration
 from raymask.choice import Candidate, Fitted
 from raymask.cluster import Cluster, connect
@@ -35,9 +36,9 @@ from raymask.plan import Node
 from raymask.serve import Settings, Voter, plan_replicas, serving
 from raymask.store import ReplicaId, Run, replacing, save_run_config, write_json
 from raymask.tasks import JOINT
+from raymask.uploads import Limits
 from raymask.viewing import even
 from raymask.vote import Vote
-from raymask.web import Limits, predictions_of
 
 TASKS = {"mask": {"classes": ["worn", "wrong", "none"]}, "age": {"classes": ["young", "old"]}}
 MEMBERS = ("mask", "age", "multi", "joint")

@@ -17,8 +17,10 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
+from raymask.answers import About, Elected, JointElected, Prediction
 from raymask.data.decode import InputSpec, Pixels
-from raymask.web import CLOSED, MOST_IMAGES, About, Door, Elected, JointElected, Limits, Prediction, Refusal, Told, build
+from raymask.uploads import MOST_IMAGES, Limits, Refusal
+from raymask.web import CLOSED, Door, Told, build
 
 ABOUT = About(name="<b>run", models="folds", number=2, members=["mask"], versions={"torch": "9.8.7"}, server="1.2.3")
 SPECS = [InputSpec(32, 24, 1.0), InputSpec(16, 16, 0.5)]
@@ -201,7 +203,7 @@ class TestRefusals:
         def decode(*_: object) -> None:
             raise AssertionError("it was decoded")
 
-        monkeypatch.setattr("raymask.web.read_content", decode)
+        monkeypatch.setattr("raymask.uploads.read_content", decode)
         sentence = refused(client().post("/predict", **file_of(huge_png(side), "big.png")), 422)
         assert sentence == f"'big.png': the image has {said} megapixels; send at most 25."
 
