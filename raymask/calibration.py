@@ -211,27 +211,6 @@ def curvature_of(both: npt.NDArray[np.float64], squares: Vector, expected: Vecto
     return curvature
 
 
-def correct_prior(
-    probabilities: npt.ArrayLike, trained: npt.ArrayLike, wanted: npt.ArrayLike, strength: float = 1.0
-) -> Probabilities:
-    """(N, C) float64 probabilities for other class frequencies: p * (wanted / trained)^strength, normalised.
-
-    Saerens et al. 2002; with even frequencies wanted it is the logit adjustment of Menon et al. 2021, for balanced accuracy. A
-    class never trained on is taken to be as frequent as the rarest that was, in both, so that it is not blown up.
-
-    Args:
-        probabilities: (N, C).
-        trained: (C,) class frequencies or counts that the probabilities were learnt on, not all 0.
-        wanted: (C,) class frequencies or counts that they shall hold for, not all 0; a class of 0 gets 0.
-        strength: 0 changes nothing, 1 corrects fully.
-    """
-    before, after = (np.asarray(prior, dtype=np.float64) / np.sum(prior) for prior in (trained, wanted))
-    rarest = before[before > 0].min()
-    ratio = np.where(before > 0, after, np.maximum(after, rarest)) / np.where(before > 0, before, rarest)
-    weighted = np.maximum(np.asarray(probabilities, dtype=np.float64), FLOOR) * ratio**strength
-    return np.asarray(weighted / weighted.sum(axis=1, keepdims=True))
-
-
 def calibration_quality(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Quality:
     """How good the probabilities of at least one image are, beyond their argmax."""
     given, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)

@@ -25,7 +25,7 @@ from raymask.resample import compare, group_numbers, interval, parse_metric
 from raymask.session import RaySession
 from raymask.store import ReplicaId, Run, add_timing, load_run_config, read_json, write_json, write_table
 from raymask.submit import prediction_table, submission_table
-from raymask.tasks import JOINT, LabelSpace, Probabilities
+from raymask.tasks import JOINT, LabelSpace
 from raymask.viewing import ViewPlan
 from raymask.vote import Evidence, Vote, decide, summary
 
@@ -239,11 +239,6 @@ def by_round(runs: Sequence[Electorate], predicted: Sequence[pd.DataFrame]) -> l
     ]
 
 
-def vote_on(vote: Vote, rounds: Sequence[Mapping[str, ByHead]]) -> Probabilities:
-    """(N, J) mean over folds of the vote of each fold's replicas, which is what the vote was decided for."""
-    return np.asarray(np.mean([vote(members) for members in rounds], axis=0))
-
-
 def predict_test(
     runs: Sequence[Electorate],
     vote: Vote,
@@ -260,7 +255,7 @@ def predict_test(
     predicted = [replica_predictions(one, test.images, "test", vote.views, session, display) for one in runs]
     for table in predicted:
         check_complete("the predictions of the test set", table["image_id"].tolist(), ids)
-    joint = vote_on(vote, by_round(runs, predicted))
+    joint = vote.over_rounds(by_round(runs, predicted))
     broken = (predicted[0]["problem"] != "").to_numpy()
     if broken.any():
         joint[broken] = read_json(into.ensemble)["prior"]
@@ -291,7 +286,7 @@ def score_reserve(
         name: score_heads(space, {head: np.mean([one[name][head] for one in rounds], axis=0) for head in rounds[0][name]}, truth)
         for name in rounds[0]
     }
-    elected = vote_on(vote, rounds).argmax(axis=1)
+    elected = vote.over_rounds(rounds).argmax(axis=1)
     scores[ENSEMBLE] = score_joint(space, elected, truth)
     known = read_json(into.ensemble)
     metric = parse_metric(known["metric"], space)

@@ -155,8 +155,7 @@ class Panel:
         Args:
             said: (N, C) probabilities by head of every model.
         """
-        results = [self.vote({member: said[model] for member, model in models.items()}) for models in self.rounds]
-        return np.asarray(np.mean(results, axis=0))
+        return self.vote.over_rounds({member: said[model] for member, model in models.items()} for models in self.rounds)
 
     def agreement(self, said: Mapping[str, ByHead], joint: Probabilities) -> npt.NDArray[np.float32]:
         """(N,) share of all models' heads that elect what the ensemble elects."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,6 +58,10 @@ class Vote:
         """(N, J) joint probabilities from each member's (N, C) probabilities by head, whose views are merged already."""
         ordered = {name: members[name] for name in self.calibrations}
         return self.result.apply(self.fitted.combine(self.space, voters_of(self.space, calibrated(ordered, self.calibrations))))
+
+    def over_rounds(self, rounds: Iterable[Mapping[str, ByHead]]) -> Probabilities:
+        """(N, J) mean of the votes of several rounds of the same members, such as the replicas of each fold."""
+        return np.asarray(np.mean([self(members) for members in rounds], axis=0))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values from which `from_json` makes the same vote again."""

@@ -17,7 +17,6 @@ from raymask.calibration import (
     Calibration,
     brier,
     calibration_quality,
-    correct_prior,
     cross_fitted,
     expected_calibration_error,
     fit_calibration,
@@ -197,54 +196,6 @@ class TestCrossFitted:
         assert after["ece"] < 0.03
         assert after["nll"] < before["nll"]
         assert after["brier"] < before["brier"]
-
-
-class TestPrior:
-    def test_by_hand(self) -> None:
-        corrected = correct_prior([[0.8, 0.2], [0.5, 0.5]], [0.8, 0.2], [0.5, 0.5])
-        np.testing.assert_allclose(corrected, [[0.5, 0.5], [0.2, 0.8]])
-
-    def test_half_the_strength_by_hand(self) -> None:
-        corrected = correct_prior([[0.8, 0.2]], [0.8, 0.2], [0.5, 0.5], strength=0.5)
-        np.testing.assert_allclose(corrected, [[2 / 3, 1 / 3]])  # odds 4 times the square root of 1/4
-
-    def test_counts_do_as_well_as_frequencies(self) -> None:
-        by_counts = correct_prior(HONEST, [100, 20, 30, 40, 10], [2, 2, 2, 2, 2])
-        np.testing.assert_allclose(by_counts, correct_prior(HONEST, [0.5, 0.1, 0.15, 0.2, 0.05], np.full(5, 0.2)))
-
-    @settings(deadline=None)
-    @given(guesses(), st.lists(st.integers(0, 5), min_size=6, max_size=6), st.floats(0, 2))
-    def test_the_trained_prior_and_no_strength_change_nothing(
-        self, case: tuple[np.ndarray, np.ndarray], counts: list[int], strength: float
-    ) -> None:
-        given, trained = case[0], np.array([1, *counts])[: case[0].shape[1]]
-        np.testing.assert_allclose(correct_prior(given, trained, trained, strength), given, atol=1e-10)
-        np.testing.assert_allclose(correct_prior(given, trained, trained[::-1], 0.0), given, atol=1e-10)
-
-    @settings(deadline=None)
-    @given(guesses(), st.lists(st.integers(0, 5), min_size=6, max_size=6), st.floats(0, 2))
-    def test_rows_sum_to_1(self, case: tuple[np.ndarray, np.ndarray], counts: list[int], strength: float) -> None:
-        given, trained = case[0], np.array([1, *counts])[: case[0].shape[1]]
-        corrected = correct_prior(given, trained, np.ones(given.shape[1]), strength)
-        assert np.isfinite(corrected).all()
-        np.testing.assert_allclose(corrected.sum(axis=1), 1)
-
-    def test_labels_of_another_prior_become_likelier(self) -> None:
-        trained = np.bincount(LABELS) / len(LABELS)
-        wanted = np.array([0.5, 0.3, 0.1, 0.05, 0.05])
-        kept = np.random.default_rng(0).random(len(LABELS)) < (wanted / trained)[LABELS] / (wanted / trained).max()
-        corrected = correct_prior(HONEST[kept], trained, wanted)
-        assert log_loss(corrected, LABELS[kept]) < log_loss(HONEST[kept], LABELS[kept]) - 0.05
-        assert np.abs(corrected.mean(axis=0) - wanted).max() < 0.03
-
-    def test_a_class_never_trained_on_counts_as_the_rarest(self) -> None:
-        given = np.array([[0.6, 0.3, 0.1]])
-        np.testing.assert_allclose(
-            correct_prior(given, [0.8, 0.2, 0.0], [1, 1, 1]), correct_prior(given, [0.8, 0.2, 0.2], [1, 1, 1])
-        )
-
-    def test_a_class_that_is_not_wanted_gets_nothing(self) -> None:
-        np.testing.assert_allclose(correct_prior([[0.6, 0.3, 0.1]], [1, 1, 1], [1, 0, 1]), [[6 / 7, 0, 1 / 7]])
 
 
 class TestQuality:

@@ -28,7 +28,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"oof", "choice", "submit", "feeds"}),
     frozenset({"viewing"}),
     frozenset({"plan", "engine", "vote"}),
-    frozenset({"cluster", "backbones", "soup", "inference", "report_vote", "data.prepare", "data.stream"}),
+    frozenset({"ways", "cluster", "backbones", "soup", "inference", "report_vote", "data.prepare", "data.stream"}),
     frozenset({"session", "graphs", "card", "bundle", "answers", "uploads"}),
     frozenset({"train", "trial", "embed", "predict", "bulk", "report", "web", "graph_files", "checkpoints"}),
     frozenset({"election", "prediction", "soups", "serve", "export"}),

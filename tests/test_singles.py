@@ -15,12 +15,13 @@ from raymask.choice import Candidate, Fitted
 from raymask.ensemble import ByHead
 from raymask.oof import replica_by_head
 from raymask.resample import parse_metric
-from raymask.singles import Way, _made, mean_scores, rows_of, scores_of_members, shown, ways_of
+from raymask.singles import _made
 from raymask.soups import reserve_table, seconds_of
 from raymask.store import GREEDY_SOUP, SOUP, ReplicaId, Run, write_json
 from raymask.tasks import JOINT, Labels, LabelSpace, Task
 from raymask.viewing import even
 from raymask.vote import Vote
+from raymask.ways import Way, mean_scores, rows_of, scores_of_members, shown, ways_of
 
 SPACE = LabelSpace((Task("colour", "colour", ("red", "green", "blue")), Task("half", "half", ("top", "bottom"))))
 IMAGES, PEOPLE = 60, 12
