@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi_offline import FastAPIOffline
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
@@ -89,7 +90,8 @@ def build(door: Door, limits: Limits, threads: int) -> FastAPI:
         limits: what is refused.
         threads: images that are decoded at a time.
     """
-    app = FastAPI(title=f"raymask: {door.about.name}", version=door.about.server, description="Predicts labels of photos.")
+    title = f"raymask: {door.about.name}"
+    app = FastAPIOffline(title=title, version=door.about.server, description="Predicts labels of photos.")
     decoders = ThreadPoolExecutor(threads, "decode")
     metrics = Metrics()
     refused: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 413, 415, 422, 503, 504)}

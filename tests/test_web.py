@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 import struct
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
@@ -268,6 +269,13 @@ class TestRefusals:
     def test_where_there_is_nothing(self) -> None:
         assert refused(client().get("/nonesuch"), 404) == "There is nothing at /nonesuch; see /docs."
         assert refused(client().get("/predict"), 405) == "/predict takes no GET; see /docs."
+
+    @pytest.mark.parametrize("page", ["/docs", "/redoc"])
+    def test_the_pages_of_the_api_need_no_other_server(self, page: str) -> None:
+        visitor = client()
+        sources = re.findall(r"""(?:src|href)=["']([^"']+)""", visitor.get(page).text)
+        assert any(source.endswith(".js") for source in sources)
+        assert [source for source in sources if visitor.get(source).status_code != 200] == []
 
     def test_more_requests_than_may_wait(self) -> None:
         """Of five at once three wait for the models, and two are sent away at once."""
