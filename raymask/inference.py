@@ -107,8 +107,8 @@ class Predictor:
         with torch.inference_mode():
             for spec, backbones in self.groups.items():
                 images = to_pixels(np.ascontiguousarray(pixels[spec]), self.device).float()  # so that no view rounds
-                for view in self.views.names:
-                    viewed, normalised = VIEWS[view](images), {}
+                for names in self._views_by_pass(len(images)):
+                    viewed, normalised = torch.cat([VIEWS[name](images) for name in names]), {}
                     for places in backbones.values():
                         model = self.models[places[0]]
                         if model.statistics not in normalised:
@@ -117,14 +117,20 @@ class Predictor:
                             features = model.backbone(normalised[model.statistics])
                             for place in places:
                                 said[place].append(_softmaxed(self.models[place].classify(features)))
-        return [self._merged(place, np.stack(said[place])) for place in range(len(self.models))]
+        return [self._merged(place, np.concatenate(said[place])) for place in range(len(self.models))]
+
+    def _views_by_pass(self, images: int) -> list[tuple[str, ...]]:
+        """Of few images several views go through a model together, since a pass of few costs nearly as much as one of many."""
+        together = max(1, BATCH // max(1, images))
+        return [self.views.names[start : start + together] for start in range(0, len(self.views.names), together)]
 
     def _merged(self, place: int, said: npt.NDArray[np.float32]) -> ByHead:
-        """(n, C) by head from (W, n, C of all heads)."""
+        """(n, C) by head from (W × n, C of all heads), view after view."""
         from raymask.tta import merge_views
 
         classes = self.models[place].classes
-        parts = np.split(said, np.cumsum(list(classes.values()))[:-1], axis=2)
+        by_view = said.reshape(len(self.views.names), -1, said.shape[1])
+        parts = np.split(by_view, np.cumsum(list(classes.values()))[:-1], axis=2)
         return {
             head: merge_views(part, self.views.weights, self.views.merge).astype(np.float32)
             for head, part in zip(classes, parts, strict=True)

@@ -15,8 +15,10 @@ from PIL import Image
 
 import raymask
 from raymask.errors import InputError
-from raymask.inference import Ensemble, read_panel
+from raymask.inference import Ensemble, Predictor, read_image, read_panel, specs_of, stacked
 from raymask.store import Run
+from raymask.tta import VIEWS
+from raymask.viewing import even
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,6 +53,19 @@ class TestPredict:
         assert (whole["joint"] == single["joint"]).all()
         numbers = whole.select_dtypes("number").columns
         np.testing.assert_allclose(whole[numbers], single[numbers], atol=1e-5)
+
+    def test_views_that_go_through_together_say_what_each_says_alone(
+        self, run: Run, files: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        panel = read_panel(run.root)
+        specs = specs_of(panel.models)
+        predictor = Predictor(panel.models, even(list(VIEWS)), specs, None)
+        pixels = stacked([read_image(file, specs) for file in files[:3]], specs)
+        together = predictor(pixels)
+        monkeypatch.setattr("raymask.inference.BATCH", 1)
+        for expected, given in zip(predictor(pixels), together, strict=True):
+            for head in expected:
+                np.testing.assert_allclose(given[head], expected[head], atol=1e-5)
 
     def test_a_path_its_bytes_and_its_pixels_are_the_same_image(self, ensemble: Ensemble, files: list[Path]) -> None:
         file = files[0]
