@@ -88,7 +88,7 @@ def tune_run(table: pd.DataFrame, settings: Settings, replicas: int) -> float:
     import ray
     from ray import tune
 
-    ray.init(num_cpus=len(os.sched_getaffinity(0)), log_to_driver=False, include_dashboard=False)
+    ray.init("local", num_cpus=len(os.sched_getaffinity(0)), log_to_driver=False, include_dashboard=False)
     started = time.perf_counter() - began
 
     def trial(config: dict[str, Any]) -> None:

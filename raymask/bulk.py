@@ -20,7 +20,7 @@ from ray.data import ActorPoolStrategy
 from raymask.data.decode import InputSpec
 from raymask.data.stream import limit_execution
 from raymask.errors import InputError
-from raymask.inference import Models, Panel, Predictor, specs_of
+from raymask.inference import Models, Panel, Predictor, specs_of, weights_bytes
 from raymask.plan import ActorPool
 from raymask.predict import PIXELS, decoded_block
 from raymask.store import read_json, replacing, write_json, write_table
@@ -95,7 +95,7 @@ def split_models(models: Models, most_bytes: float) -> list[Models]:
     groups: list[dict[str, Path]] = [{}]
     filled = 0.0
     for name, folder in models.items():
-        size = (folder / "model.safetensors").stat().st_size
+        size = weights_bytes({name: folder})
         if groups[-1] and filled + size > most_bytes:
             groups.append({})
             filled = 0.0

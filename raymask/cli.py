@@ -137,7 +137,7 @@ def serve(
     host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for all of this machine's")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     models: Annotated[str, typer.Option(help="folds, or one model a member: all, soup or greedy-soup")] = "folds",
-    replicas: Annotated[int | None, typer.Option(min=1, help="processes with all models (default: one a GPU, or one)")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="processes with all models (default: one a GPU, or 1 to 4)")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="most images that are predicted at once")] = 16,
     batch_wait_ms: Annotated[float, typer.Option(min=0, help="how long a batch waits for more images")] = 10.0,
     max_mb: Annotated[float, typer.Option(min=0.001, help="largest request")] = 10.0,

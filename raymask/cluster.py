@@ -29,7 +29,6 @@ from raymask.plan import Node
 
 # What every worker of a run finds in its environment.
 WORKER_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the CPU from the streams
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "PYTHONWARNINGS": "ignore",
     # By default glibc hands every large block back to the kernel, and each activation of a network on a CPU is mapped and zeroed
@@ -51,6 +50,11 @@ INIT: dict[str, Any] = {
     "log_to_driver": False,
     "logging_level": logging.ERROR,
 }
+
+
+def machine_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,11 @@ def recipe_of(folder: Path) -> Recipe:
     return Recipe.model_validate(read_json(folder / "meta.json")["recipe"])
 
 
+def weights_bytes(models: Models) -> int:
+    """Bytes of models' weights on disk."""
+    return sum((folder / "model.safetensors").stat().st_size for folder in models.values())
+
+
 def heads_of_model(folder: Path) -> dict[str, list[str]]:
     """Class names by head of a finished model, in the order of its probabilities."""
     return dict(read_json(folder / "meta.json")["classes"])

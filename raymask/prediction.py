@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from raymask.config import RunConfig
@@ -67,5 +66,6 @@ def memory_of(nodes: tuple[Node, ...], pool: ActorPool) -> float:
         if torch.cuda.is_available():
             return SHARE_OF_MEMORY * torch.cuda.get_device_properties(0).total_memory
         return SHARE_OF_MEMORY * 16e9  # the driver's machine has none; the least that is usual
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return SHARE_OF_MEMORY * total / max(1, pool.size // len(nodes))
+    from raymask.cluster import machine_memory
+
+    return SHARE_OF_MEMORY * machine_memory() / max(1, pool.size // len(nodes))

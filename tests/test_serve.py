@@ -99,7 +99,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def server(ray_session: None, run: Run) -> Iterator[httpx.Client]:
-    settings = Settings(port=free_port(), batch_size=8, batch_wait_ms=50, limits=Limits(max_mb=0.2, max_megapixels=0.01))
+    settings = Settings(
+        port=free_port(), replicas=1, batch_size=8, batch_wait_ms=50, limits=Limits(max_mb=0.2, max_megapixels=0.01)
+    )
     with (
         connect(ComputeConfig()) as cluster,
         serving(run.root, read_panel(run.root), settings, cluster) as replicas,
@@ -253,17 +255,21 @@ class TestVoter:
 
 
 class TestPlan:
-    def test_one_replica_a_gpu_or_one_with_all_cpus(self) -> None:
+    def test_one_replica_a_gpu_or_on_cpus_as_many_as_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("raymask.serve.machine_memory", lambda: 32 * 2**30)
         of_cpus, of_gpus = Cluster((Node(4, 0), Node(8, 0)), None, True), Cluster((Node(8, 2), Node(8, 1)), None, True)
-        assert plan_replicas(of_cpus, None) == (1, {"num_cpus": 4})
-        assert plan_replicas(of_cpus, 6) == (6, {"num_cpus": 2})
-        assert plan_replicas(of_gpus, None) == (3, {"num_cpus": 1, "num_gpus": 1})
-        assert plan_replicas(of_gpus, 1) == (1, {"num_cpus": 1, "num_gpus": 1})
+        assert plan_replicas(of_cpus, None, 2**20) == (4, {"num_cpus": 3})
+        assert plan_replicas(of_cpus, None, 7 * 2**30) == (2, {"num_cpus": 4})
+        assert plan_replicas(of_cpus, None, 99 * 2**30) == (1, {"num_cpus": 4})
+        assert plan_replicas(Cluster((Node(2, 0),), None, True), None, 2**20) == (2, {"num_cpus": 1})
+        assert plan_replicas(of_cpus, 6, 2**20) == (6, {"num_cpus": 2})
+        assert plan_replicas(of_gpus, None, 2**20) == (3, {"num_cpus": 1, "num_gpus": 1})
+        assert plan_replicas(of_gpus, 1, 2**20) == (1, {"num_cpus": 1, "num_gpus": 1})
 
     @pytest.mark.parametrize(("gpus", "said"), [(0, "4 CPUs"), (2, "2 GPUs")])
     def test_more_replicas_than_processors_are_refused(self, gpus: int, said: str) -> None:
         with pytest.raises(InputError, match=said):
-            plan_replicas(Cluster((Node(4, gpus),), None, True), 5)
+            plan_replicas(Cluster((Node(4, gpus),), None, True), 5, 2**20)
 
     def test_a_port_that_is_taken_is_refused(self, run: Run) -> None:
         with socket.socket() as taken:
