@@ -270,6 +270,12 @@ class ActorPool:
     decode_cpus: float
 
 
+def even_chunk(items: int, workers: int, most: int) -> int:
+    """The greatest size of chunks, at most so many items each, of which every worker gets equally many (one less for some)."""
+    rounds = max(1, -(-items // (workers * most)))
+    return max(1, -(-items // (workers * rounds)))
+
+
 def plan_actors(nodes: Sequence[Node]) -> ActorPool:
     """One actor a GPU, or one a CPU with one thread; half of every machine's CPUs stays free for decoding."""
     nodes = _with_cpus(nodes)

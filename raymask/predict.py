@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ray.data import ActorPoolStrategy
 
 from raymask.data.decode import InputSpec, decode_file
 from raymask.inference import Predictor, heads_of_model, specs_of, stacked
-from raymask.plan import ActorPool
+from raymask.plan import ActorPool, even_chunk
 from raymask.store import ReplicaId, Run
 from raymask.viewing import ViewPlan
 
@@ -47,7 +46,7 @@ def predict(
     models = {str(replica): run.replica(replica) for replica in replicas}
     specs = specs_of(models)
     ids, paths = images["image_id"].tolist(), images["path"].tolist()
-    size = max(1, min(IMAGES_PER_TASK, math.ceil(len(images) / pool.size)))
+    size = even_chunk(len(images), pool.size, IMAGES_PER_TASK)
     chunks = [
         {"image_id": ids[start : start + size], "path": paths[start : start + size]} for start in range(0, len(images), size)
     ]

@@ -23,6 +23,7 @@ from raymask.plan import (
     Pack,
     Plan,
     bank_spec,
+    even_chunk,
     frozen_backbone,
     input_spec,
     makespan,
@@ -188,6 +189,21 @@ class TestPacks:
         plan = plan_of(1000, 10, [Node(64, 8)] * 16)
         assert time.perf_counter() - began < 3
         assert sum(sizes(plan)) == 10_000
+
+
+class TestChunks:
+    @given(st.integers(0, 10_000), st.integers(1, 64), st.integers(1, 100))
+    def test_no_worker_has_more_than_its_share_and_one_an_item_for_each_of_its_chunks(
+        self, items: int, workers: int, most: int
+    ) -> None:
+        size = even_chunk(items, workers, most)
+        assert 1 <= size <= most
+        chunks_of_busiest = math.ceil(math.ceil(items / size) / workers)
+        assert chunks_of_busiest <= max(1, math.ceil(items / (workers * most)))
+        assert chunks_of_busiest * size <= items / workers + max(1, chunks_of_busiest)
+
+    def test_two_actors_share_210_images_evenly(self) -> None:
+        assert even_chunk(210, 2, 64) == 53
 
 
 class TestSpecs:
