@@ -106,8 +106,9 @@ def vote_in_words(vote: Vote) -> str:
     return (
         f"Each model sees an image {seen}. Its probabilities are calibrated. The members then vote {where} by "
         f"{RULES.get(candidate.rule, candidate.rule)}.{adjusted} A last temperature calibrates the result, and the votes of all "
-        "rounds (one model a member each) are averaged. Graphs compute in float32 and do not round the pixels of views as "
-        "raymask does; so where classes are near each other, a few labels may differ from raymask's."
+        "rounds (one model a member each) are averaged. Graphs compute in float32. Raymask does so by the "
+        "recipe's `amp: off`, and else in bf16 or fp16 where the processor has it, so that where classes are near each other "
+        "some labels differ."
     )
 
 
