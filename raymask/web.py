@@ -101,7 +101,9 @@ def build(door: Door, limits: Limits, threads: int) -> FastAPI:
     async def front() -> HTMLResponse:
         return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
 
-    @app.post("/predict", response_model=Answer, responses=refused, openapi_extra={"requestBody": _body()})
+    body = {"requestBody": _body()}
+
+    @app.post("/predict", summary="Labels of photos", response_model=Answer, responses=refused, openapi_extra=body)
     async def predict(request: Request) -> Answer:
         """The labels of one photo or of several, sent as a form's files `image` or as JSON in base64."""
         began, status, told = time.perf_counter(), 500, []
@@ -122,14 +124,14 @@ def build(door: Door, limits: Limits, threads: int) -> FastAPI:
             metrics.count(status, seconds, [one.batch for one in told])
         return Answer(model=door.about, predictions=[one.prediction for one in told], milliseconds=round(1000 * seconds, 1))
 
-    @app.get("/health", response_model=Ready, responses={503: {"model": Problem}})
+    @app.get("/health", summary="Readiness", response_model=Ready, responses={503: {"model": Problem}})
     async def health() -> Ready:
         """Whether the models are loaded and answer."""
         if not await door.ready():
             raise Refusal(503, "The models do not answer yet.")
         return Ready(model=door.about)
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @app.get("/metrics", summary="Prometheus metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def count() -> Response:
         """Requests by status, their seconds, and the images in each batch, in Prometheus' text format."""
         return Response(str(metrics), media_type=CONTENT_TYPE_LATEST)
