@@ -254,7 +254,7 @@ def plan_replicas(cluster: Cluster, wanted: int | None, weights: int) -> tuple[i
     """
     gpus, cpus = int(sum(node.gpus for node in cluster.nodes)), int(sum(node.cpus for node in cluster.nodes))
     fitting = max(1, int(SHARE_OF_MEMORY * machine_memory() / (PROCESS_BYTES + weights)))
-    replicas = wanted or gpus or min(cpus, MOST_ON_CPUS, fitting)
+    replicas = wanted or gpus or max(1, min(cpus, MOST_ON_CPUS, fitting))
     if replicas > (gpus or cpus):
         kind, number = ("GPUs", gpus) if gpus else ("CPUs", cpus)
         raise InputError(f"--replicas is {replicas}, but Ray has {number} {kind}.")

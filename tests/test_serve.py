@@ -271,6 +271,10 @@ class TestPlan:
         with pytest.raises(InputError, match=said):
             plan_replicas(Cluster((Node(4, gpus),), None, True), 5, 2**20)
 
+    def test_a_cluster_without_a_whole_cpu_is_refused(self) -> None:
+        with pytest.raises(InputError, match="Ray has 0 CPUs"):
+            plan_replicas(Cluster((Node(0.5, 0),), None, True), None, 2**20)
+
     def test_a_port_that_is_taken_is_refused(self, run: Run) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
