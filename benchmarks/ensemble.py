@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def _own_step(settings: Settings) -> Any:
     quicken_depthwise(model)
     autocast, _ = mixed_precision(recipe, torch.device("cpu"))
     optimizer = build_optimizer(recipe, model)
-    pixels, labels, images = _tensors(settings)
+    pixels, labels, images = _tensors(replace(settings, channels_last=True))
     inputs = model.normalise(pixels)
 
     def step() -> None:
