@@ -311,6 +311,23 @@ def inputs_of(rows: Sequence[int], step: int = 0, epoch: int = 0) -> Inputs:
     return Inputs(to_pixels(WORLD.prepared.read(kept), CPU), kept, epoch, step)
 
 
+class TestPixelFeed:
+    @pytest.mark.parametrize("amp", ["off", "bf16"])
+    def test_logits_are_those_of_the_model_on_the_batch_to_the_bit(self, amp: str) -> None:
+        recipe = recipe_of(amp=amp)
+        learner, other = learner_of(recipe=recipe), learner_of(recipe=recipe_of(amp="off"))
+        feed, inputs, places = pixel_feed(), next(pixel_feed().training()), torch.tensor([4, 0, 2, 1])
+        autocast, _ = mixed_precision(recipe, CPU)
+        with torch.no_grad(), autocast():
+            expected = learner.model.classify(learner.model.backbone(learner.model.normalise(inputs.tensor)[places]))
+            given = feed.logits(learner.model, inputs, places)
+        for head in expected:
+            assert torch.equal(given[head], expected[head])
+        with torch.no_grad():  # a mate of another precision takes the same batch
+            wanted = other.model.classify(other.model.backbone(other.model.normalise(inputs.tensor)[places]))
+            assert all(torch.equal(of_head, wanted[head]) for head, of_head in feed.logits(other.model, inputs, places).items())
+
+
 class TestSteps:
     def test_two_accumulated_half_batches_step_like_one_whole_batch(self) -> None:
         rows = np.flatnonzero(WORLD.labels.fold != 0)[:16]
