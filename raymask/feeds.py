@@ -50,7 +50,7 @@ class PixelFeed:
     def __init__(self, batches: Iterable[Batch], prepared: PreparedImages, device: torch.device) -> None:
         self.batches, self.prepared, self.device = batches, prepared, device
         self._pixels: Tensor | None = None
-        self._normalised: dict[tuple[tuple[float, ...], torch.dtype], Tensor] = {}
+        self._normalised: dict[tuple[float, ...], Tensor] = {}
 
     def training(self) -> Iterator[Inputs]:
         """See `Feed`."""
@@ -58,17 +58,12 @@ class PixelFeed:
             yield Inputs(to_pixels(batch.images, self.device), batch.rows, batch.epoch, batch.step)
 
     def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
-        """See `Feed`; a batch is normalised once for all models that want the same mean and deviation.
-
-        It is kept in autocast's precision, to which the first convolution of each would round it anyway.
-        """
+        """See `Feed`; a batch is normalised once for all models that want the same mean and deviation."""
         if self._pixels is not inputs.tensor:
             self._pixels, self._normalised = inputs.tensor, {}
-        kind = self.device.type
-        key = model.statistics, torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        if key not in self._normalised:
-            self._normalised[key] = model.normalise(inputs.tensor).to(key[1])
-        return model.classify(model.backbone(self._normalised[key][places]))
+        if model.statistics not in self._normalised:
+            self._normalised[model.statistics] = model.normalise(inputs.tensor)
+        return model.classify(model.backbone(self._normalised[model.statistics][places]))
 
     def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
         """See `Feed`."""
