@@ -24,16 +24,14 @@ import pandas as pd
 import psutil
 
 from benchmarks.common import WORK, environment, photos, rate_on_all_cores, show, write_results
+from benchmarks.made import write_replicas, write_vote
 from raymask.bulk import Output, read_predictions
 from raymask.cluster import LOCAL_ENVIRONMENT, WORKER_ENVIRONMENT
 from raymask.config import Recipe, load_config
 from raymask.data.decode import decode_file
 from raymask.data.sources import read_source
 from raymask.inference import Predictor, read_panel, specs_of
-from raymask.metrics import heads_of
-from raymask.models import build_classifier, save_classifier
-from raymask.store import ReplicaId, Run, save_run_config, write_json
-from raymask.tasks import JOINT
+from raymask.store import Run, save_run_config
 
 FOLDS, PEOPLE = 2, 100
 PORT = 6399
@@ -49,27 +47,8 @@ def write_run(root: Path, given: argparse.Namespace) -> Run:
     source = read_source(config)
     run, space = Run(root), source.space
     save_run_config(run, config.model_copy(update={"tasks": source.task_configs}))
-    for task in space.names:
-        for fold in range(FOLDS):
-            replica = ReplicaId(task, fold)
-            run.replica(replica).mkdir(parents=True)
-            whole = Recipe.model_validate(recipe)
-            save_classifier(build_classifier(whole, heads_of(task, space)), run.weights(replica))
-            meta = {"classes": {task: space.classes(task)}, "recipe": whole.model_dump(mode="json"), "frozen_backbone": None}
-            write_json(run.meta(replica), meta)
-    unchanged = {size: {"scale": [1.0] * size, "bias": [0.0] * size} for size in (*space.shape, space.joint_size)}
-    vote = {
-        "rule": "soft",
-        "level": "joint",
-        "adjust": "none",
-        "params": {JOINT: {}},
-        "factors": {JOINT: None},
-        "result": unchanged[space.joint_size],
-        "views": {"names": ["original", "hflip"], "weights": [1.0, 1.0], "merge": "mean"},
-        "calibrations": {task: {task: unchanged[len(space.classes(task))]} for task in space.names},
-    }
-    members = {task: {"run": str(root), "member": task} for task in space.names}
-    write_json(run.ensemble, {"members": members, "prior": [1 / space.joint_size] * space.joint_size, "vote": vote})
+    write_replicas(run, Recipe.model_validate(recipe), space, FOLDS)
+    write_vote(run, space)
     return run
 
 

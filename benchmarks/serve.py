@@ -25,23 +25,16 @@ from typing import Any
 
 import httpx
 import numpy as np
-import torch
 
 from benchmarks.common import WORK, keep_memory, photos, show, write_results
-from raymask.calibration import Calibration
-from raymask.choice import Candidate, Fitted
+from benchmarks.made import write_replicas, write_vote
 from raymask.cluster import Cluster, connect
 from raymask.config import ComputeConfig, Recipe, RunConfig
 from raymask.data.sources import label_space
 from raymask.inference import read_panel
-from raymask.metrics import heads_of
-from raymask.models import build_classifier, save_classifier
 from raymask.serve import Settings, serving
-from raymask.store import ReplicaId, Run, replacing, save_run_config, write_json
-from raymask.tasks import JOINT
+from raymask.store import Run, save_run_config
 from raymask.uploads import Limits
-from raymask.viewing import even
-from raymask.vote import Vote
 
 FOLDS = 5
 TASKS = {
@@ -58,25 +51,10 @@ def write_run(root: Path, recipe: Recipe) -> Run:
     shutil.rmtree(root, ignore_errors=True)
     config = RunConfig.model_validate({"name": root.name, "runs": root.parent, "tasks": TASKS})
     run, space = Run(root), label_space(config.tasks)
-    torch.manual_seed(0)
-    for replica in (ReplicaId(task, fold) for task in space.names for fold in range(FOLDS)):
-        heads = heads_of(replica.member, space)
-        with replacing(run.weights(replica)) as draft:
-            save_classifier(build_classifier(recipe, heads), draft)
-        classes = {head: space.classes(head) for head in heads}
-        write_json(run.meta(replica), {"classes": classes, "recipe": recipe.model_dump(mode="json"), "frozen_backbone": None})
-    as_said = {name: {name: unchanged(len(space.classes(name)))} for name in space.names}
-    fitted = Fitted(Candidate("soft", JOINT, "none"), {JOINT: {}}, {JOINT: None})
-    vote = Vote(space, even(["original", "hflip"]), as_said, fitted, unchanged(space.joint_size))
-    members = {name: {"run": str(root), "member": name} for name in space.names}
-    prior = np.full(space.joint_size, 1 / space.joint_size).tolist()
-    write_json(run.ensemble, {"vote": vote.to_json(), "members": members, "prior": prior})
+    write_replicas(run, recipe, space, FOLDS)
+    write_vote(run, space)
     save_run_config(run, config)
     return run
-
-
-def unchanged(classes: int) -> Calibration:
-    return Calibration(np.ones(classes), np.zeros(classes))
 
 
 async def ask(url: str, files: Sequence[bytes], at_once: int, requests: int) -> tuple[list[float], float]:

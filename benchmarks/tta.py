@@ -32,16 +32,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import CenterCrop
 
 from benchmarks.common import WORK, environment, photos, show, write_results
+from benchmarks.made import write_replicas
 from raymask import predict as prediction
 from raymask.cluster import WORKER_ENVIRONMENT, connect
 from raymask.config import ComputeConfig, Recipe, RunConfig
 from raymask.data.decode import InputSpec, Pixels, decode_file
 from raymask.data.sources import read_source
 from raymask.inference import Predictor, recipe_of
-from raymask.metrics import heads_of
-from raymask.models import build_classifier, load_classifier, save_classifier, to_pixels
+from raymask.models import load_classifier, to_pixels
 from raymask.plan import input_spec, plan_actors
-from raymask.store import ReplicaId, Run, read_json, replacing, write_json
+from raymask.store import ReplicaId, Run, read_json, write_json
 from raymask.tasks import LabelSpace
 from raymask.tta import VIEWS, ZOOM_MARGIN
 from raymask.viewing import even
@@ -89,15 +89,7 @@ def write_run(root: Path, recipe: Recipe, space: LabelSpace) -> tuple[Run, tuple
     """A run directory with finished replicas of random weights: a specialist of each task, in each fold."""
     run = Run(root)
     shutil.rmtree(root, ignore_errors=True)
-    replicas = tuple(ReplicaId(task, fold) for task in space.names for fold in range(FOLDS))
-    torch.manual_seed(0)
-    for replica in replicas:
-        heads = heads_of(replica.member, space)
-        with replacing(run.weights(replica)) as draft:
-            save_classifier(build_classifier(recipe, heads), draft)
-        classes = {head: space.classes(head) for head in heads}
-        meta = {"task": replica.member, "classes": classes, "recipe": recipe.model_dump(mode="json"), "frozen_backbone": None}
-        write_json(run.meta(replica), meta)
+    replicas = write_replicas(run, recipe, space, FOLDS)
     return run, replicas
 
 

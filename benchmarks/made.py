@@ -1,0 +1,45 @@
+"""Finished runs of random weights, for what is measured on trained ones: specialists that vote by the mean under two views."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from raymask.calibration import Calibration
+from raymask.choice import Candidate, Fitted
+from raymask.config import Recipe
+from raymask.metrics import heads_of
+from raymask.models import build_classifier, save_classifier
+from raymask.store import ReplicaId, Run, replacing, write_json
+from raymask.tasks import JOINT, LabelSpace
+from raymask.viewing import even
+from raymask.vote import Vote
+
+VIEWS = ("original", "hflip")
+
+
+def write_replicas(run: Run, recipe: Recipe, space: LabelSpace, folds: int) -> tuple[ReplicaId, ...]:
+    """A specialist of each task, in each fold."""
+    replicas = tuple(ReplicaId(task, fold) for task in space.names for fold in range(folds))
+    torch.manual_seed(0)
+    for replica in replicas:
+        heads = heads_of(replica.member, space)
+        with replacing(run.weights(replica)) as draft:
+            save_classifier(build_classifier(recipe, heads), draft)
+        classes = {head: space.classes(head) for head in heads}
+        write_json(run.meta(replica), {"classes": classes, "recipe": recipe.model_dump(mode="json"), "frozen_backbone": None})
+    return replicas
+
+
+def write_vote(run: Run, space: LabelSpace) -> None:
+    """How the specialists of all tasks vote."""
+    as_said = {name: {name: _unchanged(len(space.classes(name)))} for name in space.names}
+    fitted = Fitted(Candidate("soft", JOINT, "none"), {JOINT: {}}, {JOINT: None})
+    vote = Vote(space, even(VIEWS), as_said, fitted, _unchanged(space.joint_size))
+    members = {name: {"run": str(run.root), "member": name} for name in space.names}
+    prior = np.full(space.joint_size, 1 / space.joint_size).tolist()
+    write_json(run.ensemble, {"vote": vote.to_json(), "members": members, "prior": prior})
+
+
+def _unchanged(classes: int) -> Calibration:
+    return Calibration(np.ones(classes), np.zeros(classes))
