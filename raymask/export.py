@@ -143,22 +143,23 @@ def _said(predictor: Predictor, views: ViewPlan, pixels: Sequence[Any]) -> dict[
     """(n, C) by head of every model under other views."""
     before, predictor.views = predictor.views, views
     try:
-        return dict(zip(predictor.names, predictor(pixels), strict=True))
+        return predictor.said(pixels)
     finally:
         predictor.views = before
 
 
 def _told(bundle: Bundle, panel: Panel, specs: Sequence[InputSpec], part: str | None) -> dict[str, Any]:
     """What preprocessing.json says."""
-    models = {
-        name: {
+    inputs, models = dict(zip(specs, input_names(specs), strict=True)), {}
+    for name, folder in panel.models.items():
+        classes = heads_of_model(folder)
+        outputs = {output: head for head, output in output_names(classes).items()}
+        models[name] = {
             "files": bundle.files[name],
-            "input": input_names(specs)[specs.index(input_spec(recipe_of(folder)))],
-            "outputs": {output: heads_of_model(folder)[head] for head, output in output_names(heads_of_model(folder)).items()},
-            "head": {output: head for head, output in output_names(heads_of_model(folder)).items()},
+            "input": inputs[input_spec(recipe_of(folder))],
+            "outputs": {output: classes[head] for output, head in outputs.items()},
+            "head": outputs,
         }
-        for name, folder in panel.models.items()
-    }
     versions = {"raymask": __version__, "torch": torch.__version__, "timm": timm.__version__}
     if "onnx" in bundle.formats:
         import onnx

@@ -144,7 +144,7 @@ def write_ensemble(bundle: Bundle, panel: Panel, predictor: Predictor, images: I
     except RunError as error:
         bundle.left_out.append(f"The vote must be counted by raymask (raymask.load): {error}")
         return
-    joint = panel.count(dict(zip(predictor.names, predictor(images.pixels), strict=True)))
+    joint = panel.count(predictor.said(images.pixels))
     _check(bundle, "ensemble", dict(zip(names, images.tensors(), strict=True)), {"joint": joint})
 
 

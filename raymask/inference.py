@@ -124,6 +124,10 @@ class Predictor:
                                 said[place].append(_softmaxed(self.models[place].classify(features)))
         return [self._merged(place, np.concatenate(said[place])) for place in range(len(self.models))]
 
+    def said(self, pixels: Sequence[npt.NDArray[np.uint8 | np.float32]]) -> dict[str, ByHead]:
+        """The same by the models' names."""
+        return dict(zip(self.names, self(pixels), strict=True))
+
     def _views_by_pass(self, images: int) -> list[tuple[str, ...]]:
         """Of few images several views go through a model together, since a pass of few costs nearly as much as one of many."""
         together = max(1, BATCH // max(1, images))
@@ -291,7 +295,7 @@ class Ensemble:
 
     def said(self, read: Sequence[tuple[str, Sequence[Pixels]]]) -> dict[str, ByHead]:
         """(N, C) probabilities by head of every model; a broken image is black."""
-        return dict(zip(self.predictor.names, self.predictor(stacked(read, self.specs)), strict=True))
+        return self.predictor.said(stacked(read, self.specs))
 
 
 def stacked(read: Sequence[tuple[str, Sequence[Pixels]]], specs: Sequence[InputSpec]) -> list[Pixels]:
