@@ -104,7 +104,7 @@ def vote(
     import pandas as pd
 
     from raymask import election, stages
-    from raymask.data import sources
+    from raymask.data.test_sets import read_test
 
     display, began = display or Display(), time.monotonic()
     runs = [Run(absolute_runs(folder)) for folder in folders]
@@ -116,7 +116,7 @@ def vote(
     with ray_errors(target.root), ExitStack() as stack:
         session = RaySession(stack, config.compute, display) if predict else None
         decided, scores = election.elect(voting, config.vote, target, config.seed, display)
-        test = sources.read_test(stages.drawn_data(config, display), voting[0].space)
+        test = read_test(stages.drawn_data(config, display), voting[0].space)
         election.predict_test(voting, decided, test, target, session, display)
         election.score_reserve(voting, decided, target, config.seed, session, display)
     save_run_config(target, config)

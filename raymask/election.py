@@ -15,6 +15,7 @@ from raymask.choice import Candidate
 from raymask.config import ENSEMBLE, RunConfig, VoteConfig, resolve_members
 from raymask.data import sources
 from raymask.data.folds import replica_folds
+from raymask.data.test_sets import TestSet
 from raymask.display import Display
 from raymask.ensemble import ByHead, check_complete
 from raymask.errors import InputError
@@ -242,7 +243,7 @@ def by_round(runs: Sequence[Electorate], predicted: Sequence[pd.DataFrame]) -> l
 def predict_test(
     runs: Sequence[Electorate],
     vote: Vote,
-    test: sources.TestSet | None,
+    test: TestSet | None,
     into: Run,
     session: RaySession | None,
     display: Display,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from raymask.config import RunConfig
 from raymask.data.sources import label_space
-from raymask.data.unlabelled import read_images
+from raymask.data.test_sets import read_images
 from raymask.display import Display
 from raymask.inference import read_panel
 from raymask.plan import ActorPool, Node, plan_actors

@@ -16,6 +16,8 @@ from raymask.data.augment import check_augment
 from raymask.data.decode import InputSpec
 from raymask.data.features import bank_folder, missing_parts
 from raymask.data.folds import assign_folds, reserve_rows, thin_classes
+from raymask.data.tables import check_rejected
+from raymask.data.test_sets import TestSet, read_test
 from raymask.display import Display, duration
 from raymask.election import Scores, fingerprint
 from raymask.errors import InputError, shortened
@@ -46,7 +48,7 @@ class Opened:
     space: LabelSpace
     members: list[Member]
     source: sources.Source
-    test: sources.TestSet | None
+    test: TestSet | None
     teacher: Teacher | None = None
 
 
@@ -76,7 +78,7 @@ def open_run(config: RunConfig, display: Display) -> Opened:
     members = resolve_members(config)
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.height_width)
-    test = sources.read_test(data, source.space)
+    test = read_test(data, source.space)
     _refuse_other_run(run, config, source)
     teacher = open_teacher(config, source, _unlabelled(config.teacher, display)) if config.teacher else None
     if teacher:
@@ -98,7 +100,7 @@ def _unlabelled(teacher: TeacherConfig, display: Display) -> pd.DataFrame | None
         return None
     root = teacher.run
     config = load_run_config(Run(root)).model_copy(update={"runs": root.parent, "name": root.name})
-    test = sources.read_test(drawn_data(config, display), sources.label_space(config.tasks))
+    test = read_test(drawn_data(config, display), sources.label_space(config.tasks))
     if test is None:
         raise InputError(
             f"teacher.unlabelled is '{teacher.unlabelled}', but '{root}' has no test images (data.test); give it some, or set "
@@ -187,7 +189,7 @@ def prepare_images(opened: Opened, session: RaySession, display: Display) -> tup
 def _manifest(opened: Opened, lesson: Lesson | None, broken: pd.DataFrame, display: Display) -> pd.DataFrame:
     run, config, source = opened.run, opened.config, opened.source
     rejected = pd.concat([source.rejected, broken], ignore_index=True)
-    sources.check_rejected(rejected, len(source.images) + len(source.rejected), config.data.max_rejected)
+    check_rejected(rejected, len(source.images) + len(source.rejected), config.data.max_rejected)
     write_table(run.rejected, rejected)
     if len(rejected):
         display.warn(f"{len(rejected)} images are set aside, see {run.rejected}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from raymask.data.sources import TestSet
+from raymask.data.test_sets import TestSet
 from raymask.ensemble import check_complete
 from raymask.tasks import JOINT, LabelSpace, Probabilities
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raymask.data.sources import TestSet as Given
+from raymask.data.test_sets import TestSet as Given
 from raymask.errors import InputError
 from raymask.store import write_table
 from raymask.submit import prediction_table, submission_table

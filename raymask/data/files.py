@@ -59,6 +59,11 @@ def absolute(path: str) -> str:
     return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
 
 
+def parent(path: str) -> str:
+    """The folder that a file lies in."""
+    return path.rsplit("/", 1)[0] or "/" if "/" in path else "."
+
+
 def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     system, inside = filesystem(path)

@@ -15,11 +15,8 @@ The table has one row an image, sorted by `image_id`, so that nothing later depe
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -27,48 +24,14 @@ from pydantic import ValidationError
 
 from raymask.config import DataConfig, RunConfig, TaskConfig, deep_merge
 from raymask.data import files
+from raymask.data.competition import COMPETITION_TASKS, competition_table, read_competition
+from raymask.data.folders import read_folders
+from raymask.data.tables import Rejected, check_rejected, ids_and_paths, need_columns, read_csv, reasons
 from raymask.errors import InputError, one_of, shortened
 from raymask.explain import explain
 from raymask.tasks import JOINT, UNLABELLED, LabelSpace, Task, band_names, infer_classes
 
 OWN_COLUMNS = ("image_id", "path", "group", "size", "stamp")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
-
-COMPETITION_TASKS: dict[str, dict[str, object]] = {
-    "mask": {"classes": ["worn", "incorrect", "none"]},
-    "gender": {"classes": ["male", "female"]},
-    "age": {"edges": [30, 60], "valid_range": [0, 120]},
-}
-COMPETITION_COLUMNS = ("id", "gender", "age", "path")
-PHOTOS = {**{f"mask{number}": "worn" for number in range(1, 6)}, "incorrect_mask": "incorrect", "normal": "none"}
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """Images set aside, with the reason."""
-
-    image_id: list[str] = field(default_factory=list)
-    reason: list[str] = field(default_factory=list)
-
-    def add(self, image_ids: pd.Series | list[str], reason: str) -> None:
-        """Sets several images aside for one reason."""
-        self.image_id.extend(image_ids)
-        self.reason.extend([reason] * len(image_ids))
-
-    def table(self) -> pd.DataFrame:
-        """One row an image: image_id, reason."""
-        return pd.DataFrame({"image_id": self.image_id, "reason": self.reason}, dtype=str)
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """Images without labels, in the order of their file."""
-
-    images: pd.DataFrame
-    template: pd.DataFrame | None
-    """The test file as it is, every value a string; None where the test set is a folder."""
-    joint_column: str | None
-    """Column that takes the joint label; None where each task has a column of its own."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +61,7 @@ def resolve_kind(data: DataConfig) -> str:
         raise InputError(f"data.path: there is nothing at '{data.path}'.")
     if not files.is_folder(data.path):
         return "csv"
-    return "competition" if _competition_table(data.path) else "folders"
+    return "competition" if competition_table(data.path) else "folders"
 
 
 def read_source(config: RunConfig) -> Source:
@@ -111,7 +74,7 @@ def read_source(config: RunConfig) -> Source:
     assert data.path is not None, "the demo is written before it is read"
     rejected = Rejected()
     if data.kind in ("demo", "competition"):
-        table = _read_competition(data.path, rejected)
+        table = read_competition(data.path, rejected)
         wanted = deep_merge(COMPETITION_TASKS, {k: v and v.model_dump(exclude_unset=True) for k, v in config.tasks.items()})
     elif data.kind == "csv":
         table = _read_csv(data, rejected)
@@ -119,7 +82,7 @@ def read_source(config: RunConfig) -> Source:
         if not wanted:
             raise InputError(f"tasks is empty; name the label columns of '{data.path}', such as --set tasks=[colour].")
     else:
-        table = _read_folders(data.path)
+        table = read_folders(data.path)
         wanted = deep_merge({"label": {}}, {k: v and v.model_dump(exclude_unset=True) for k, v in config.tasks.items()})
     found = len(table) + len(rejected.image_id)
     task_configs = {name: None if values is None else _task_config(name, values) for name, values in wanted.items()}
@@ -127,42 +90,8 @@ def read_source(config: RunConfig) -> Source:
     images = _checked(_labelled(table, space, task_configs, rejected), rejected)
     check_rejected(rejected.table(), found, data.max_rejected)
     if images.empty:
-        raise InputError(f"data.path: '{data.path}' holds no usable image{_reasons(rejected.table())}.")
+        raise InputError(f"data.path: '{data.path}' holds no usable image{reasons(rejected.table())}.")
     return Source(images, rejected.table(), space, task_configs)
-
-
-def read_test(data: DataConfig, space: LabelSpace) -> TestSet | None:
-    """The test images of a run, or None when it has none."""
-    template: pd.DataFrame | None = None
-    joint_column = None
-    if data.test is not None and files.is_folder(data.test):
-        names = [name for name in sorted(files.list_files(data.test)) if is_image(name)]
-        ids = pd.Series(names, dtype=str)
-        paths = [files.join(files.absolute(data.test), name) for name in names]
-    elif data.kind in ("demo", "competition"):
-        assert data.path is not None
-        info = data.test or _competition_info(data.path)
-        if info is None:
-            return None
-        template = read_csv(info)
-        _need_columns(template, ("ImageID", "ans"), info)
-        ids = template["ImageID"]
-        paths = [files.join(f"{_parent(info)}/images", name) for name in ids]
-        joint_column = "ans"
-    elif data.test is None:
-        return None
-    else:
-        template = read_csv(data.test)
-        ids, paths = _ids_and_paths(template, data, data.test)
-    images = pd.DataFrame({"image_id": ids.astype(str), "path": [files.absolute(path) for path in paths]})
-    if images.empty:
-        raise InputError(f"data.test: '{data.test or data.path}' names no image.")
-    repeated = images["image_id"][images["image_id"].duplicated()]
-    if len(repeated):
-        raise InputError(f"the test set names an image twice: {shortened(repeated.tolist())}; each must be there once.")
-    sizes = files.stat_files(images["path"].tolist())
-    images["size"], images["stamp"] = [size for size, _ in sizes], [stamp for _, stamp in sizes]
-    return TestSet(images, template, joint_column)
 
 
 def label_space(tasks: Mapping[str, TaskConfig | None]) -> LabelSpace:
@@ -176,115 +105,12 @@ def label_space(tasks: Mapping[str, TaskConfig | None]) -> LabelSpace:
     return LabelSpace(tuple(space))
 
 
-def check_rejected(rejected: pd.DataFrame, found: int, most: float) -> None:
-    """Refuses to go on when more than a share of the images was set aside.
-
-    Raises:
-        InputError: with the three most frequent reasons.
-    """
-    if len(rejected) > most * max(found, 1):
-        raise InputError(
-            f"{len(rejected)} of {found} images would be set aside{_reasons(rejected)}; mend them, or raise "
-            f"data.max_rejected (now {most:g})."
-        )
-
-
-def is_image(name: str) -> bool:
-    """Whether a file name is that of an image and not hidden (`._mask1.jpg`, `.DS_Store`)."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
-
-
-def read_csv(path: str) -> pd.DataFrame:
-    """A CSV file with every value as the string that it is.
-
-    Raises:
-        InputError: the file is missing, empty or no table.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # more values than columns would be dropped
-            content = io.BytesIO(files.read_bytes(path))
-            return pd.read_csv(content, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"there is no file '{path}'.") from None
-    except pd.errors.ParserWarning:
-        raise InputError(f"'{path}' cannot be read as a CSV file: its rows have more values than its header.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"'{path}' cannot be read as a CSV file: {str(error).strip().splitlines()[-1]}") from None
-
-
-def _reasons(rejected: pd.DataFrame) -> str:
-    counts = rejected["reason"].value_counts().head(3)
-    listed = "; ".join(
-        f"{count}× {reason}, such as '{rejected.loc[rejected['reason'] == reason, 'image_id'].iloc[0]}'"
-        for reason, count in counts.items()
-    )
-    return f" ({listed})" if listed else ""
-
-
-def _competition_table(root: str) -> str | None:
-    for name in ("train/train.csv", "train.csv"):
-        if files.exists(files.join(root, name)):
-            return files.join(root, name)
-    return None
-
-
-def _competition_info(root: str) -> str | None:
-    for name in ("eval/info.csv", "test/info.csv", "info.csv"):
-        if files.exists(files.join(root, name)):
-            return files.join(root, name)
-    return None
-
-
-def _parent(path: str) -> str:
-    return path.rsplit("/", 1)[0] or "/" if "/" in path else "."
-
-
-def _need_columns(table: pd.DataFrame, columns: tuple[str, ...], path: str) -> None:
-    for column in columns:
-        if column not in table:
-            raise InputError(f"'{path}' has no column '{column}'; it has {one_of(map(str, table.columns), column)}.")
-
-
-def _read_competition(root: str, rejected: Rejected) -> pd.DataFrame:
-    """One row a photo: image_id, path, group, mask, gender, age, size, stamp; size -1 for a photo that is missing."""
-    table_path = _competition_table(root)
-    if table_path is None:
-        raise InputError(f"data.path: '{root}' has no train/train.csv, as the competition layout needs.")
-    people = read_csv(table_path)
-    _need_columns(people, COMPETITION_COLUMNS, table_path)
-    images_root = files.absolute(f"{_parent(table_path)}/images")
-    if not files.is_folder(images_root):
-        raise InputError(f"data.path: '{images_root}' is missing; the photos' folders of train.csv must lie there.")
-    by_folder: dict[str, list[tuple[str, int, str]]] = {}
-    for name, (size, stamp) in files.list_files(images_root).items():
-        if is_image(name):
-            folder, _, photo = name.rpartition("/")
-            by_folder.setdefault(folder, []).append((photo, size, stamp))
-    rows = []
-    for person, gender, age, folder in people[["id", "gender", "age", "path"]].itertuples(index=False):
-        present = by_folder.get(folder, [])
-        stems = {photo.rpartition(".")[0] for photo, _, _ in present}
-        absent = [(stem, files.MISSING, "") for stem in PHOTOS if stem not in stems]
-        for photo, size, stamp in [*present, *absent]:
-            mask = PHOTOS.get(photo.rpartition(".")[0] or photo)
-            image_id = f"{folder}/{photo}"
-            if mask is None:
-                rejected.add([image_id], f"the file's name is none of {', '.join(PHOTOS)}")
-            else:
-                rows.append((image_id, f"{images_root}/{image_id}", person, mask, gender, age, size, stamp))
-    for folder in sorted(by_folder.keys() - set(people["path"])):
-        rejected.add([f"{folder}/{photo}" for photo, _, _ in by_folder[folder]], "the folder is not in train.csv")
-    return pd.DataFrame(rows, columns=["image_id", "path", "group", "mask", "gender", "age", "size", "stamp"])
-
-
 def _read_csv(data: DataConfig, rejected: Rejected) -> pd.DataFrame:
     assert data.path is not None
     table = read_csv(data.path)
-    ids, paths = _ids_and_paths(table, data, data.path)
+    ids, paths = ids_and_paths(table, data, data.path)
     if data.group_column:
-        _need_columns(table, (data.group_column,), data.path)
+        need_columns(table, (data.group_column,), data.path)
     # Rows without a group are each a group of their own; together they would be one person of many faces.
     groups = table[data.group_column].where(table[data.group_column] != "", ids) if data.group_column else ids
     stats = files.stat_files(paths)
@@ -296,27 +122,6 @@ def _read_csv(data: DataConfig, rejected: Rejected) -> pd.DataFrame:
         size=[size for size, _ in stats],
         stamp=[stamp for _, stamp in stats],
     )
-
-
-def _ids_and_paths(table: pd.DataFrame, data: DataConfig, path: str) -> tuple[pd.Series, list[str]]:
-    _need_columns(table, (data.image_column, *([data.id_column] if data.id_column else [])), path)
-    root = files.absolute(data.image_root or _parent(path))
-    paths = [files.join(root, name) for name in table[data.image_column]]
-    return table[data.id_column or data.image_column], paths
-
-
-def _read_folders(root: str) -> pd.DataFrame:
-    """One row a photo below ROOT/CLASS/; the class is its first folder's name."""
-    if not files.is_folder(root):
-        raise InputError(f"data.path: there is no folder '{root}'.")
-    found = sorted((name, *stat) for name, stat in files.list_files(root).items() if is_image(name) and "/" in name)
-    if not found:
-        raise InputError(f"data.path: '{root}' has no image in a folder of its class, such as '{root}/cat/1.jpg'.")
-    table = pd.DataFrame(found, columns=["image_id", "size", "stamp"])
-    table["path"] = [files.join(files.absolute(root), name) for name in table["image_id"]]
-    table["group"] = table["image_id"]
-    table["label"] = [name.split("/", 1)[0] for name in table["image_id"]]
-    return table
 
 
 def _task_config(name: str, values: Mapping[str, object]) -> TaskConfig:

@@ -1,19 +1,66 @@
-"""Images that someone wants predicted: a folder, a CSV or a Parquet file -> one table."""
+"""Images without labels: the test set of a run, and what someone wants predicted."""
 
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import pandas as pd
 
 from raymask.config import DataConfig
 from raymask.data import files
-from raymask.data.sources import TestSet, read_csv, read_test
-from raymask.errors import InputError, one_of
+from raymask.data.competition import competition_info
+from raymask.data.tables import ids_and_paths, is_image, need_columns, read_csv
+from raymask.errors import InputError, one_of, shortened
 from raymask.tasks import LabelSpace
 
 PATH_COLUMNS = ("path", "image", "file", "filename")
 ID_COLUMNS = ("image_id", "id")
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Images without labels, in the order of their file."""
+
+    images: pd.DataFrame
+    template: pd.DataFrame | None
+    """The test file as it is, every value a string; None where the test set is a folder."""
+    joint_column: str | None
+    """Column that takes the joint label; None where each task has a column of its own."""
+
+
+def read_test(data: DataConfig, space: LabelSpace) -> TestSet | None:
+    """The test images of a run, or None when it has none."""
+    template: pd.DataFrame | None = None
+    joint_column = None
+    if data.test is not None and files.is_folder(data.test):
+        names = [name for name in sorted(files.list_files(data.test)) if is_image(name)]
+        ids = pd.Series(names, dtype=str)
+        paths = [files.join(files.absolute(data.test), name) for name in names]
+    elif data.kind in ("demo", "competition"):
+        assert data.path is not None
+        info = data.test or competition_info(data.path)
+        if info is None:
+            return None
+        template = read_csv(info)
+        need_columns(template, ("ImageID", "ans"), info)
+        ids = template["ImageID"]
+        paths = [files.join(f"{files.parent(info)}/images", name) for name in ids]
+        joint_column = "ans"
+    elif data.test is None:
+        return None
+    else:
+        template = read_csv(data.test)
+        ids, paths = ids_and_paths(template, data, data.test)
+    images = pd.DataFrame({"image_id": ids.astype(str), "path": [files.absolute(path) for path in paths]})
+    if images.empty:
+        raise InputError(f"data.test: '{data.test or data.path}' names no image.")
+    repeated = images["image_id"][images["image_id"].duplicated()]
+    if len(repeated):
+        raise InputError(f"the test set names an image twice: {shortened(repeated.tolist())}; each must be there once.")
+    sizes = files.stat_files(images["path"].tolist())
+    images["size"], images["stamp"] = [size for size, _ in sizes], [stamp for _, stamp in sizes]
+    return TestSet(images, template, joint_column)
 
 
 def read_images(path: str, data: DataConfig, space: LabelSpace, image_column: str | None, id_column: str | None) -> TestSet:

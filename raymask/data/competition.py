@@ -1,0 +1,65 @@
+"""The competition's layout: `train/train.csv` names people and their folders of photos, `eval/info.csv` test images."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from raymask.data import files
+from raymask.data.tables import Rejected, is_image, need_columns, read_csv
+from raymask.errors import InputError
+
+COMPETITION_TASKS: dict[str, dict[str, object]] = {
+    "mask": {"classes": ["worn", "incorrect", "none"]},
+    "gender": {"classes": ["male", "female"]},
+    "age": {"edges": [30, 60], "valid_range": [0, 120]},
+}
+COMPETITION_COLUMNS = ("id", "gender", "age", "path")
+PHOTOS = {**{f"mask{number}": "worn" for number in range(1, 6)}, "incorrect_mask": "incorrect", "normal": "none"}
+
+
+def competition_table(root: str) -> str | None:
+    """The table of people, or None where the folder has none."""
+    for name in ("train/train.csv", "train.csv"):
+        if files.exists(files.join(root, name)):
+            return files.join(root, name)
+    return None
+
+
+def competition_info(root: str) -> str | None:
+    """The file that names the test images, or None where the folder has none."""
+    for name in ("eval/info.csv", "test/info.csv", "info.csv"):
+        if files.exists(files.join(root, name)):
+            return files.join(root, name)
+    return None
+
+
+def read_competition(root: str, rejected: Rejected) -> pd.DataFrame:
+    """One row a photo: image_id, path, group, mask, gender, age, size, stamp; size -1 for a photo that is missing."""
+    table_path = competition_table(root)
+    if table_path is None:
+        raise InputError(f"data.path: '{root}' has no train/train.csv, as the competition layout needs.")
+    people = read_csv(table_path)
+    need_columns(people, COMPETITION_COLUMNS, table_path)
+    images_root = files.absolute(f"{files.parent(table_path)}/images")
+    if not files.is_folder(images_root):
+        raise InputError(f"data.path: '{images_root}' is missing; the photos' folders of train.csv must lie there.")
+    by_folder: dict[str, list[tuple[str, int, str]]] = {}
+    for name, (size, stamp) in files.list_files(images_root).items():
+        if is_image(name):
+            folder, _, photo = name.rpartition("/")
+            by_folder.setdefault(folder, []).append((photo, size, stamp))
+    rows = []
+    for person, gender, age, folder in people[["id", "gender", "age", "path"]].itertuples(index=False):
+        present = by_folder.get(folder, [])
+        stems = {photo.rpartition(".")[0] for photo, _, _ in present}
+        absent = [(stem, files.MISSING, "") for stem in PHOTOS if stem not in stems]
+        for photo, size, stamp in [*present, *absent]:
+            mask = PHOTOS.get(photo.rpartition(".")[0] or photo)
+            image_id = f"{folder}/{photo}"
+            if mask is None:
+                rejected.add([image_id], f"the file's name is none of {', '.join(PHOTOS)}")
+            else:
+                rows.append((image_id, f"{images_root}/{image_id}", person, mask, gender, age, size, stamp))
+    for folder in sorted(by_folder.keys() - set(people["path"])):
+        rejected.add([f"{folder}/{photo}" for photo, _, _ in by_folder[folder]], "the folder is not in train.csv")
+    return pd.DataFrame(rows, columns=["image_id", "path", "group", "mask", "gender", "age", "size", "stamp"])

@@ -1,0 +1,138 @@
+"""Tests of images without labels: test sets, and what someone wants predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from layouts import LOCAL, image, rewrite, sentence, write, write_table
+
+from raymask.config import DataConfig
+from raymask.data import files
+from raymask.data.decode import InputSpec, decode_file
+from raymask.data.test_sets import TestSet as Given
+from raymask.data.test_sets import read_test
+from raymask.tasks import LabelSpace, Task
+
+SPACE = LabelSpace((Task("label", "label", ("x", "y")),))
+
+
+def open_test(data: dict[str, Any]) -> Given:
+    found = read_test(DataConfig(**data), SPACE)
+    assert found is not None
+    return found
+
+
+def competition(root: Path, **data: Any) -> dict[str, Any]:
+    return {"kind": "competition", "path": str(root), **data}
+
+
+def test_test_images_are_in_the_order_of_their_file(root: Path, info: Path) -> None:
+    found = open_test(competition(root))
+    assert found.images["image_id"].tolist() == ["c.jpg", "a.jpg", "b.jpg"]
+    assert found.images["path"].tolist() == [str(root / "eval" / "images" / name) for name in ("c.jpg", "a.jpg", "b.jpg")]
+    assert found.joint_column == "ans"
+    assert found.template is not None
+    assert found.template.to_dict("list") == {"ImageID": ["c.jpg", "a.jpg", "b.jpg"], "ans": ["0", "0", "0"]}
+    assert (found.images["size"] > 0).all()
+
+
+@pytest.mark.parametrize("place", ["test", "."])
+def test_the_test_file_is_found_in_other_places_too(root: Path, info: Path, place: str) -> None:
+    (root / "eval").rename(root / "moved")
+    for part in ("info.csv", "images"):
+        (root / place).mkdir(exist_ok=True)
+        (root / "moved" / part).rename(root / place / part)
+    assert len(open_test(competition(root)).images) == 3
+
+
+def test_another_test_file_can_be_named(root: Path, info: Path, tmp_path: Path) -> None:
+    info.parent.rename(tmp_path / "other")
+    assert read_test(DataConfig(**competition(root)), SPACE) is None
+    assert len(open_test(competition(root, test=str(tmp_path / "other" / "info.csv"))).images) == 3
+
+
+def test_images_that_are_missing_are_kept_without_a_size(root: Path, info: Path) -> None:
+    (root / "eval" / "images" / "a.jpg").unlink()
+    write(root / "eval" / "images" / "b.jpg", b"")
+    found = open_test(competition(root)).images
+    assert found["image_id"].tolist() == ["c.jpg", "a.jpg", "b.jpg"]
+    assert found["size"].tolist()[1:] == [files.MISSING, 0]
+
+
+def test_an_image_that_is_named_twice_is_refused(root: Path, info: Path) -> None:
+    write_table(info, [("ImageID", "ans"), *((name, "0") for name in "abcab")])
+    text = sentence(lambda: open_test(competition(root)))
+    assert text == "the test set names an image twice: a, b; each must be there once."
+
+
+@pytest.mark.parametrize("column", ["ImageID", "ans"])
+def test_a_test_file_without_a_column_is_refused(root: Path, info: Path, column: str) -> None:
+    rewrite(info, lambda rows: rows.drop(columns=column))
+    assert sentence(lambda: open_test(competition(root))).startswith(f"'{info}' has no column '{column}'; it has '")
+
+
+def test_a_test_file_without_rows_is_refused(root: Path, info: Path) -> None:
+    write_table(info, [("ImageID", "ans")])
+    assert sentence(lambda: open_test(competition(root))) == f"data.test: '{root}' names no image."
+
+
+@pytest.mark.parametrize("kind", ["csv", "folders", "competition"])
+def test_a_folder_can_be_the_test_set_of_any_layout(root: Path, classes: Path, kind: str) -> None:
+    found = open_test({"kind": kind, "path": str(root), "test": str(classes)})
+    assert found.images["image_id"].tolist() == ["cat/1.jpg", "cat/deep/2.PNG", "dog/1.jpg", "loose.jpg"]
+    assert found.images["path"].iloc[0] == str(classes / "cat/1.jpg")
+    assert found.template is None
+    assert found.joint_column is None
+
+
+def test_a_folder_without_images_is_no_open_test(tmp_path: Path) -> None:
+    write(tmp_path / "notes.txt", b"no image")
+    assert sentence(lambda: open_test({"kind": "csv", "test": str(tmp_path)})) == f"data.test: '{tmp_path}' names no image."
+
+
+def test_a_table_can_be_the_open_test(table: Path) -> None:
+    rewrite(table, lambda rows: rows[::-1].assign(key=list("fedcba")))
+    found = open_test({"kind": "csv", "path": "unread.csv", "test": str(table), "id_column": "key"})
+    assert found.images["image_id"].tolist() == list("fedcba")
+    assert found.images["path"].iloc[0] == str(table.parent / "5.jpg")
+    assert found.joint_column is None
+    assert found.template is not None
+    assert list(found.template) == ["image", "label", "key"]
+
+
+def test_a_test_table_without_its_columns_is_refused(table: Path, tmp_path: Path) -> None:
+    text = sentence(lambda: open_test({"kind": "csv", "test": str(table), "image_column": "picture"}))
+    assert text == f"'{table}' has no column 'picture'; it has 'image' or 'label'."
+    text = sentence(lambda: open_test({"kind": "csv", "test": str(tmp_path / "gone.csv")}))
+    assert text == f"there is no file '{tmp_path / 'gone.csv'}'."
+
+
+def test_without_test_data_there_is_no_open_test(root: Path) -> None:
+    assert read_test(DataConfig(**competition(root)), SPACE) is None
+    assert read_test(DataConfig(kind="csv", path="unread.csv"), SPACE) is None
+
+
+def test_test_sets_behind_urls_are_read_as_if_they_lay_here(root: Path, info: Path, upload: Callable[[Path], str]) -> None:
+    url = upload(root)
+    here = open_test(competition(root)).images
+    for there in (
+        open_test({"kind": "competition", "path": url}).images,
+        open_test(competition(root, test=f"{url}/eval/info.csv")).images,
+    ):
+        pd.testing.assert_frame_equal(there.drop(columns=LOCAL), here.drop(columns=LOCAL))
+        assert there["path"].tolist() == [f"{url}/eval/images/{name}" for name in here["image_id"]]
+    folder = open_test({"kind": "csv", "test": f"{url}/eval/images"}).images
+    assert folder["image_id"].tolist() == ["a.jpg", "b.jpg", "c.jpg"]
+    assert decode_file(folder["path"].iloc[0], [InputSpec(4, 4, 1.0)])[0] == ""
+
+
+@pytest.fixture
+def info(root: Path) -> Path:
+    names = ["c.jpg", "a.jpg", "b.jpg"]
+    for shade, name in enumerate(names):
+        write(root / "eval" / "images" / name, image(shade))
+    return write_table(root / "eval" / "info.csv", [("ImageID", "ans"), *((name, "0") for name in names)])
