@@ -30,6 +30,8 @@ from raymask.optim import build_optimizer, lr_factor, set_lr
 from raymask.tasks import JOINT, LabelSpace
 
 EVALUATION_BATCH = 128
+LEAST_ROWS = 2
+"""Images of a batch that is learned from: batch normalisation has nothing to say of a single one."""
 ByHead = dict[str, npt.NDArray[np.float32]]
 
 
@@ -71,6 +73,8 @@ class EpochMetrics:
 
     epoch: int
     """Finished epochs."""
+    images: int
+    """Images learned from: all that the replica may learn from."""
     train_loss: float
     loss: float
     """Cross-entropy on the replica's own fold, mean over heads as in training, without smoothing and weights.
@@ -111,6 +115,12 @@ class Learner:
         self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.amp, self.scaler = mixed_precision(recipe, device)
         self.learned = labels.learned(fold)
+        self.images = int(self.learned.sum())
+        if self.images < LEAST_ROWS:
+            raise InputError(
+                f"{name} has {self.images} image(s) to learn from, and needs {LEAST_ROWS}; give the run more images, or other "
+                "folds."
+            )
         self.own_rows = np.flatnonzero(labels.fold == fold)
         assert all((truth[self.own_rows] >= 0).all() for truth in labels.truth.values()), "no fold holds unlabelled rows"
         self.loss = {
@@ -123,6 +133,10 @@ class Learner:
         self.optimizer_step = 0
         self._loss_sum = torch.zeros((), device=device)
         self._batches = 0
+        self._seen = 0
+        """Rows to learn from that this epoch's batches have held until now."""
+        self._held: Inputs | None = None
+        """Those of them that wait for more."""
 
     @property
     def heads(self) -> dict[str, int]:
@@ -137,19 +151,26 @@ class Learner:
     def learn(self, inputs: Inputs, feed: Feed) -> int:
         """One batch, without the rows that the replica does not learn from. Returns the number of images learned from.
 
-        A batch of an epoch that the replica has behind it already is passed over.
+        Rows that are too few for a step wait for the next batch's, and a batch waits for the epoch's last row if that would be
+        left alone, so that every row is learned from once an epoch. A batch of an epoch that the replica has behind it is passed
+        over.
         """
         if inputs.epoch < self.epoch:
             return 0
-        kept = np.flatnonzero(self.learned[inputs.rows])
-        last_of_epoch = inputs.step == self.steps_per_epoch - 1
-        if len(kept) < 2:  # batch normalisation has nothing to say of a single image
-            kept = kept[:0]
-        else:
-            self._backward(inputs, kept, feed)
-        if last_of_epoch or (inputs.step + 1) % self.recipe.accumulate == 0:
+        learned = 0
+        places = np.flatnonzero(self.learned[inputs.rows])
+        self._seen += len(places)
+        if self._held is not None and len(places):
+            inputs = inputs.take(places).after(self._held)
+            self._held, places = None, np.arange(len(inputs.rows))
+        if len(places) >= LEAST_ROWS and self.images - self._seen != 1:
+            self._backward(inputs, places, feed)
+            learned = len(places)
+        elif len(places):
+            self._held = inputs.take(places)
+        if inputs.step == self.steps_per_epoch - 1 or (inputs.step + 1) % self.recipe.accumulate == 0:
             self._update()
-        return len(kept)
+        return learned
 
     def _backward(self, inputs: Inputs, kept: npt.NDArray[np.int64], feed: Feed) -> None:
         self._train_mode()
@@ -174,7 +195,7 @@ class Learner:
     def _update(self) -> None:
         set_lr(self.optimizer, lr_factor(self.optimizer_step, self.optimizer_steps, self.recipe.warmup))
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        if any(parameter.grad is not None for parameter in parameters):  # there is none when all batches were passed over
+        if any(parameter.grad is not None for parameter in parameters):  # there is none while rows wait for more
             if self.recipe.clip_grad:
                 self.scaler.unscale_(self.optimizer)
                 torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip_grad)
@@ -191,22 +212,23 @@ class Learner:
         Raises:
             InputError: the loss is not finite, or the weights are not where there is no fold to see it by.
         """
-        train_loss = float(self._loss_sum) / max(1, self._batches)
+        assert (self._held, self._seen) == (None, self.images), "every row is learned from once an epoch"
+        train_loss = float(self._loss_sum) / self._batches
         self._loss_sum.zero_()
-        self._batches = 0
+        self._batches = self._seen = 0
         self.epoch += 1
         lr = self.optimizer.param_groups[-1]["lr"]
         if not len(self.own_rows):
             sound = self._has_finite_weights()
             self._refuse_unless(sound, train_loss, f"its weights are {'finite' if sound else 'not finite'}")
-            return EpochMetrics(self.epoch, train_loss, math.nan, math.nan, math.nan, {}, lr)
+            return EpochMetrics(self.epoch, self.images, train_loss, math.nan, math.nan, math.nan, {}, lr)
         probabilities = self.predict(self.own_rows, "original", feed)
         truth = {target: labels[self.own_rows] for target, labels in self.labels.truth.items()}
         own_loss = float(np.mean([cross_entropy(of_head, truth[head]) for head, of_head in probabilities.items()]))
         self._refuse_unless(math.isfinite(own_loss), train_loss, f"{own_loss} on its own fold")
         scores = score_heads(self.labels.space, probabilities, truth)
         main = scores.get(JOINT) or next(iter(scores.values()))
-        return EpochMetrics(self.epoch, train_loss, own_loss, main["f1"], main["accuracy"], scores, lr)
+        return EpochMetrics(self.epoch, self.images, train_loss, own_loss, main["f1"], main["accuracy"], scores, lr)
 
     def _refuse_unless(self, sound: bool, train_loss: float, found: str) -> None:
         if not (sound and math.isfinite(train_loss)):

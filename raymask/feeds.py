@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +26,14 @@ class Inputs:
     rows: npt.NDArray[np.int64]
     epoch: int
     step: int
+
+    def take(self, places: npt.NDArray[np.int64]) -> Inputs:
+        """The inputs at some places of the batch."""
+        return replace(self, tensor=self.tensor[torch.from_numpy(places).to(self.tensor.device)], rows=self.rows[places])
+
+    def after(self, earlier: Inputs) -> Inputs:
+        """One batch of earlier inputs and then these, at these ones' step."""
+        return replace(self, tensor=torch.cat([earlier.tensor, self.tensor]), rows=np.concatenate([earlier.rows, self.rows]))
 
 
 class Feed(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from raymask import engine
@@ -21,6 +24,7 @@ from raymask.data.batches import Batch, Schedule, StreamSpec, make_batch
 from raymask.data.cache import PreparedImages
 from raymask.data.decode import InputSpec
 from raymask.data.features import FeatureBank
+from raymask.data.folds import TRAIN_ONLY
 from raymask.engine import (
     EpochMetrics,
     EpochReport,
@@ -44,6 +48,7 @@ SIDE, IMAGES, FOLDS, BATCH = 32, 40, 3, 12
 SPEC = StreamSpec(InputSpec(SIDE, SIDE, 1.0), "[]", BATCH, 3, seed=5)
 STEPS = SPEC.steps(IMAGES)
 PLAIN = Augmenter([])
+SPACE_SIZES = {"colour": 3, "half": 2, JOINT: 6}
 State = dict[str, torch.Tensor]
 
 
@@ -357,17 +362,29 @@ class TestSteps:
 
     @pytest.mark.parametrize("amp", ["off", "fp16"])
     @pytest.mark.parametrize("kept", [0, 1])
-    def test_a_batch_with_less_than_two_rows_to_learn_from_is_passed_over(self, kept: int, amp: str) -> None:
+    def test_a_single_row_to_learn_from_waits_for_the_next_batch(self, kept: int, amp: str) -> None:
         learner = learner_of(recipe_of(amp=amp, clip_grad=1.0))
         feed = pixel_feed()
         own, others = np.flatnonzero(WORLD.labels.fold == 0), np.flatnonzero(WORLD.labels.fold != 0)
         assert learner.learn(inputs_of(others[:6]), feed) == 6
         before = weights(learner)
-        assert learner.learn(inputs_of([*own[:3], *others[:kept]], step=1), feed) == 0
+        assert learner.learn(inputs_of([*own[:3], *others[6 : 6 + kept]], step=1), feed) == 0
         assert differing(weights(learner), before) == []
-        assert learner.learn(inputs_of(others[6:12], step=2), feed) == 6
+        assert learner.learn(inputs_of(others[6 + kept : 12], step=2), feed) == 6
         assert differing(weights(learner), before) != []
         assert learner.optimizer_step == 3
+
+    def test_rows_that_waited_are_learned_as_if_they_had_come_together(self) -> None:
+        rows = np.flatnonzero(WORLD.labels.fold != 0)[:5]
+        whole, parts = learner_of(recipe_of(), steps=2), learner_of(recipe_of(), steps=2)
+        feed = pixel_feed()
+        assert whole.learn(inputs_of(np.flatnonzero(WORLD.labels.fold == 0)[:3]), feed) == 0
+        assert whole.learn(inputs_of(rows, step=1), feed) == 5
+        assert parts.learn(inputs_of(rows[:1]), feed) == 0
+        assert parts.learn(inputs_of(rows[1:], step=1), feed) == 5
+        for name, value in weights(whole).items():
+            if not name.endswith("num_batches_tracked"):
+                np.testing.assert_allclose(weights(parts)[name], value, atol=1e-4, err_msg=name)
 
     def test_the_learning_rate_follows_the_schedule(self) -> None:
         learner = learner_of(recipe_of(lr=0.1, warmup=0.25, epochs=2, backbone_lr_scale=0.5), steps=4)
@@ -407,6 +424,79 @@ class TestSteps:
         assert same == []
 
 
+@dataclass
+class Noted:
+    """A feed of features that are the rows' numbers, which notes the batches that are learned."""
+
+    schedule: Schedule
+    epochs: int
+    learned: list[list[int]]
+
+    def training(self) -> Iterator[Inputs]:
+        for epoch in range(self.epochs):
+            for step in range(self.schedule.steps):
+                rows = self.schedule.rows(epoch, step)
+                yield Inputs(torch.from_numpy(rows)[:, None].float().expand(-1, WIDTH), rows, epoch, step)
+
+    def logits(self, model: Any, inputs: Inputs, places: torch.Tensor) -> Any:
+        self.learned.append(inputs.tensor[places, 0].int().tolist())
+        return model.classify(inputs.tensor[places])
+
+    def clean_logits(self, model: Any, rows: npt.NDArray[np.int64], view: str) -> Any:
+        return model.classify(torch.from_numpy(rows)[:, None].float().expand(-1, WIDTH))
+
+
+HEADS_ALONE = recipe_of(backbone="test_byobnet", pretrained=True, freeze="backbone", epochs=2, head={"norm": True}, lr=1e-4)
+with torch.random.fork_rng():
+    MODEL_OF_HEADS = build_classifier(HEADS_ALONE, heads_of("colour", SPACE))
+WIDTH = MODEL_OF_HEADS.heads["colour-head"][-1].in_features
+
+
+ALL = -2
+"""A fold that no row has."""
+
+
+class TestNoImageIsLost:
+    @given(data=st.data(), batch_size=st.integers(2, 9), folds=st.integers(1, 5), accumulate=st.integers(1, 3))
+    @settings(max_examples=60, deadline=None)
+    def test_each_epoch_learns_from_every_row_once(
+        self, data: st.DataObject, batch_size: int, folds: int, accumulate: int
+    ) -> None:
+        # TRAIN_ONLY rows have a fold of their own; some rows of any fold may not be learned from.
+        fold = np.array(data.draw(st.lists(st.sampled_from([TRAIN_ONLY, *range(folds)]), min_size=2, max_size=40)), np.int64)
+        trains = np.array(data.draw(st.lists(st.booleans(), min_size=len(fold), max_size=len(fold)))) | (fold != TRAIN_ONLY)
+        labels = {target: np.arange(len(fold)) % SPACE_SIZES[target] for target in SPACE_SIZES}
+        table = LabelTable(SPACE, fold, labels, labels, trains)
+        recipe = HEADS_ALONE.model_copy(update={"batch_size": batch_size, "accumulate": accumulate})
+        schedule = Schedule(StreamSpec(SPEC.input, "[]", batch_size, 1, seed=data.draw(st.integers(0, 99))), fold)
+        for own in (*range(folds), ALL):
+            wanted = np.flatnonzero(table.learned(own))
+
+            def begun(own: int = own) -> Learner:
+                return Learner(f"fold-{own}", own, deepcopy(MODEL_OF_HEADS), recipe, table, schedule.steps, 0, CPU)
+
+            if len(wanted) < 2:
+                with pytest.raises(InputError, match=rf"^fold-{own} has {len(wanted)} image\(s\) to learn from, and needs 2"):
+                    begun()
+                continue
+            feed = Noted(schedule, 2, [])
+            reports = trained([begun()], feed)
+            assert [metrics.images for report in reports for metrics in report.metrics.values()] == [len(wanted)] * 2
+            assert min(map(len, feed.learned)) >= 2
+            assert sorted(row for batch in feed.learned for row in batch) == sorted([*wanted, *wanted])
+
+    def test_batches_of_two_teach_two_folds(self) -> None:
+        spec = replace(SPEC, batch_size=2, epochs=1)
+        world = World(WORLD.prepared, replace(WORLD.labels, fold=np.arange(IMAGES, dtype=np.int64) % 2))
+        learners = [learner_of(recipe_of(batch_size=2, epochs=1), fold, world=world, steps=IMAGES // 2) for fold in (0, 1)]
+        alone = learner_of(recipe_of(batch_size=2, epochs=1), 1, world=world, steps=IMAGES // 2)
+        before = weights(alone)
+        trained(learners, pixel_feed(world, spec=spec))
+        trained([alone], pixel_feed(world, spec=spec))
+        assert differing(before, weights(alone)) != []
+        assert differing(weights(alone), weights(learners[1])) == [], "whoever else holds rows back"
+
+
 class TestRefusals:
     def test_a_loss_that_is_not_finite_names_the_replica_and_the_epoch(self) -> None:
         learner = learner_of(recipe_of(), name="colour/fold-0")
@@ -433,10 +523,6 @@ class TestRefusals:
 
         with pytest.raises(InputError, match=r"multi-0/fold-0 is \d.*nan on its own fold"):
             train_pack([learner], feed, lambda report: None, break_after_last)
-
-
-ALL = -2
-"""A fold that no row has."""
 
 
 class TestAllRows:
@@ -521,8 +607,8 @@ class TestLabelsOfTraining:
         """Where the teacher is unsure, so becomes the model; scores are made of the truth still."""
         unsure = {"half": np.full((IMAGES, 2), (0.25, 0.75), np.float32)}
         world = replace(WORLD, labels=replace(WORLD.labels, train=unsure))
-        learner = learner_of(recipe_of(epochs=8), task="half", world=world)
-        last = trained([learner], pixel_feed(world, spec=replace(SPEC, epochs=8)))[-1].metrics[learner.name]
+        learner = learner_of(recipe_of(epochs=16), task="half", world=world)
+        last = trained([learner], pixel_feed(world, spec=replace(SPEC, epochs=16)))[-1].metrics[learner.name]
         said = learner.predict(np.arange(IMAGES), "original", pixel_feed())["half"]
         assert said[:, 1].mean() == pytest.approx(0.75, abs=0.06)
         truth = WORLD.labels.truth["half"][learner.own_rows]
