@@ -18,7 +18,7 @@ _HOME = {
     "InputError": "errors",
     "RunConfig": "config",
     "load_config": "config",
-    "recipe_names": "config",
+    "recipe_names": "config_files",
     "write_demo": "data.demo",
     "Ensemble": "inference",
     "load": "inference",
@@ -42,7 +42,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from raymask.config import RunConfig, load_config, recipe_names
+    from raymask.config import RunConfig, load_config
+    from raymask.config_files import recipe_names
     from raymask.data.demo import write_demo
     from raymask.errors import InputError
     from raymask.inference import Ensemble, load

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from raymask.config import RunConfig, deep_merge, load_config
+from raymask.config import RunConfig, load_config
+from raymask.config_files import deep_merge
 from raymask.display import Display
 from raymask.errors import InputError, one_of
 from raymask.pipeline import Result, ray_errors, run

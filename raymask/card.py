@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from raymask.config import ENSEMBLE, RunConfig, dump_config, resolve_members
+from raymask.config import ENSEMBLE, RunConfig, resolve_members
+from raymask.config_files import dump_yaml
 from raymask.data.decode import InputSpec
 from raymask.data.sources import label_space
 from raymask.inference import FOLDS
@@ -137,7 +137,7 @@ def model_card(run: Run, config: RunConfig, told: Mapping[str, Any]) -> str:
         "Training": _training(config),
     }
     body = "\n\n".join(f"## {title}\n\n{text.strip()}" for title, text in sections.items())
-    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {config.name}\n\n{body}\n"
+    return f"---\n{dump_yaml(front)}---\n\n# {config.name}\n\n{body}\n"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -269,7 +269,7 @@ def _limits(written: Mapping[str, Any]) -> str:
 
 
 def _training(config: RunConfig) -> str:
-    values = yaml.safe_load(dump_config(config))
+    values = config.model_dump(mode="json")
     shown = {key: value for key, value in values.items() if key not in PRIVATE}
     shown["recipe"] = {key: value for key, value in shown.get("recipe", {}).items() if key != "weights"}
-    return f"<details><summary>config</summary>\n\n```yaml\n{yaml.safe_dump(shown, sort_keys=False)}```\n\n</details>\n"
+    return f"<details><summary>config</summary>\n\n```yaml\n{dump_yaml(shown)}```\n\n</details>\n"

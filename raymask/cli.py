@@ -170,7 +170,7 @@ def export(
 @app.command()
 def recipes() -> None:
     """Lists the recipes, each with its command, time and score."""
-    from raymask.config import RECIPES, recipe_names
+    from raymask.config_files import RECIPES, recipe_names
 
     for name in recipe_names():
         lines = (RECIPES / f"{name}.yaml").read_text().splitlines()

@@ -5,22 +5,16 @@ Every mistake ends in an `InputError` of one sentence that names the key, what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from raymask.config_files import apply_setting, deep_merge, dump_yaml, read_recipe
 from raymask.errors import InputError, one_of
 from raymask.explain import explain
 from raymask.tasks import JOINT, MULTI
-
-RECIPES = Path(__file__).parent / "recipes"
-
-# What PyYAML raises: for a date such as 2024-13-45 or a wrong `!!int` it is an exception of Python's own.
-UNREADABLE = (yaml.YAMLError, ValueError, AttributeError)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -30,10 +24,24 @@ ENSEMBLE = "ensemble"
 """Under which the vote's scores stand beside the members'."""
 
 
+def _path(value: Any) -> Any:
+    """A path as text, also one that is written as a number."""
+    text = str(value) if isinstance(value, str | Path | int | float) and not isinstance(value, bool) else value
+    if isinstance(text, str) and (not text.strip() or "\0" in text):
+        raise ValueError("a path must not be " + ("empty" if not text.strip() else "one with a NUL character"))
+    return text
+
+
+PathText = Annotated[str, BeforeValidator(_path)]
+"""A local path or a URL."""
+LocalPath = Annotated[Path, BeforeValidator(_path)]
+
+
 class Strict(BaseModel):
     """A model that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    # A number where a text is wanted is one that is written as a number, such as a class `007`.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class DataConfig(Strict):
@@ -42,12 +50,12 @@ class DataConfig(Strict):
     kind: Literal["auto", "demo", "competition", "csv", "folders"] = Field(
         "auto", description="layout of the data; `auto` looks at the path"
     )
-    path: str | None = Field(None, description="training data: a folder, a CSV file or a URL; none for demo")
-    test: str | None = Field(None, description="test data: a CSV or a folder; found by itself in the competition layout")
+    path: PathText | None = Field(None, description="training data: a folder, a CSV file or a URL; none for demo")
+    test: PathText | None = Field(None, description="test data: a CSV or a folder; found by itself in the competition layout")
     image_column: str = Field("image", description="column of a CSV that holds the image's path")
     id_column: str | None = Field(None, description="column of a CSV that holds the image's id (default: its path)")
     group_column: str | None = Field(None, description="column of a CSV whose rows must share a fold, such as the person")
-    image_root: str | None = Field(None, description="folder that relative image paths start from (default: the CSV's)")
+    image_root: PathText | None = Field(None, description="folder that relative image paths start from (default: the CSV's)")
     max_rejected: Share = Field(0.02, description="share of images that may be set aside before the run is refused")
     demo_people: Positive = Field(80, description="people drawn for the demo's training set")
     demo_test_people: Positive = Field(20, description="people drawn for the demo's test set")
@@ -102,14 +110,14 @@ class Recipe(Strict):
 
     backbone: str = Field("mobilenetv3_small_050", description="any model name of timm")
     pretrained: bool = Field(True, description="start from weights that timm downloads, or from `weights`")
-    weights: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] | None = Field(
+    weights: Annotated[LocalPath, AfterValidator(lambda path: path.expanduser().absolute())] | None = Field(
         None, description="a local weights file, used in place of the download"
     )
     freeze: Literal["none", "backbone"] = Field("none", description="`backbone` trains the heads alone")
     feature_passes: Positive = Field(4, description="augmented passes whose features a frozen backbone's heads learn from")
     image_size: Positive | tuple[Positive, Positive] = Field(224, description="pixels: one side, or [height, width]")
     crop: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share kept of the largest centred box")
-    augment: str | tuple[dict[str, dict[str, Any] | None], ...] = Field(
+    augment: Annotated[str, Field(coerce_numbers_to_str=False)] | tuple[dict[str, dict[str, Any] | None], ...] = Field(
         "light", description="none, light, medium or heavy; or a list of albumentations transforms"
     )
     epochs: Positive = 10
@@ -189,7 +197,7 @@ class VoteConfig(Strict):
 class TeacherConfig(Strict):
     """An earlier run that this one learns from."""
 
-    run: Path = Field(description="directory of the teacher's run")
+    run: LocalPath = Field(description="directory of the teacher's run")
     truth: Share = Field(1.0, description="weight of the true label; the teacher's out-of-fold probabilities have the rest")
     unlabelled: Literal["none", "hard", "soft"] = Field(
         "none", description="whether the teacher's test images join: by the class it elects, or by its probabilities"
@@ -219,8 +227,8 @@ class RunConfig(Strict):
     """Everything that decides a run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "run"
-    runs: Path = Field(Path("runs"), description="folder of all runs; on a cluster one that every node sees")
-    cache: Path | None = Field(None, description="folder of prepared images (default: RUNS/.cache)")
+    runs: LocalPath = Field(Path("runs"), description="folder of all runs; on a cluster one that every node sees")
+    cache: LocalPath | None = Field(None, description="folder of prepared images (default: RUNS/.cache)")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig = DataConfig()
     tasks: Annotated[dict[TaskName, TaskConfig | None], BeforeValidator(_columns_as_tasks)] = Field(
@@ -322,93 +330,9 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         raise InputError(explain(error, RunConfig)) from None
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with raymask."""
-    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
-
-
-def read_recipe(recipe: str, above: Sequence[str] = ()) -> dict[str, Any]:
-    """The values of a named recipe or a YAML file, its `base` merged under it; `above` are those that led to it."""
-    if recipe in above:
-        raise InputError(f"base: '{recipe}' is its own base ({' -> '.join([*above, recipe])}).")
-    is_file = recipe.endswith((".yaml", ".yml"))
-    file = Path(recipe) if is_file else RECIPES / f"{recipe}.yaml"
-    if not file.is_file():
-        if is_file:
-            raise InputError(f"there is no config file '{recipe}'.")
-        raise InputError(
-            f"there is no recipe '{recipe}'; it may be {one_of(recipe_names(), recipe)}, or a path that ends in .yaml."
-        )
-    try:
-        values = yaml.safe_load(file.read_text()) or {}
-    except UNREADABLE as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise InputError(f"'{file}' is not valid YAML{line}.") from None
-    if not isinstance(values, dict):
-        raise InputError(f"'{file}' must hold keys and values, not a {type(values).__name__}.")
-    base = values.pop("base", None)
-    values.setdefault("name", file.stem)
-    if not base:
-        return values
-    beside = file.parent / str(base)
-    return deep_merge(read_recipe(str(beside) if is_file and beside.is_file() else str(base), [*above, recipe]), values)
-
-
-def deep_merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`under` with the values of `over`; mappings are merged key by key, anything else is replaced."""
-    merged = deepcopy(dict(under))
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = deep_merge(merged[key], value)
-        else:
-            merged[key] = deepcopy(value)
-    return merged
-
-
-def apply_setting(values: dict[str, Any], setting: str) -> None:
-    """Merges one `key.path=value` into nested values; the value is read as YAML, list items go by number."""
-    path, equals, text = setting.partition("=")
-    if not equals or not path.strip():
-        raise InputError(f"--set takes key.path=value, but got '{setting}'.")
-    try:
-        value = yaml.safe_load(text) if text.strip() else None
-    except UNREADABLE:
-        raise InputError(f"--set {path}: the value '{text}' cannot be read; quote it.") from None
-    *parents, last = path.strip().split(".")
-    place: Any = values
-    for key in parents:
-        place = _enter(place, key, path)
-    if isinstance(place, list):
-        place[_item(place, last, path)] = value
-    else:
-        place[last] = value
-
-
-def _enter(place: Any, key: str, path: str) -> Any:
-    if isinstance(place, list):
-        index = _item(place, key, path)
-        if not isinstance(place[index], dict):
-            raise InputError(f"--set {path}: '{key}' holds the plain value {place[index]!r}, nothing lies below it.")
-        return place[index]
-    if place.get(key) is None:
-        place[key] = {}
-    if not isinstance(place[key], (dict, list)):
-        raise InputError(f"--set {path}: '{key}' holds the plain value {place[key]!r}, nothing lies below it.")
-    return place[key]
-
-
-def _item(place: list[Any], key: str, path: str) -> int:
-    if not place:
-        raise InputError(f"--set {path}: '{key}' is to be the number of an item, but the list is empty.")
-    if not key.isdecimal() or int(key) >= len(place):
-        raise InputError(f"--set {path}: '{key}' must be the number of an item, from 0 to {len(place) - 1}.")
-    return int(key)
-
-
 def dump_config(config: RunConfig) -> str:
     """YAML from which `load_config` makes the same config again."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_yaml(config.model_dump(mode="json"))
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:

@@ -25,12 +25,20 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
     if kind == "missing":
         return f"'{key}' is missing; it must be given."
     if kind == "literal_error":
-        return f"'{key}' is {given!r}; it may be {one_of(map(str, _literals_in(annotation)), str(given))}."
+        return f"'{key}' is {_shown(given)}; it may be {one_of(map(str, _literals_in(annotation)), str(given))}."
     if get_origin(annotation) in UNIONS:
-        return f"'{key}' is {given!r}; it may be {owner.model_fields[keys[-1]].description}."
-    return f"'{key}' is {given!r}; {MUST_BE.get(kind) or first['msg'][0].lower() + first['msg'][1:]}."
+        return f"'{key}' is {_shown(given)}; it may be {owner.model_fields[keys[-1]].description}."
+    if kind == "string_type" and (given is None or isinstance(given, bool)):
+        return f"'{key}' is {str(given).lower().replace('none', 'null')}; where that is meant as a text, quote it."
+    return f"'{key}' is {_shown(given)}; {MUST_BE.get(kind) or first['msg'][0].lower() + first['msg'][1:]}."
 
 
+def _shown(given: Any) -> str:
+    text = repr(given)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
+MOST_SHOWN = 200
 UNIONS = (Union, types.UnionType)
 MUST_BE = {  # where pydantic's own words are about Python
     "tuple_type": "it must be a list",

@@ -17,7 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from raymask.config import RunConfig, dump_config, read_recipe, validate
+from raymask.config import RunConfig, dump_config, validate
+from raymask.config_files import read_recipe
 from raymask.errors import InputError
 
 WHOLE, SOUP, GREEDY_SOUP = -2, -3, -4

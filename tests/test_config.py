@@ -9,28 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raymask.config import (
-    RECIPES,
     MemberConfig,
     RunConfig,
     TaskConfig,
-    apply_setting,
-    deep_merge,
     differences,
     dump_config,
     flatten,
     load_config,
     member_recipe,
     one_of,
-    read_recipe,
-    recipe_names,
     resolve_members,
     validate,
 )
+from raymask.config_files import RECIPES, apply_setting, deep_merge, read_recipe, read_yaml, recipe_names
 from raymask.errors import InputError
 
 # What only a reader of pydantic's or Python's code would understand.
@@ -184,7 +179,6 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ("seed: 1\nrecipe: [1, 2\nname: x\n", 3),
         ("seed: 1\n\tname: x\n", 2),
         ("a: b: c\n", 1),
-        ("name: !!python/object:os.x y\n", 1),
     ],
 )
 def test_invalid_yaml_is_refused_with_its_line(tmp_path: Path, text: str, line: int) -> None:
@@ -192,16 +186,17 @@ def test_invalid_yaml_is_refused_with_its_line(tmp_path: Path, text: str, line: 
     assert sentence(lambda: load_config(file)) == f"'{file}' is not valid YAML at line {line}."
 
 
-@pytest.mark.parametrize(
-    "content", [b"\xff\xfe\x00", b"name: \x00", b"name: 2024-13-45", b"seed: !!int x", b"name: !!timestamp x"]
-)
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"name: \x00", b"seed: !!int x", b"name: !!timestamp x"])
 def test_a_file_that_yaml_cannot_read_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "mine.yaml"
     file.write_bytes(content)
     assert sentence(lambda: load_config(file)).startswith(f"'{file}' is not valid YAML")
 
 
-@pytest.mark.parametrize(("text", "kind"), [("- a\n- b\n", "list"), ("just words\n", "str"), ("5\n", "int")])
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("- a\n- b\n", "list"), ("just words\n", "text"), ("5\n", "number"), ("1.5", "number"), ("true", "yes or no")],
+)
 def test_a_file_of_no_keys_is_refused(tmp_path: Path, text: str, kind: str) -> None:
     file = write(tmp_path, text)
     assert sentence(lambda: load_config(file)) == f"'{file}' must hold keys and values, not a {kind}."
@@ -257,7 +252,7 @@ def test_a_list_of_columns_is_a_task_of_each() -> None:
     assert with_settings("tasks=[colour, shape]").tasks == {"colour": TaskConfig(), "shape": TaskConfig()}
 
 
-def test_a_number_that_yaml_reads_as_text_is_a_number() -> None:
+def test_a_number_without_a_point_is_a_number() -> None:
     assert with_settings("recipe.lr=1e-3").recipe.lr == 0.001  # YAML 1.1 wants 1.0e-3
 
 
@@ -266,7 +261,7 @@ def test_a_setting_without_key_or_value_is_refused(setting: str) -> None:
     assert sentence(lambda: with_settings(setting)) == f"--set takes key.path=value, but got '{setting}'."
 
 
-@pytest.mark.parametrize("text", ["[1, 2", "a: b: c", "2024-13-45", "!!int x", "{", "!!python/object:os.system x"])
+@pytest.mark.parametrize("text", ["[1, 2", "{", "'a", '"C:\\x"', "[a] b", "[a] # b", "'a' # b"])
 def test_a_value_that_yaml_cannot_read_is_refused(text: str) -> None:
     expected = f"--set recipe.epochs: the value '{text}' cannot be read; quote it."
     assert sentence(lambda: with_settings(f"recipe.epochs={text}")) == expected
@@ -281,7 +276,7 @@ def test_a_setting_below_a_plain_value_is_refused() -> None:
     assert text == "--set views.0.x: '0' holds the plain value 'original', nothing lies below it."
 
 
-@pytest.mark.parametrize("number", ["2", "-1", "first", "²", ""])
+@pytest.mark.parametrize("number", ["2", "-1", "first", "²"])
 def test_a_setting_of_no_item_of_a_list_is_refused(number: str) -> None:
     values = {"members": [{"task": "a"}, {"task": "b"}]}
     for setting in (f"members.{number}.seeds=2", f"members.{number}=2"):
@@ -372,9 +367,13 @@ def test_keys_that_are_none_are_always_refused_in_a_sentence(values: dict[str, A
         ({"seed": -1}, "'seed' is -1; input should be greater than or equal to 0."),
         ({"seed": 2**31}, "'seed' is 2147483648; input should be less than 2147483648."),
         ({"name": "a/b"}, "'name' is 'a/b'; string should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'."),
-        ({"name": 3}, "'name' is 3; input should be a valid string."),
+        ({"name": True}, "'name' is true; where that is meant as a text, quote it."),
+        ({"name": [3]}, "'name' is [3]; input should be a valid string."),
         ({"data": None}, "'data' is None; it must hold keys and values."),
-        ({"data": {"path": 3}}, "'data.path' is 3; input should be a valid string."),
+        ({"data": {"path": [3]}}, "'data.path' is [3]; input should be a valid string."),
+        ({"data": {"path": " "}}, "data.path: a path must not be empty."),
+        ({"data": {"test": "a\0b"}}, "data.test: a path must not be one with a NUL character."),
+        ({"runs": ""}, "runs: a path must not be empty."),
         ({"data": {"max_rejected": 2}}, "'data.max_rejected' is 2; input should be less than or equal to 1."),
         ({"tasks": 3}, "'tasks' is 3; it must hold keys and values."),
         ({"tasks": {"age": 3}}, "'tasks.age' is 3; it must hold keys and values."),
@@ -387,7 +386,7 @@ def test_keys_that_are_none_are_always_refused_in_a_sentence(values: dict[str, A
         ),
         ({"tasks": {"age": {"edges": [float("nan")]}}}, "'tasks.age.edges.0' is nan; input should be a finite number."),
         ({"tasks": {"age": {"valid_range": [0]}}}, "'tasks.age.valid_range.1' is missing; it must be given."),
-        ({"tasks": {"age": {"classes": [0, 1]}}}, "'tasks.age.classes.0' is 0; input should be a valid string."),
+        ({"tasks": {"age": {"classes": ["a", None]}}}, "'tasks.age.classes.1' is null; where that is meant as a text, quote it."),
         ({"folds": {"k": 1}}, "'folds.k' is 1; input should be greater than or equal to 2."),
         (
             {"recipe": {"epochs": 2.5}},
@@ -395,7 +394,7 @@ def test_keys_that_are_none_are_always_refused_in_a_sentence(values: dict[str, A
         ),
         ({"recipe": {"lr": 0}}, "'recipe.lr' is 0; input should be greater than 0."),
         ({"recipe": {"lr": float("inf")}}, "'recipe.lr' is inf; input should be a finite number."),
-        ({"recipe": {"weights": 3}}, "'recipe.weights' is 3; it must be a path."),
+        ({"recipe": {"weights": [3]}}, "'recipe.weights' is [3]; it must be a path."),
         ({"recipe": {3: 4}}, "'recipe.3' is 3; keys should be strings."),
         ({"recipe": {"head": []}}, "'recipe.head' is []; it must hold keys and values."),
         ({"members": {"task": "a"}}, "'members' is {'task': 'a'}; it must be a list."),
@@ -580,8 +579,31 @@ def test_two_members_of_one_name_are_refused(members: list[dict[str, Any]], name
 # --- the resolved config
 
 
-# Without the three line ends that PyYAML itself loses under allow_unicode.
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x85\u2028\u2029"))
+# What YAML 1.1 or 1.2 takes for something else than a text, unless it is quoted.
+ELSE = [
+    "off",
+    "No",
+    "y",
+    "~",
+    "null",
+    "TRUE",
+    "0224",
+    "1e3",
+    ".5",
+    "1_0",
+    "0o17",
+    "0x1F",
+    "1:30",
+    "2024-01-01",
+    ".inf",
+    "=",
+    "<<",
+]
+TEXT = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.sampled_from([*ELSE, "-", "# a", "", " ", " a", "a ", "a #b", "a: b", "a:\tb", "\n"]),
+)
+PATH = TEXT.filter(lambda text: text.strip() and "\0" not in text)
 EDGES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3, unique=True).map(sorted)
 TASKS = st.one_of(
     st.none(),
@@ -604,7 +626,7 @@ RUNS = st.fixed_dictionaries(
     {},
     optional={
         "name": st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,8}\Z"),
-        "data": st.fixed_dictionaries({}, optional={"path": TEXT, "max_rejected": st.floats(0, 1)}),
+        "data": st.fixed_dictionaries({}, optional={"path": PATH, "max_rejected": st.floats(0, 1)}),
         "tasks": st.dictionaries(st.sampled_from(["age", "a1", "T_x"]), TASKS),
         "recipe": RECIPE_VALUES,
         "members": st.lists(st.fixed_dictionaries({"task": TEXT}, optional={"recipe": RECIPE_VALUES}), max_size=2),
@@ -614,19 +636,19 @@ RUNS = st.fixed_dictionaries(
 
 
 @given(values=RUNS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_dumped_config_is_the_same_when_it_is_loaded(values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     config = validate(values)
     text = dump_config(config)
     file = tmp_path_factory.getbasetemp() / "dumped.yaml"
     file.write_text(text)
-    assert load_config(file) == validate(yaml.safe_load(text)) == config
+    assert load_config(file) == validate(read_yaml(text, "it")) == config
     assert dump_config(load_config(file)) == text
 
 
 def test_a_dumped_config_holds_every_key_with_its_value() -> None:
     config = load_config("demo", ["tasks=[age]", "members=[{task: age}]"])
-    dumped = yaml.safe_load(dump_config(config))
+    dumped = read_yaml(dump_config(config), "it")
     assert dumped.keys() == RunConfig.model_fields.keys()
     assert dumped["recipe"]["epochs"] == config.recipe.epochs
     assert dumped["members"][0] == {"task": "age", "name": None, "seeds": 1, "recipe": {}}
@@ -636,14 +658,14 @@ def test_paths_are_dumped_as_text_and_weights_hold_in_any_folder(tmp_path: Path,
     monkeypatch.chdir(tmp_path)
     text = dump_config(with_settings("recipe.pretrained=true", "recipe.weights=w.safetensors", "runs=my/runs"))
     monkeypatch.chdir("/")
-    config = validate(yaml.safe_load(text))
+    config = validate(read_yaml(text, "it"))
     assert config.recipe.weights == tmp_path / "w.safetensors"
     assert config.runs == Path("my/runs")
 
 
 def test_reading_a_recipe_gives_what_the_file_says_and_no_base(tmp_path: Path) -> None:
     values = read_recipe(write(tmp_path, "base: demo\nseed: 4\n"))
-    assert values == {**yaml.safe_load((RECIPES / "demo.yaml").read_text()), "seed": 4, "name": "mine"}
+    assert values == {**read_yaml((RECIPES / "demo.yaml").read_text(), "it"), "seed": 4, "name": "mine"}
 
 
 # --- differences

@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from raymask.config import DataConfig, RunConfig, TaskConfig, deep_merge
+from raymask.config import DataConfig, RunConfig, TaskConfig
+from raymask.config_files import deep_merge
 from raymask.data import files
 from raymask.data.competition import COMPETITION_TASKS, competition_table, read_competition
 from raymask.data.folders import read_folders

@@ -1,0 +1,289 @@
+"""Config files and `key.path=value` settings as plain values, and back: YAML 1.2's core schema alone.
+
+`off`, `no` and dates are texts. A number remembers how it is written, for where it is a name after all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yamlcore import CCoreLoader
+
+from raymask.errors import InputError, one_of
+
+RECIPES = Path(__file__).parent / "recipes"
+
+MOST_BYTES = 2**20
+MOST_VALUES = 100_000
+"""Of a config file, those that its aliases repeat among them."""
+MOST_LEVELS = 50
+MOST_DIGITS = 1000
+
+
+class _AsWritten:
+    """A number that is printed as it is written: `0224` for 224."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class WrittenInt(_AsWritten, int):
+    """A whole number and its text."""
+
+
+class WrittenFloat(_AsWritten, float):
+    """A number and its text."""
+
+
+class _Loader(CCoreLoader):  # type: ignore[misc]
+    """The core schema, with numbers that remember how they are written."""
+
+    def number(self, node: yaml.ScalarNode) -> WrittenInt | WrittenFloat:
+        number: WrittenInt | WrittenFloat
+        try:
+            if len(node.value) > MOST_DIGITS:
+                raise ValueError
+            if node.tag.endswith(":int"):
+                number = WrittenInt(self.construct_yaml_int_core(node))
+            else:
+                number = WrittenFloat(self.construct_yaml_float_core(node))
+        except (ValueError, IndexError):  # such as `!!int x`
+            raise yaml.constructor.ConstructorError(None, None, "no number", node.start_mark) from None
+        number.text = node.value
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.number)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that YAML 1.1 or 1.2 would read as something else."""
+
+    def text(self, value: str) -> yaml.ScalarNode:
+        lost = "\x85" in value or "\u2028" in value or "\u2029" in value  # line ends of YAML 1.1, which are folded unless escaped
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style='"' if lost else None)
+
+
+_Dumper.add_representer(str, _Dumper.text)
+for _first, _resolvers in CCoreLoader.yaml_implicit_resolvers.items():
+    for _tag, _pattern in _resolvers:
+        _Dumper.add_implicit_resolver(_tag, _pattern, [_first])
+
+
+def read_yaml(text: str, name: str) -> Any:
+    """The values of a YAML document.
+
+    Args:
+        text: the document.
+        name: of what it is, for messages.
+
+    Raises:
+        InputError: it is no YAML, or of a kind that no config needs: several documents, tags of other types, aliases that
+            repeat themselves or grow without end.
+    """
+    return _guarded(lambda: _checked_load(text, name), text, f"{name} is not valid YAML")
+
+
+def _guarded(load: Callable[[], Any], text: str, refusal: str) -> Any:
+    try:
+        return load()
+    except yaml.MarkedYAMLError as error:
+        line = _at_line(error.problem_mark or error.context_mark)
+        why = next((words for start, words in REASONS.items() if str(error.problem).startswith(start)), "")
+        raise InputError(f"{refusal}{line}{why}.") from None
+    except yaml.reader.ReaderError as error:
+        number = text[: error.position].count("\n") + 1
+        raise InputError(f"{refusal} at line {number}: it holds a character that no text has.") from None
+    except KeyError:  # such as `!!bool x`
+        raise InputError(f"{refusal}.") from None
+
+
+def _at_line(mark: Any) -> str:
+    return f" at line {mark.line + 1}" if mark else ""
+
+
+REASONS = {
+    "found duplicate key": ": a key stands there a second time",
+    "found unhashable key": ": a key must be one word, no list or mapping",
+    "could not determine a constructor": ": it has a tag that no config needs",
+    "found undefined alias": ": an alias has no anchor before it",
+    "no number": ": that is no number",
+}
+
+
+def _checked_load(text: str, name: str) -> Any:
+    _check_size(text, name)
+    return yaml.load(text, Loader=_Loader)
+
+
+def _check_size(text: str, name: str) -> None:
+    """Refuses what would take long or much memory to build, before anything is built."""
+    sizes: dict[str, int] = {}  # values below each anchor, those of aliases counted again
+    opened: list[tuple[str | None, int]] = []
+    documents = values = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        where = f"{name}{_at_line(event.start_mark)}"
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                raise InputError(f"{where}: a second document begins; a config is one.")
+        elif isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, values))
+            values += 1
+            if len(opened) > MOST_LEVELS:
+                raise InputError(f"{where}: values lie more than {MOST_LEVELS} levels deep.")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            if anchor:
+                sizes[anchor] = values - before
+        elif isinstance(event, yaml.ScalarEvent):
+            values += 1
+            if event.anchor:
+                sizes[event.anchor] = 1
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor in {anchor for anchor, _ in opened}:
+                raise InputError(f"{where}: the alias '*{event.anchor}' repeats what it is itself a part of.")
+            values += sizes.get(event.anchor or "", 1)
+        if values > MOST_VALUES:
+            raise InputError(f"{where}: there are more than {MOST_VALUES:,} values, what aliases repeat among them.")
+
+
+def dump_yaml(values: Any) -> str:
+    """YAML from which `read_yaml` makes the same values again."""
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf")))
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with raymask."""
+    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
+
+
+def read_recipe(recipe: str, above: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a named recipe or a YAML file, its `base` merged under it; `above` are those that led to it."""
+    if recipe in above:
+        raise InputError(f"base: '{recipe}' is its own base ({' -> '.join([*above, recipe])}).")
+    is_file = recipe.endswith((".yaml", ".yml"))
+    file = Path(recipe) if is_file else RECIPES / f"{recipe}.yaml"
+    if not is_file and recipe not in recipe_names():
+        raise InputError(
+            f"there is no recipe '{recipe}'; it may be {one_of(recipe_names(), recipe)}, or a path that ends in .yaml."
+        )
+    values = read_yaml(_read_text(file, recipe), f"'{file}'") or {}
+    if not isinstance(values, dict):
+        raise InputError(f"'{file}' must hold keys and values, not a {_kind(values)}.")
+    base = values.pop("base", None)
+    values.setdefault("name", file.stem)
+    if not base:
+        return values
+    beside = file.parent / str(base)
+    return deep_merge(read_recipe(str(beside) if is_file and beside.is_file() else str(base), [*above, recipe]), values)
+
+
+def _read_text(file: Path, given: str) -> str:
+    try:
+        if not file.is_file():  # nothing else is opened: a FIFO would never answer
+            raise InputError(f"'{given}' is no file." if file.exists() else f"there is no config file '{given}'.")
+        size = file.stat().st_size
+        if size > MOST_BYTES:
+            raise InputError(f"'{given}' is no config file: it has {size:,} bytes, where {MOST_BYTES:,} are the most.")
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{given}' is not valid YAML: byte {error.start} is not UTF-8; save it as UTF-8.") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"'{given}' cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+
+
+def _kind(value: Any) -> str:
+    kinds = {bool: "yes or no", list: "list", str: "text", WrittenInt: "number", WrittenFloat: "number"}
+    return kinds[type(value)]
+
+
+def deep_merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`under` with the values of `over`; mappings are merged key by key, anything else is replaced."""
+    merged = deepcopy(dict(under))
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = deep_merge(merged[key], value)
+        else:
+            merged[key] = deepcopy(value)
+    return merged
+
+
+def apply_setting(values: dict[str, Any], setting: str) -> None:
+    """Merges one `key.path=value` into nested values; list items go by number, and a key with dots or `=` in quotes."""
+    matched = SETTING.fullmatch(setting)
+    path = matched["path"].strip() if matched else ""
+    *parents, last = [quoted or plain for quoted, plain in KEY.findall(path)]
+    if not matched or not all([*parents, last]):
+        raise InputError(f"--set takes key.path=value, but got '{setting}'.")
+    value = read_setting(matched["value"].strip(), path)
+    place: Any = values
+    for key in parents:
+        place = _enter(place, key, path)
+    if isinstance(place, list):
+        place[_item(place, last, path)] = value
+    else:
+        place[last] = value
+
+
+QUOTED = r"\"[^\"]*\"|'[^']*'"
+SETTING = re.compile(rf"(?P<path>\s*(?:{QUOTED}|[^=.\"'\s])(?:{QUOTED}|[^=])*?)=(?P<value>.*)", re.DOTALL)
+KEY = re.compile(r"(?:^|(?<=\.))(?:[\"']([^\"']*)[\"']|([^.]*))(?=\.|$)")
+
+
+def read_setting(text: str, path: str) -> Any:
+    """The value of a setting: YAML's flow style, without comments. What neither opens a quote nor a list or mapping is one word.
+
+    So a path with ` #` or `: ` in it is whole.
+    """
+    refusal = f"--set {path}: the value '{text}' cannot be read; quote it"
+    try:
+        if not text.startswith(("'", '"', "[", "{")):
+            return _guarded(lambda: _plain(text), text, "it")
+        value: Any = read_yaml(text, "it")
+        *_, root, _, _ = yaml.parse(text, Loader=_Loader)
+        rest = text[root.end_mark.index :] if root.end_mark else ""
+    except InputError as error:
+        why = str(error).partition(": ")[2] or ("' #' begins a comment." if " #" in text else "")
+        raise InputError(f"{refusal} ({why.rstrip('.')})." if why else f"{refusal}.") from None
+    if rest.strip():  # a comment, which nobody means on a command line
+        raise InputError(f"{refusal}.")
+    return value
+
+
+def _plain(text: str) -> Any:
+    """What one word without quotes is by the core schema: null, true or false, a number, or a text."""
+    loader = _Loader("")
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False))
+    return loader.construct_document(yaml.ScalarNode(tag, text))
+
+
+def _enter(place: Any, key: str, path: str) -> Any:
+    if isinstance(place, list):
+        index = _item(place, key, path)
+        if not isinstance(place[index], dict):
+            raise InputError(f"--set {path}: '{key}' holds the plain value {place[index]!r}, nothing lies below it.")
+        return place[index]
+    if place.get(key) is None:
+        place[key] = {}
+    if not isinstance(place[key], (dict, list)):
+        raise InputError(f"--set {path}: '{key}' holds the plain value {place[key]!r}, nothing lies below it.")
+    return place[key]
+
+
+def _item(place: list[Any], key: str, path: str) -> int:
+    if not place:
+        raise InputError(f"--set {path}: '{key}' is to be the number of an item, but the list is empty.")
+    if not key.isdecimal() or int(key) >= len(place):
+        raise InputError(f"--set {path}: '{key}' must be the number of an item, from 0 to {len(place) - 1}.")
+    return int(key)
