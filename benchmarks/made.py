@@ -27,7 +27,7 @@ def write_replicas(run: Run, recipe: Recipe, space: LabelSpace, folds: int) -> t
         with replacing(run.weights(replica)) as draft:
             save_classifier(build_classifier(recipe, heads), draft)
         classes = {head: space.classes(head) for head in heads}
-        write_json(run.meta(replica), {"classes": classes, "recipe": recipe.model_dump(mode="json"), "frozen_backbone": None})
+        write_json(run.meta(replica), {"classes": classes, "recipe": recipe.model_dump(mode="json")})
     return replicas
 
 

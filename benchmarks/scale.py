@@ -61,7 +61,7 @@ def measure_plans() -> Results:
     ]:
         members = members_of(recipes, replicas // 5)
         began = time.perf_counter()
-        plan = plan_run(members, range(5), nodes, ComputeConfig(), seed=0)
+        plan = plan_run(members, range(5), nodes, ComputeConfig(), 0, {})
         seconds = time.perf_counter() - began
         share = sum(pack.cost for pack in plan.packs) / plan.slots.count / makespan(plan.packs, plan.slots.count)
         figures = {"replicas": replicas, "recipes": len(recipes), "packs": len(plan.packs), "slots": plan.slots.count}
@@ -128,7 +128,7 @@ def run_packs(members: list[Member], nodes: Sequence[Node]) -> dict[str, Any]:
 
     run = Run(WORK / "scale-cluster")
     shutil.rmtree(run.root, ignore_errors=True)
-    plan = plan_run(members, range(5), nodes, ComputeConfig(), seed=0)
+    plan = plan_run(members, range(5), nodes, ComputeConfig(), 0, {})
     cost = sum(pack.cost for pack in plan.packs)
     job = Job(run, LabelSpace(()), {m.name: m for m in members}, (), {}, {}, {}, 0)
     seconds_of_cost = WORK_SECONDS * plan.slots.count / cost

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import ray
 
 from raymask.config import Member, Recipe
+from raymask.data.features import file_stem
 from raymask.errors import InputError
-from raymask.store import replacing
+from raymask.hashing import file_digest, text_digest
+from raymask.store import Run, read_json, replacing, write_json
 
 
 def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:
@@ -35,16 +35,51 @@ def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:
 
 
 def backbone_file(recipe: Recipe) -> str:
-    """Name that changes with everything that decides the weights, or whether the backbone can be built."""
+    """Name that changes with everything that decides the weights, or whether the backbone can be built.
+
+    Raises:
+        InputError: the weights' file cannot be read.
+    """
     height, width = recipe.height_width
     source = f"random timm-{version('timm')}"
     if recipe.weights:
-        status = recipe.weights.stat() if recipe.weights.exists() else None
-        source = f"{recipe.weights.absolute()} {status.st_size} {status.st_mtime}" if status else str(recipe.weights)
+        source = _content(recipe.weights)
     elif recipe.pretrained:
         source = "timm"
-    digest = hashlib.sha256(f"{recipe.backbone} {height} {width} {source}".encode()).hexdigest()[:10]
-    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', recipe.backbone)}-{digest}.{'safetensors' if recipe.pretrained else 'built'}"
+    digest = text_digest(recipe.backbone, str(height), str(width), source)[:16]
+    return f"{file_stem(recipe.backbone)}-{digest}.{'safetensors' if recipe.pretrained else 'built'}"
+
+
+def _content(weights: Path) -> str:
+    if not weights.is_file():
+        raise InputError(f"recipe.weights: there is no file '{weights}'.")
+    try:
+        return file_digest(weights)
+    except OSError as error:
+        raise InputError(f"recipe.weights: '{weights}' cannot be read ({error.strerror}).") from None
+
+
+def check_starts(run: Run, digests: Mapping[str, str], members: Sequence[Member]) -> None:
+    """Keeps which weights a run's members start from, and refuses others, as when a file was overwritten in between.
+
+    Args:
+        run: the run.
+        digests: of their weights by member.
+        members: those that are to be trained now.
+
+    Raises:
+        InputError: a member began with other weights.
+    """
+    known = read_json(run.backbones) if run.backbones.exists() else {}
+    for member in members:
+        if known.get(member.name, digests.get(member.name)) != digests.get(member.name):
+            source = f"'{member.recipe.weights}'" if member.recipe.weights else f"timm's '{member.recipe.backbone}'"
+            raise InputError(
+                f"'{run.root}' began to train '{member.name}' from other weights than {source} holds now; put those back, give "
+                "this run another --name, or delete that folder."
+            )
+    if digests.items() - known.items():
+        write_json(run.backbones, {**known, **digests})
 
 
 def _fetch(recipe: Recipe, file: Path) -> str | None:
@@ -52,6 +87,11 @@ def _fetch(recipe: Recipe, file: Path) -> str | None:
     from raymask.models import build_classifier, fetch_backbone
 
     try:
+        if recipe.weights and backbone_file(recipe) != file.name:
+            return (
+                f"recipe.weights: '{recipe.weights}' is another file on another machine of the cluster, or was just written; "
+                "name one that all nodes see."
+            )
         if recipe.pretrained:
             with replacing(file) as draft:
                 fetch_backbone(recipe, draft)

@@ -74,7 +74,7 @@ class Predictor:
 
         from raymask.device import prepare_process
         from raymask.engine import mixed_precision
-        from raymask.models import load_classifier, quicken_prediction
+        from raymask.models import backbone_digest, load_classifier, quicken_prediction
 
         automatic = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device = automatic if threads is None else prepare_process(threads)
@@ -88,7 +88,8 @@ class Predictor:
             recipe = Recipe.model_validate(meta["recipe"])
             heads = {head: len(names) for head, names in meta["classes"].items()}
             model = load_classifier(recipe, heads, folder / "model.safetensors")
-            group = self.groups[specs.index(input_spec(recipe))][meta["frozen_backbone"] or name]
+            shared = f"{recipe.backbone} {recipe.amp} {backbone_digest(model)}" if recipe.freeze == "backbone" else name
+            group = self.groups[specs.index(input_spec(recipe))][shared]
             if group:
                 model.backbone = self.models[group[0]].backbone
             else:

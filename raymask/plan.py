@@ -95,9 +95,14 @@ def input_spec(recipe: Recipe) -> InputSpec:
     return InputSpec(height, width, recipe.crop)
 
 
-def frozen_backbone(recipe: Recipe) -> str | None:
-    """What makes frozen backbones the same, so that their features are shared; None for one that is trained."""
-    return f"{recipe.backbone} {recipe.weights} {recipe.amp}" if recipe.freeze == "backbone" else None
+def frozen_backbone(recipe: Recipe, weights: str) -> str | None:
+    """What makes frozen backbones the same, so that their features are shared; None for one that is trained.
+
+    Args:
+        recipe: the backbone's.
+        weights: digest of the weights that it starts from.
+    """
+    return f"{recipe.backbone} {weights} {recipe.amp}" if recipe.freeze == "backbone" else None
 
 
 def bank_spec(recipe: Recipe, seed: int, views: Sequence[str]) -> BankSpec:
@@ -122,6 +127,7 @@ def plan_run(
     nodes: Sequence[Node],
     compute: ComputeConfig,
     seed: int,
+    weights: Mapping[str, str],
     finished: Iterable[ReplicaId] = (),
 ) -> Plan:
     """Packs of everything unfinished, and the slots that they run in.
@@ -132,6 +138,7 @@ def plan_run(
         nodes: the machines of the cluster.
         compute: what the run may use.
         seed: the run's seed, that of its streams.
+        weights: by member the digest of the weights that its backbone starts from; none for random ones.
         finished: replicas that need no training.
 
     Raises:
@@ -140,7 +147,11 @@ def plan_run(
     done = set(finished)
     together: dict[tuple[StreamSpec, int, str | None], list[ReplicaId]] = defaultdict(list)
     for member in members:
-        key = (stream_spec(member.recipe, seed), member.recipe.epochs, frozen_backbone(member.recipe))
+        key = (
+            stream_spec(member.recipe, seed),
+            member.recipe.epochs,
+            frozen_backbone(member.recipe, weights.get(member.name, "")),
+        )
         replicas = [ReplicaId(member.name, fold) for fold in folds]
         together[key] += [replica for replica in replicas if replica not in done]
     packs = [

@@ -21,6 +21,7 @@ from raymask.data.test_sets import TestSet, read_test
 from raymask.display import Display, duration
 from raymask.election import Scores, fingerprint
 from raymask.errors import InputError, shortened
+from raymask.hashing import file_digest
 from raymask.plan import Job, bank_spec, input_spec, plan_actors, plan_run
 from raymask.session import RaySession
 from raymask.store import (
@@ -28,6 +29,7 @@ from raymask.store import (
     Run,
     absolute_runs,
     add_timing,
+    cache_root,
     load_run_config,
     read_json,
     save_run_config,
@@ -120,11 +122,6 @@ def drawn_data(config: RunConfig, display: Display) -> DataConfig:
     if config.data.kind != "demo":
         return config.data
     return config.data.model_copy(update={"path": str(draw_demo(config, display))})
-
-
-def cache_root(config: RunConfig) -> Path:
-    """Folder of everything that runs share."""
-    return (config.cache.expanduser().absolute() if config.cache else config.runs / ".cache").resolve()
 
 
 def draw_demo(config: RunConfig, display: Display) -> Path:
@@ -257,7 +254,7 @@ def train_replicas(
     cut_off = sum(run.checkpoint(replica).exists() for replica in replicas)
     if cut_off:
         display.line(stage, f"{cut_off} replicas go on from their last finished epoch")
-    from raymask.backbones import fetch_backbones
+    from raymask.backbones import check_starts, fetch_backbones
     from raymask.cluster import check_shared
     from raymask.train import train
 
@@ -265,8 +262,10 @@ def train_replicas(
     check_shared(run.root)
     unfinished = [m for m in members if any(ReplicaId(m.name, fold) not in finished for fold in folds)]
     backbones = fetch_backbones(unfinished, cache_root(config) / "backbones")
-    banks = embed_images(opened, unfinished, caches, backbones, image_ids, session, display)
-    plan = plan_run(members, folds, cluster.nodes, config.compute, config.seed, finished)
+    weights = {name: file_digest(file) for name, file in backbones.items()}
+    check_starts(run, weights, unfinished)
+    banks = embed_images(opened, unfinished, caches, backbones, weights, image_ids, session, display)
+    plan = plan_run(members, folds, cluster.nodes, config.compute, config.seed, weights, finished)
     slots = plan.slots
     where = f"{slots.gpus:g} GPU each" if slots.gpus else f"{slots.threads} thread(s) each"
     display.line(
@@ -294,6 +293,7 @@ def embed_images(
     members: list[Member],
     caches: Mapping[InputSpec, Path],
     backbones: Mapping[str, Path],
+    weights: Mapping[str, str],
     image_ids: pd.Series,
     session: RaySession,
     display: Display,
@@ -306,7 +306,8 @@ def embed_images(
         if recipe.freeze != "backbone":
             continue
         spec, cache = bank_spec(recipe, config.seed, config.views), caches[input_spec(recipe)]
-        folder = bank_folder(cache_root(config) / "features", spec, cache, backbones[member.name], image_ids)
+        of_all = cache_root(config) / "features"
+        folder = bank_folder(of_all, spec, cache, recipe.backbone, weights[member.name], image_ids)
         parts = missing_parts(folder, spec)
         shared = folder in banks.values()
         banks[member.name] = folder

@@ -52,6 +52,11 @@ def absolute_runs(runs: Path) -> Path:
     return base / runs.expanduser()
 
 
+def cache_root(config: RunConfig) -> Path:
+    """Folder of everything that runs share."""
+    return (config.cache.expanduser().absolute() if config.cache else config.runs / ".cache").resolve()
+
+
 @dataclass(frozen=True)
 class Run:
     """The paths of one run directory."""
@@ -77,6 +82,11 @@ class Run:
     def source(self) -> Path:
         """Fingerprint of the training images and labels that the run began with."""
         return self.root / "source.json"
+
+    @property
+    def backbones(self) -> Path:
+        """Digests of the weights that members start from, by the member's name."""
+        return self.root / "backbones.json"
 
     @property
     def test_source(self) -> Path:

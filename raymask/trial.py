@@ -26,7 +26,7 @@ from raymask.engine import EpochReport, LabelTable, Learner, train_pack
 from raymask.feeds import FeatureFeed, Feed, PixelFeed
 from raymask.metrics import heads_of
 from raymask.models import Classifier, build_classifier, load_backbone, save_classifier
-from raymask.plan import Job, Pack, Slots, frozen_backbone
+from raymask.plan import Job, Pack, Slots
 from raymask.store import ANY_FOLD, PART_NAMES, ReplicaId, Run, replacing, write_json, write_table
 from raymask.tasks import JOINT, UNLABELLED, Labels, LabelSpace, Probabilities
 
@@ -215,7 +215,6 @@ def write_model(run: Run, member: Member, fold: int, model: Classifier, space: L
         "task": member.task,
         "classes": {head: space.classes(head) for head in model.classes},
         "recipe": member.recipe.model_dump(mode="json"),
-        "frozen_backbone": frozen_backbone(member.recipe),
         "seed": member.seed,
         **more,
         "versions": {name: version(name) for name in ("torch", "timm")} | {"raymask": raymask.__version__},

@@ -12,7 +12,6 @@ from raymask.config import load_config, resolve_members
 from raymask.data.sources import read_source
 from raymask.metrics import heads_of
 from raymask.models import build_classifier, save_classifier
-from raymask.plan import frozen_backbone
 from raymask.store import ReplicaId, Run, save_run_config, write_json
 from raymask.tasks import JOINT
 from raymask.vote import Evidence, decide, summary
@@ -54,7 +53,6 @@ def make_run(root: Path, photos: Path, **over: Any) -> Run:
             meta = {
                 "classes": {head: source.space.classes(head) for head in heads[member.name]},
                 "recipe": member.recipe.model_dump(mode="json"),
-                "frozen_backbone": frozen_backbone(member.recipe),
                 "member": member.name,
                 "fold": fold,
                 "task": member.task,

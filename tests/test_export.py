@@ -132,7 +132,7 @@ def make_run(
             save_classifier(model, run.weights(replica))
             classes = {head: list(space.classes(head)) for head in heads[member.name]}
             meta = {"recipe": member.recipe.model_dump(mode="json"), "classes": classes}
-            write_json(run.meta(replica), {**meta, "frozen_backbone": "one" if frozen else None})
+            write_json(run.meta(replica), meta)
     vote = make_vote(candidate, space, heads)
     joint = {target: {"f1": 0.5, "accuracy": 0.6} for target in (*space.names, JOINT)}
     interval = {"score": 0.5, "se": 0.01, "low": 0.48, "high": 0.52}

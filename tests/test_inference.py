@@ -12,13 +12,16 @@ import pandas as pd
 import pytest
 from made import make_run
 from PIL import Image
+from safetensors.torch import load, save_file
 
 import raymask
 from raymask.errors import InputError
 from raymask.inference import Ensemble, Predictor, read_image, read_panel, specs_of, stacked
-from raymask.store import Run
+from raymask.store import ReplicaId, Run, read_json, write_json
 from raymask.tta import VIEWS
 from raymask.viewing import even
+
+FROZEN = {"pretrained": True, "freeze": "backbone", "weights": "backbone.pth"}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -186,3 +189,33 @@ def test_the_readmes_lines_run(run: Run, files: list[Path], capsys: pytest.Captu
         exec(compile(code, "README.md", "exec"), {})
     said = capsys.readouterr().out
     assert all(column in said for column in ("image_id", "mask", "gender", "age", "agreement"))
+
+
+class TestFrozenBackbones:
+    """Several models go through one frozen backbone only where it has the same weights, whatever their recipes say."""
+
+    @pytest.fixture
+    def frozen(self, photos: Path, tmp_path: Path) -> Run:
+        run = make_run(tmp_path / "frozen", photos, members=[{"task": "mask"}, {"task": "gender"}, {"task": "age"}])
+        for meta in run.root.glob("members/*/*/meta.json"):
+            told = read_json(meta)
+            write_json(meta, {**told, "recipe": {**told["recipe"], **FROZEN}, "frozen_backbone": "one for all"})
+        same = run.weights(ReplicaId("mask", 0)).read_bytes()
+        tensors = load(same)
+        other = load(run.weights(ReplicaId("mask", 1)).read_bytes())
+        whole = {**other, **{name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}}
+        save_file(whole, str(run.weights(ReplicaId("mask", 1))))
+        return run
+
+    def test_models_of_one_recipe_and_other_weights_say_together_what_they_say_alone(
+        self, frozen: Run, files: list[Path]
+    ) -> None:
+        panel = read_panel(frozen.root)
+        specs = specs_of(panel.models)
+        pixels = stacked([read_image(file, specs) for file in files[:3]], specs)
+        together = Predictor(panel.models, panel.vote.views, specs, None)
+        assert sorted(len(places) for of_spec in together.groups.values() for places in of_spec.values()) == [1, 1, 1, 1, 2]
+        for (name, folder), said in zip(panel.models.items(), together(pixels), strict=True):
+            [alone] = Predictor({name: folder}, panel.vote.views, specs, None)(pixels)
+            for head in alone:
+                np.testing.assert_allclose(said[head], alone[head], atol=1e-6, err_msg=name)

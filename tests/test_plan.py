@@ -65,7 +65,7 @@ def members_of(count: int, recipe: Recipe = RECIPES[0]) -> list[Member]:
 
 
 def plan_of(members: int, folds: int, nodes: Sequence[Node], **compute: Any) -> Plan:
-    return plan_run(members_of(members), range(folds), nodes, ComputeConfig(**compute), seed=0)
+    return plan_run(members_of(members), range(folds), nodes, ComputeConfig(**compute), 0, {})
 
 
 def pack_of(member: str, replicas: int, side: int) -> Pack:
@@ -93,7 +93,7 @@ class TestPacks:
         members = [Member(name=f"m{n}", task="mask", seed=n, recipe=recipe) for n, recipe in enumerate(recipes)]
         every = [ReplicaId(member.name, fold) for member in members for fold in range(folds)]
         finished = rng.sample(every, rng.randint(0, len(every)))
-        plan = plan_run(members, range(folds), nodes, compute, 7, finished)
+        plan = plan_run(members, range(folds), nodes, compute, 7, {}, finished)
         planned = Counter(replica for pack in plan.packs for replica in pack.replicas)
         assert planned == Counter(set(every) - set(finished))
         by_name = {member.name: member.recipe for member in members}
@@ -102,11 +102,11 @@ class TestPacks:
             for replica in pack.replicas:
                 recipe = by_name[replica.member]
                 assert pack.stream == stream_spec(recipe, 7)
-                assert (pack.epochs, pack.frozen) == (recipe.epochs, frozen_backbone(recipe))
+                assert (pack.epochs, pack.frozen) == (recipe.epochs, frozen_backbone(recipe, ""))
         assert [pack.name for pack in plan.packs] == [f"pack-{number}" for number in range(len(plan.packs))]
         assert [pack.cost for pack in plan.packs] == sorted((pack.cost for pack in plan.packs), reverse=True)
         assert 1 <= plan.slots.count <= max(1, len(plan.packs))
-        assert plan == plan_run(members, range(folds), nodes, compute, 7, reversed(finished))
+        assert plan == plan_run(members, range(folds), nodes, compute, 7, {}, reversed(finished))
 
     @pytest.mark.parametrize(
         ("nodes", "expected"),
@@ -138,7 +138,7 @@ class TestPacks:
 
     def test_members_of_unequal_streams_are_not_mixed(self) -> None:
         members = [Member(name=f"m{n}", task="mask", seed=0, recipe=recipe) for n, recipe in enumerate(RECIPES)]
-        plan = plan_run(members, range(2), [Node(1)], ComputeConfig(), 0)
+        plan = plan_run(members, range(2), [Node(1)], ComputeConfig(), 0, {})
         together = [{replica.member for replica in pack.replicas} for pack in plan.packs]
         assert {"m0", "m1"} in together  # equal streams, other backbones
         assert len(together) == len(RECIPES) - 1
@@ -182,7 +182,7 @@ class TestPacks:
 
     def test_nothing_unfinished_needs_no_pack(self) -> None:
         finished = [ReplicaId("m0", 0), ReplicaId("m0", 1)]
-        assert plan_run(members_of(1), range(2), [Node(2)], ComputeConfig(), 0, finished).packs == ()
+        assert plan_run(members_of(1), range(2), [Node(2)], ComputeConfig(), 0, {}, finished).packs == ()
 
     def test_ten_thousand_replicas_are_planned_at_once(self) -> None:
         began = time.perf_counter()
@@ -229,10 +229,13 @@ class TestSpecs:
         assert spec.parts == ("pass-0", "pass-1", "pass-2", "pass-3", "view-original", "view-hflip")
 
     def test_frozen_backbones_are_the_same_by_name_weights_and_precision(self) -> None:
-        assert frozen_backbone(RECIPES[0]) is None
-        assert frozen_backbone(RECIPES[6]) == frozen_backbone(RECIPES[6].model_copy(update={"lr": 0.5}))
-        others = [{"backbone": "test_vit"}, {"weights": "other.pth"}, {"amp": "bf16"}]
-        assert all(frozen_backbone(RECIPES[6].model_copy(update=change)) != frozen_backbone(RECIPES[6]) for change in others)
+        def same(weights: str = "a", **change: object) -> bool:
+            recipe = RECIPES[6].model_copy(update=change)
+            return frozen_backbone(recipe, weights) == frozen_backbone(RECIPES[6], "a")
+
+        assert frozen_backbone(RECIPES[0], "a") is None
+        assert same(lr=0.5)
+        assert not any((same("b"), same(backbone="test_vit"), same(amp="bf16")))
 
     def test_input_is_height_before_width(self) -> None:
         assert input_spec(RECIPES[3]) == InputSpec(64, 48, 1.0)

@@ -62,7 +62,7 @@ def tiny_run(root: Path) -> Run:
         with replacing(run.weights(replica)) as draft:
             save_classifier(model, draft)
         classes = {head: space.classes(head) for head in heads}
-        told = {"member": replica.member, "classes": classes, "recipe": recipe.model_dump(mode="json"), "frozen_backbone": None}
+        told = {"member": replica.member, "classes": classes, "recipe": recipe.model_dump(mode="json")}
         write_json(run.meta(replica), {**told, "versions": {"torch": "9.8.7"}})
     as_said = {head: Calibration(np.ones(size), np.zeros(size)) for head, size in heads_of("multi", space).items()}
     as_said[JOINT] = Calibration(np.ones(space.joint_size), np.zeros(space.joint_size))

@@ -7,6 +7,7 @@ those of the images as they are under one view; each is (N, F) float32, in the o
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +42,25 @@ class FeatureBank:
     views: dict[str, Features]
 
 
-def bank_folder(root: Path, spec: BankSpec, cache: Path, backbone: Path, image_ids: pd.Series) -> Path:
-    """Folder of the features of these prepared images by this backbone's weights."""
-    digest = hashlib.sha256(repr((2, spec.stream, spec.amp, cache.name, backbone.name)).encode())
+def bank_folder(root: Path, spec: BankSpec, cache: Path, backbone: str, weights: str, image_ids: pd.Series) -> Path:
+    """Folder of the features of these prepared images by a backbone.
+
+    Args:
+        root: folder of all banks.
+        spec: the bank.
+        cache: the prepared images, whose folder is named by their content.
+        backbone: name of the backbone.
+        weights: digest of its weights.
+        image_ids: the images, in the order of the manifest.
+    """
+    digest = hashlib.sha256(repr((3, spec.stream, spec.amp, cache.name, backbone, weights)).encode())
     digest.update("\0".join(image_ids).encode("utf-8", "surrogateescape"))
-    return root / f"{backbone.stem}-{digest.hexdigest()[:12]}"
+    return root / f"{file_stem(backbone)}-{digest.hexdigest()[:12]}"
+
+
+def file_stem(backbone: str) -> str:
+    """A backbone's name as part of a file's."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", backbone)
 
 
 def part_path(folder: Path, part: str) -> Path:
