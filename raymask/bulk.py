@@ -15,13 +15,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
-from ray.data import ActorPoolStrategy
 
 from raymask.data.decode import InputSpec
-from raymask.data.stream import limit_execution
+from raymask.data.stream import by_actors, limit_execution
 from raymask.errors import InputError
 from raymask.inference import Models, Panel, Predictor, specs_of, weights_bytes
-from raymask.plan import ActorPool
+from raymask.plan import ActorPool, split_pool
 from raymask.predict import PIXELS, decoded_block
 from raymask.store import read_json, replacing, write_json, write_table
 
@@ -115,9 +114,12 @@ def predict_shards(
         panel: who votes.
         groups: the models that share an actor; several groups are passed one after the other.
         output: where the images are named and shards are written.
-        pool: the actors of each group.
+        pool: the actors of all groups together.
         memory: bytes of blocks that may wait in the object store.
         progress: called with (images done, images in all).
+
+    Raises:
+        InputError: there are fewer GPUs than groups.
     """
     images = int(read_json(output.job)["images"])
     shards = missing_shards(output, images)
@@ -127,7 +129,7 @@ def predict_shards(
         return
     chunks = [chunk for number in shards for chunk in _chunks_of(number, images)]
     limit_execution(memory)
-    specs = specs_of(panel.models)
+    specs, of_group = specs_of(panel.models), split_pool(pool, len(groups))
     blocks = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
         _decode, batch_size=None, num_cpus=pool.decode_cpus, fn_kwargs={"file": output.images, "specs": specs}
     )
@@ -136,10 +138,7 @@ def predict_shards(
         blocks = blocks.map_batches(
             Speaker,
             fn_constructor_args=(group, panel.vote.views, specs, pool.threads, last),
-            compute=ActorPoolStrategy(size=min(pool.size, len(chunks))),
-            batch_size=None,
-            num_cpus=pool.cpus / len(groups),
-            num_gpus=pool.gpus or None,
+            **by_actors(of_group, len(chunks), IMAGES_PER_CHUNK),
         )
     waiting: dict[int, list[pd.DataFrame]] = {}
     for block in blocks.iter_batches(batch_size=None, batch_format="pandas", prefetch_batches=0):

@@ -99,7 +99,7 @@ def check_shared(folder: Path) -> None:
     Raises:
         InputError: names the nodes that do not.
     """
-    alive = _alive_nodes()
+    alive = alive_nodes()
     if len(alive) < 2:
         return
     token = folder / f".shared-{uuid.uuid4().hex[:8]}"
@@ -192,13 +192,14 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _alive_nodes() -> list[dict[str, Any]]:
-    """Ray's records of the nodes that can run anything."""
-    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+def alive_nodes() -> list[dict[str, Any]]:
+    """Ray's records of its machines."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _nodes() -> tuple[Node, ...]:
-    return tuple(Node(node["Resources"]["CPU"], node["Resources"].get("GPU", 0.0)) for node in _alive_nodes())
+    resources = [node["Resources"] for node in alive_nodes()]
+    return tuple(Node(offered["CPU"], offered.get("GPU", 0.0)) for offered in resources if offered.get("CPU"))
 
 
 def _dashboard() -> str | None:

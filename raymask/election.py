@@ -216,7 +216,7 @@ def replica_predictions(
         raise InputError(f"'{run.root}' has no predictions of its {kind} images under the views {views}; add --predict.")
     from raymask.predict import predict
 
-    pool = plan_actors(session.cluster.nodes)
+    pool = plan_actors(session.nodes)
     began = time.monotonic()
     with display.counting("predict", f"{kind} images") as count:
         predicted = predict(run, images, replicas, views, pool, count)

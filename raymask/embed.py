@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ray.data import ActorPoolStrategy
+import ray.data
 
 from raymask.config import Recipe
 from raymask.data.features import BankSpec, part_path
-from raymask.data.stream import limit_execution, numbered_tasks, prepared_images, stream_augmenter
+from raymask.data.stream import by_actors, limit_execution, numbered_tasks, prepared_images, stream_augmenter
 from raymask.plan import ActorPool
 from raymask.store import replacing
 
@@ -48,7 +48,7 @@ def embed(
     images = len(prepared_images(cache, manifest).shard_of)
     steps = spec.stream.steps(images)
     limit_execution(memory)
-    features = (
+    features: ray.data.Dataset = (
         numbered_tasks(len(parts) * steps, 1)
         .map_batches(
             _make_batches,
@@ -59,10 +59,7 @@ def embed(
         .map_batches(
             Embedder,
             fn_constructor_args=(recipe, backbone, tuple(parts), pool.threads),
-            compute=ActorPoolStrategy(size=pool.size),
-            batch_size=None,
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus or None,
+            **by_actors(pool, len(parts) * steps, spec.stream.batch_size),
         )
     )
     blocks = features.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)

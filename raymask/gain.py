@@ -115,7 +115,7 @@ def score_whole(
     from raymask.predict import predict
 
     held_out = election.reserved_images(one.run)
-    pool = plan_actors(session.cluster.nodes)
+    pool = plan_actors(session.nodes)
     with display.counting("predict", "reserve images") as count:
         predicted = predict(one.run, held_out[["image_id", "path"]], [whole], vote.views, pool, count)
     joint = vote({name: replica_by_head(predicted, whole) for name in one.names})

@@ -30,6 +30,8 @@ class Node:
 
     cpus: float
     gpus: float = 0.0
+    cuda: bool = True
+    """Whether torch can compute on its GPUs."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,16 @@ def plan_slots(nodes: Sequence[Node], compute: ComputeConfig, packs: int) -> Slo
     return with_packs(Slots(count, 0.0, 0.0, 1, _task_cpus(nodes, min(map(_free_cpus, nodes)))), nodes, count)
 
 
+def room_of(slots: Slots, nodes: Sequence[Node]) -> str:
+    """What each slot has, in words."""
+    threads = f"{slots.threads} thread(s) each"
+    if not slots.gpus:
+        return threads
+    if any(node.gpus and node.cuda for node in nodes):
+        return f"{slots.gpus:g} GPU each"
+    return f"{threads} beside {slots.gpus:g} GPU that torch cannot use"
+
+
 def with_packs(slots: Slots, nodes: Sequence[Node], packs: int) -> Slots:
     """The slots when there are only so many packs: on CPUs the fewer, the more threads each."""
     count = max(1, min(slots.count, packs))
@@ -285,6 +297,21 @@ def even_chunk(items: int, workers: int, most: int) -> int:
     """The greatest size of chunks, at most so many items each, of which every worker gets equally many (one less for some)."""
     rounds = max(1, -(-items // (workers * most)))
     return max(1, -(-items // (workers * rounds)))
+
+
+def split_pool(pool: ActorPool, groups: int) -> ActorPool:
+    """The actors that each of so many groups of models gets of a pool, when the groups pass images on.
+
+    Raises:
+        InputError: there are fewer GPUs than groups.
+    """
+    if pool.gpus and pool.size < groups:
+        raise InputError(
+            f"the models fill {groups} GPUs, and there are {pool.size}; predict by fewer models (--models all, soup or "
+            "greedy-soup), or on CPUs (--set compute.gpus=0)."
+        )
+    size = max(1, pool.size // groups)
+    return replace(pool, size=size, cpus=_rounded_down(pool.cpus * min(1.0, pool.size / groups)))
 
 
 def plan_actors(nodes: Sequence[Node]) -> ActorPool:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import ray.data
-from ray.data import ActorPoolStrategy
 
 from raymask.data.decode import InputSpec, decode_file
+from raymask.data.stream import by_actors
 from raymask.inference import Predictor, heads_of_model, specs_of, stacked
 from raymask.plan import ActorPool, even_chunk
 from raymask.store import ReplicaId, Run
@@ -56,10 +56,7 @@ def predict(
         .map_batches(
             Crew,
             fn_constructor_args=(models, views, tuple(specs), pool.threads),
-            compute=ActorPoolStrategy(size=min(pool.size, len(chunks))),
-            batch_size=None,  # with a number Ray would bundle as many chunks, of many images each, into one task
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus or None,
+            **by_actors(pool, len(chunks), size),
         )
     )
     parts, done = [], 0

@@ -33,7 +33,7 @@ def predict_images(
     panel, space = read_panel(root, models), label_space(config.tasks)
     wanted = read_images(images, config.data, space, image_column, id_column)
     display.line("data", f"{len(wanted.images)} images; {len(panel.models)} models under {len(panel.vote.views.names)} view(s)")
-    nodes = session.cluster.nodes
+    nodes = session.nodes
     from raymask import bulk
     from raymask.cluster import check_shared
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ray.serve.handle import DeploymentHandle
 
 import raymask
 from raymask.answers import About, predictions_of
+from raymask.capacity import usable_nodes
 from raymask.cluster import Cluster, check_shared, connect, machine_memory
 from raymask.data.decode import InputSpec, Pixels
 from raymask.display import Display
@@ -173,7 +174,9 @@ def serve_until_stopped(folder: Path, settings: Settings, display: Display | Non
     display = display or Display()
     root = absolute_runs(folder)
     panel = read_panel(root, settings.models)
-    with connect(load_run_config(Run(root)).compute) as cluster, _stopped_by_signals():
+    compute = load_run_config(Run(root)).compute
+    with connect(compute) as cluster, _stopped_by_signals():
+        cluster = replace(cluster, nodes=usable_nodes(compute, lambda sentence: display.line("ray", sentence)))
         display.line("serve", f"loading {len(panel.models)} models of {root.name}")
         with serving(root, panel, settings, cluster) as replicas:
             where = f"on {replicas} processes" if replicas > 1 else "on one process"

@@ -12,6 +12,7 @@ from raymask.display import Display
 
 if TYPE_CHECKING:
     from raymask.cluster import Cluster
+    from raymask.plan import Node
 
 
 class RaySession:
@@ -42,11 +43,22 @@ class RaySession:
         self._display.line("ray", _described(self._cluster))
         return self._cluster
 
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """The machines that plans may count on."""
+        self.cluster  # noqa: B018
+        from raymask.capacity import usable_nodes
+
+        return usable_nodes(self._compute, lambda sentence: self._display.line("ray", sentence))
+
     def _hold(self) -> None:
         from raymask.cluster import connect
 
         try:
             with connect(self._compute) as cluster:
+                from raymask.capacity import look_for_cuda
+
+                look_for_cuda()
                 self._cluster = cluster
                 self._ready.set()
                 self._ended.wait()

@@ -121,7 +121,7 @@ def make_soups(
     from raymask.soups import Made, SoupJob, make
 
     folds = tuple(replica_folds(manifest["fold"]))
-    slots = plan_slots(session.cluster.nodes, opened.config.compute, len(unmade))
+    slots = plan_slots(session.nodes, opened.config.compute, len(unmade))
     check_shared(run.root)
     jobs = [
         SoupJob(run, opened.space, member, folds, caches[input_spec(member.recipe)], views, opened.config.seed)
@@ -267,7 +267,7 @@ def _predicted(
         return pd.DataFrame({"image_id": []})
     from raymask.predict import predict
 
-    pool = plan_actors(session.cluster.nodes)
+    pool = plan_actors(session.nodes)
     with display.counting("predict", "reserve images") as count:
         predicted = predict(run, held_out, singles, views, pool, count)
     write_table(file, predicted)
@@ -281,5 +281,5 @@ def _measured(one: Electorate, held_out: pd.DataFrame, views: ViewPlan, session:
     from raymask.soups import measure
 
     crews = [_replicas(one, one.folds[:1]), _replicas(one, one.folds)][: len(one.folds)]
-    taken, device = measure(one.run, crews, held_out["path"].tolist(), views, plan_actors(session.cluster.nodes))
+    taken, device = measure(one.run, crews, held_out["path"].tolist(), views, plan_actors(session.nodes))
     return (taken[-1], taken[0]), device

@@ -22,7 +22,7 @@ from raymask.display import Display, duration
 from raymask.election import Scores, fingerprint
 from raymask.errors import InputError, shortened
 from raymask.hashing import file_digest
-from raymask.plan import Job, bank_spec, input_spec, plan_actors, plan_run
+from raymask.plan import Job, bank_spec, input_spec, plan_actors, plan_run, room_of
 from raymask.session import RaySession
 from raymask.store import (
     ReplicaId,
@@ -258,20 +258,18 @@ def train_replicas(
     from raymask.cluster import check_shared
     from raymask.train import train
 
-    cluster = session.cluster
+    session.cluster  # noqa: B018
     check_shared(run.root)
     unfinished = [m for m in members if any(ReplicaId(m.name, fold) not in finished for fold in folds)]
     backbones = fetch_backbones(unfinished, cache_root(config) / "backbones")
     weights = {name: file_digest(file) for name, file in backbones.items()}
     check_starts(run, weights, unfinished)
     banks = embed_images(opened, unfinished, caches, backbones, weights, image_ids, session, display)
-    plan = plan_run(members, folds, cluster.nodes, config.compute, config.seed, weights, finished)
+    nodes = session.nodes
+    plan = plan_run(members, folds, nodes, config.compute, config.seed, weights, finished)
     slots = plan.slots
-    where = f"{slots.gpus:g} GPU each" if slots.gpus else f"{slots.threads} thread(s) each"
-    display.line(
-        stage,
-        f"{len(replicas) - len(finished)} replicas in {len(plan.packs)} pack(s), {slots.count} side by side, {where}",
-    )
+    said = f"{len(replicas) - len(finished)} replicas in {len(plan.packs)} pack(s), {slots.count} side by side"
+    display.line(stage, f"{said}, {room_of(slots, nodes)}")
     job = Job(
         run=run,
         space=opened.space,
@@ -318,7 +316,7 @@ def embed_images(
         from raymask.embed import embed
 
         memory = config.compute.stream_memory_mb * 2**20
-        pool = plan_actors(session.cluster.nodes)
+        pool = plan_actors(session.nodes)
         with timed(run, "embed"), display.counting("embed", "features") as count:
             embed(spec, parts, folder, recipe, backbones[member.name], cache, run.manifest, pool, memory, count)
         display.line("embed", f"{len(parts)} × {len(image_ids)} features of {recipe.backbone}")

@@ -29,6 +29,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"viewing"}),
     frozenset({"plan", "engine", "vote"}),
     frozenset({"ways", "cluster", "backbones", "soup", "inference", "report_vote", "data.prepare", "data.stream"}),
+    frozenset({"capacity"}),
     frozenset({"session", "graphs", "card", "bundle", "answers", "uploads"}),
     frozenset({"train", "trial", "embed", "predict", "bulk", "report", "web", "graph_files", "checkpoints"}),
     frozenset({"election", "prediction", "soups", "serve", "export"}),
@@ -44,6 +45,7 @@ LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in 
 WITHIN_A_LEVEL = {("train", "trial"), ("bulk", "predict")}
 
 KNOWS_RAY = {
+    "capacity",
     "cluster",
     "train",
     "trial",

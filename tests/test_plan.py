@@ -30,7 +30,9 @@ from raymask.plan import (
     plan_actors,
     plan_run,
     plan_slots,
+    room_of,
     split_packs,
+    split_pool,
     stream_spec,
 )
 from raymask.store import ReplicaId
@@ -359,3 +361,24 @@ class TestPlacement:
             (6, 0.0),
             (6, 0.0),
         ]
+
+    @settings(deadline=None)
+    @given(st.lists(st.builds(Node, st.integers(1, 16), st.integers(0, 4)), min_size=1, max_size=4), st.integers(1, 6))
+    def test_groups_of_models_share_a_pool(self, nodes: list[Node], groups: int) -> None:
+        pool = plan_actors(nodes)
+        if pool.gpus and pool.size < groups:
+            with pytest.raises(InputError, match=rf"the models fill {groups} GPUs, and there are {pool.size}; predict by fewer"):
+                split_pool(pool, groups)
+            return
+        of_group = split_pool(pool, groups)
+        assert of_group.size >= 1
+        assert groups * of_group.size * of_group.gpus <= pool.size * pool.gpus
+        assert groups * of_group.size * of_group.cpus <= pool.size * pool.cpus + 1e-9
+
+    def test_what_a_slot_has_in_words(self) -> None:
+        for node, words in (
+            (Node(8), "1 thread(s) each"),
+            (Node(8, 4), "0.5 GPU each"),
+            (Node(8, 4, cuda=False), "1 thread(s) each beside 0.5 GPU that torch cannot use"),
+        ):
+            assert room_of(plan_slots([node], ComputeConfig(packs_per_gpu=2), 9), [node]) == words

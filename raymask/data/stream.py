@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import ray.data
-from ray.data import DataContext, ExecutionResources, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from raymask.data.augment import Augmenter
 from raymask.data.batches import Batch, Schedule, StreamSpec, from_columns, make_batch, to_columns
 from raymask.data.cache import PreparedImages, open_cache
+from raymask.plan import ActorPool
 
 IMAGES_PER_TASK = 256
 IMAGES_MADE_HERE = 1024
@@ -108,6 +109,25 @@ class Rest(ExecutionCallback):  # type: ignore[misc]
     def on_execution_step(self, executor: Any) -> None:
         """Called by the loop after each step."""
         time.sleep(SECONDS_BETWEEN_STEPS)
+
+
+def by_actors(pool: ActorPool, blocks: int, rows: int) -> dict[str, Any]:
+    """Options of `map_batches` for the actors of a pool, each of which is called with a block at a time.
+
+    On CPUs Ray Data may merge the actors' step with the one before, whose rows are other rows, and would bundle by a `batch_size`
+    as many of those as it names. With GPUs it wants one, and never merges: that of the blocks bundles none of them.
+
+    Args:
+        pool: the actors.
+        blocks: number of the blocks; there is no use for more actors.
+        rows: of a block; the last may have fewer.
+    """
+    return {
+        "compute": ActorPoolStrategy(size=min(pool.size, blocks)),
+        "batch_size": rows if pool.gpus else None,
+        "num_cpus": pool.cpus,
+        "num_gpus": pool.gpus or None,
+    }
 
 
 def limit_execution(memory: int) -> None:
