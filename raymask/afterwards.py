@@ -226,6 +226,7 @@ def predict(
     models: str = "folds",
     image_column: str | None = None,
     id_column: str | None = None,
+    image_root: str | None = None,
     settings: Sequence[str] = (),
     display: Display | None = None,
 ) -> Path:
@@ -238,6 +239,7 @@ def predict(
         models: `folds` for all replicas; `all`, `soup` or `greedy-soup` for one model a member.
         image_column: column of a table that holds the images' paths.
         id_column: column of a table that holds the images' ids.
+        image_root: folder that a table's relative paths start from (default: the table's own).
         settings: `compute.key=value`, in place of what the run's config says.
         display: what is said of it.
 
@@ -253,4 +255,4 @@ def predict(
         from raymask.prediction import predict_images
 
         target = out.expanduser().absolute()
-        return predict_images(root, config, images, target, models, image_column, id_column, session, display)
+        return predict_images(root, config, images, target, models, image_column, id_column, image_root, session, display)

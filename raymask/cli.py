@@ -121,6 +121,9 @@ def predict(
     models: Annotated[str, typer.Option(help="folds, or one model a member: all, soup or greedy-soup")] = "folds",
     image_column: Annotated[str | None, typer.Option(help="column of the images' paths")] = None,
     id_column: Annotated[str | None, typer.Option(help="column of the images' ids")] = None,
+    image_root: Annotated[
+        str | None, typer.Option(help="folder that relative paths start from (default: that of the table)")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="a setting, such as compute.cpus=2")
     ] = None,
@@ -128,7 +131,7 @@ def predict(
     """Predicts any number of images by a finished run. Started again, it goes on with what is unfinished."""
     from raymask import afterwards
 
-    afterwards.predict(run, images, out, models, image_column, id_column, set_ or ())
+    afterwards.predict(run, images, out, models, image_column, id_column, image_root, set_ or ())
 
 
 @app.command()

@@ -56,6 +56,10 @@ class DataConfig(Strict):
     id_column: str | None = Field(None, description="column of a CSV that holds the image's id (default: its path)")
     group_column: str | None = Field(None, description="column of a CSV whose rows must share a fold, such as the person")
     image_root: PathText | None = Field(None, description="folder that relative image paths start from (default: the CSV's)")
+    test_root: PathText | None = Field(
+        None, description="folder that relative paths of a test file start from (default: image_root, or the file's)"
+    )
+    max_missing_test: Share = Field(0.5, description="share of test images that may be missing before the run is refused")
     max_rejected: Share = Field(0.02, description="share of images that may be set aside before the run is refused")
     demo_people: Positive = Field(80, description="people drawn for the demo's training set")
     demo_test_people: Positive = Field(20, description="people drawn for the demo's test set")

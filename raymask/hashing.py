@@ -114,7 +114,7 @@ def _version(path: str, known: Version, listed: tuple[int, str] | None) -> Versi
 
 
 def _version_of_url(url: str, known: Version, listed: tuple[int, str] | None) -> Version:
-    size, told = listed or files.stat_files([url])[0]
+    size, told = listed or files.stat_files([url])[0][:2]
     if size == files.MISSING:
         return UNKNOWN
     if not told:

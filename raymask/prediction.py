@@ -6,7 +6,7 @@ from pathlib import Path
 
 from raymask.config import RunConfig
 from raymask.data.sources import label_space
-from raymask.data.test_sets import read_images
+from raymask.data.test_sets import check_missing, read_images
 from raymask.display import Display
 from raymask.inference import read_panel
 from raymask.plan import ActorPool, Node, plan_actors
@@ -26,13 +26,17 @@ def predict_images(
     models: str,
     image_column: str | None,
     id_column: str | None,
+    image_root: str | None,
     session: RaySession,
     display: Display,
 ) -> Path:
     """See `raymask.afterwards.predict`."""
     panel, space = read_panel(root, models), label_space(config.tasks)
-    wanted = read_images(images, config.data, space, image_column, id_column)
+    wanted = read_images(images, config.data, space, image_column, id_column, image_root)
+    missing = check_missing(wanted, config.data.max_missing_test, "--image-root")
     display.line("data", f"{len(wanted.images)} images; {len(panel.models)} models under {len(panel.vote.views.names)} view(s)")
+    for remark in filter(None, [*wanted.remarks, missing]):
+        display.warn(remark)
     nodes = session.nodes
     from raymask import bulk
     from raymask.cluster import check_shared

@@ -16,8 +16,9 @@ from raymask.data.augment import check_augment
 from raymask.data.decode import InputSpec
 from raymask.data.features import bank_folder, missing_parts
 from raymask.data.folds import assign_folds, reserve_rows, thin_classes
+from raymask.data.kinds import check_keys, resolve_kind
 from raymask.data.tables import check_rejected
-from raymask.data.test_sets import TestSet, read_test
+from raymask.data.test_sets import TestSet, check_missing, read_test
 from raymask.display import Display, duration
 from raymask.election import Scores, fingerprint
 from raymask.errors import InputError, shortened
@@ -70,7 +71,8 @@ def open_run(config: RunConfig, display: Display) -> Opened:
     """
     config = config.model_copy(update={"runs": absolute_runs(config.runs), "views": expand_views(config.views)})
     data = absolute_paths(config.data)
-    config = config.model_copy(update={"data": data.model_copy(update={"kind": sources.resolve_kind(data)})})
+    config = config.model_copy(update={"data": data.model_copy(update={"kind": resolve_kind(data)})})
+    check_keys(config.data)
     if config.teacher:
         teaching = config.teacher.model_copy(update={"run": absolute_runs(config.teacher.run)})
         config = config.model_copy(update={"teacher": teaching})
@@ -81,6 +83,7 @@ def open_run(config: RunConfig, display: Display) -> Opened:
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.height_width)
     test = read_test(data, source.space)
+    missing = check_missing(test, data.max_missing_test, "data.test_root") if test else ""
     _refuse_other_run(run, config, source)
     teacher = open_teacher(config, source, _unlabelled(config.teacher, display)) if config.teacher else None
     if teacher:
@@ -90,6 +93,8 @@ def open_run(config: RunConfig, display: Display) -> Opened:
     classes = " × ".join(f"{name} {size}" for name, size in zip(source.space.names, source.space.shape, strict=True))
     asked = f"; {len(test.images)} test images" if test else ""
     display.line("data", f"{len(source.images)} images{groups}, {classes} = {source.space.joint_size} classes{asked}")
+    for remark in filter(None, [*source.remarks, *(test.remarks if test else ()), missing]):
+        display.warn(remark)
     run.root.mkdir(parents=True, exist_ok=True)
     save_run_config(run, config)
     write_json(run.source, {"fingerprint": fingerprint(source.images)})
@@ -108,12 +113,14 @@ def _unlabelled(teacher: TeacherConfig, display: Display) -> pd.DataFrame | None
             f"teacher.unlabelled is '{teacher.unlabelled}', but '{root}' has no test images (data.test); give it some, or set "
             "teacher.unlabelled to none."
         )
+    if missing := check_missing(test, config.data.max_missing_test, "data.test_root"):
+        display.warn(missing)
     return test.images
 
 
 def absolute_paths(data: DataConfig) -> DataConfig:
     """The data's paths so that they hold in any working directory."""
-    given = {key: value for key in ("path", "test", "image_root") if (value := getattr(data, key))}
+    given = {key: value for key in ("path", "test", "image_root", "test_root") if (value := getattr(data, key))}
     return data.model_copy(update={key: files.absolute(value) for key, value in given.items()})
 
 

@@ -24,7 +24,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"config", "calibration", "data.decode"}),
     frozenset({"store", "tta", "losses", "metrics", "models", "data.tables", "data.folds", "data.cache", "data.augment"}),
     frozenset({"optim", "rules", "hashing", "data.batches", "data.competition", "data.folders"}),
-    frozenset({"adjust", "ensemble", "resample", "data.features", "data.sources", "data.test_sets"}),
+    frozenset({"adjust", "ensemble", "resample", "data.features", "data.sources", "data.test_sets", "data.kinds"}),
     frozenset({"oof", "choice", "submit", "feeds"}),
     frozenset({"viewing"}),
     frozenset({"plan", "engine", "vote"}),

@@ -34,7 +34,7 @@ def competition_info(root: str) -> str | None:
 
 
 def read_competition(root: str, rejected: Rejected) -> pd.DataFrame:
-    """One row a photo: image_id, path, group, mask, gender, age, size, stamp; size -1 for a photo that is missing."""
+    """One row a photo: image_id, path, group, mask, gender, age, size, stamp, problem."""
     table_path = competition_table(root)
     if table_path is None:
         raise InputError(f"data.path: '{root}' has no train/train.csv, as the competition layout needs.")
@@ -43,23 +43,23 @@ def read_competition(root: str, rejected: Rejected) -> pd.DataFrame:
     images_root = files.absolute(f"{files.parent(table_path)}/images")
     if not files.is_folder(images_root):
         raise InputError(f"data.path: '{images_root}' is missing; the photos' folders of train.csv must lie there.")
-    by_folder: dict[str, list[tuple[str, int, str]]] = {}
-    for name, (size, stamp) in files.list_files(images_root).items():
+    by_folder: dict[str, list[tuple[str, files.State]]] = {}
+    for name, state in files.list_files(images_root).items():
         if is_image(name):
             folder, _, photo = name.rpartition("/")
-            by_folder.setdefault(folder, []).append((photo, size, stamp))
+            by_folder.setdefault(folder, []).append((photo, state))
     rows = []
     for person, gender, age, folder in people[["id", "gender", "age", "path"]].itertuples(index=False):
         present = by_folder.get(folder, [])
-        stems = {photo.rpartition(".")[0] for photo, _, _ in present}
-        absent = [(stem, files.MISSING, "") for stem in PHOTOS if stem not in stems]
-        for photo, size, stamp in [*present, *absent]:
+        stems = {photo.rpartition(".")[0] for photo, _ in present}
+        absent = [(stem, files.ABSENT) for stem in PHOTOS if stem not in stems]
+        for photo, state in [*present, *absent]:
             mask = PHOTOS.get(photo.rpartition(".")[0] or photo)
             image_id = f"{folder}/{photo}"
             if mask is None:
                 rejected.add([image_id], f"the file's name is none of {', '.join(PHOTOS)}")
             else:
-                rows.append((image_id, f"{images_root}/{image_id}", person, mask, gender, age, size, stamp))
+                rows.append((image_id, f"{images_root}/{image_id}", person, mask, gender, age, *state))
     for folder in sorted(by_folder.keys() - set(people["path"])):
-        rejected.add([f"{folder}/{photo}" for photo, _, _ in by_folder[folder]], "the folder is not in train.csv")
-    return pd.DataFrame(rows, columns=["image_id", "path", "group", "mask", "gender", "age", "size", "stamp"])
+        rejected.add([f"{folder}/{photo}" for photo, _ in by_folder[folder]], "the folder is not in train.csv")
+    return pd.DataFrame(rows, columns=["image_id", "path", "group", "mask", "gender", "age", *files.State._fields])

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from raymask.data.files import read_bytes
+from raymask.data.files import read_bytes, why_unreadable
+from raymask.errors import InputError
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -68,10 +69,8 @@ def decode_file(path: str, specs: Sequence[InputSpec]) -> tuple[str, list[Pixels
         return "", [decode(content, spec) for spec in specs]
     except BrokenImageError as error:
         return str(error), []
-    except FileNotFoundError:
-        return "the file is missing", []
-    except OSError as error:
-        return f"the file cannot be read ({error.strerror or error})", []
+    except (OSError, InputError) as error:
+        return why_unreadable(error), []
 
 
 def crop_centre(pixels: Pixels, spec: InputSpec) -> Pixels:

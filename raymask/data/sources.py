@@ -25,14 +25,14 @@ from pydantic import ValidationError
 from raymask.config import DataConfig, RunConfig, TaskConfig
 from raymask.config_files import deep_merge
 from raymask.data import files
-from raymask.data.competition import COMPETITION_TASKS, competition_table, read_competition
-from raymask.data.folders import read_folders
+from raymask.data.competition import COMPETITION_TASKS, read_competition
+from raymask.data.folders import list_folders, read_folders
 from raymask.data.tables import Rejected, check_rejected, ids_and_paths, need_columns, read_csv, reasons
 from raymask.errors import InputError, one_of, shortened
 from raymask.explain import explain
 from raymask.tasks import JOINT, UNLABELLED, LabelSpace, Task, band_names, infer_classes
 
-OWN_COLUMNS = ("image_id", "path", "group", "size", "stamp")
+OWN_COLUMNS = ("image_id", "path", "group", "size", "stamp", "problem")
 
 
 @dataclass(frozen=True)
@@ -44,25 +44,8 @@ class Source:
     space: LabelSpace
     task_configs: dict[str, TaskConfig | None]
     """The tasks with their classes; None for one of the layout's tasks that is dropped, so that it stays so."""
-
-
-def resolve_kind(data: DataConfig) -> str:
-    """The layout that a path holds.
-
-    Raises:
-        InputError: nothing is there.
-    """
-    if data.kind != "auto":
-        if data.kind != "demo" and not data.path:
-            raise InputError(f"data.path is missing; data.kind={data.kind} needs it.")
-        return data.kind
-    if data.path is None:
-        return "demo"
-    if not files.exists(data.path):
-        raise InputError(f"data.path: there is nothing at '{data.path}'.")
-    if not files.is_folder(data.path):
-        return "csv"
-    return "competition" if competition_table(data.path) else "folders"
+    remarks: tuple[str, ...] = ()
+    """What was made of the data, where that may surprise."""
 
 
 def read_source(config: RunConfig) -> Source:
@@ -73,7 +56,7 @@ def read_source(config: RunConfig) -> Source:
     """
     data = config.data
     assert data.path is not None, "the demo is written before it is read"
-    rejected = Rejected()
+    rejected, remarks = Rejected(), list[str]()
     if data.kind in ("demo", "competition"):
         table = read_competition(data.path, rejected)
         wanted = deep_merge(COMPETITION_TASKS, {k: v and v.model_dump(exclude_unset=True) for k, v in config.tasks.items()})
@@ -83,7 +66,9 @@ def read_source(config: RunConfig) -> Source:
         if not wanted:
             raise InputError(f"tasks is empty; name the label columns of '{data.path}', such as --set tasks=[colour].")
     else:
-        table = read_folders(data.path)
+        found_folders = list_folders(data.path)
+        remarks += found_folders.remarks
+        table = read_folders(found_folders, data.path)
         wanted = deep_merge({"label": {}}, {k: v and v.model_dump(exclude_unset=True) for k, v in config.tasks.items()})
     found = len(table) + len(rejected.image_id)
     task_configs = {name: None if values is None else _task_config(name, values) for name, values in wanted.items()}
@@ -92,7 +77,7 @@ def read_source(config: RunConfig) -> Source:
     check_rejected(rejected.table(), found, data.max_rejected)
     if images.empty:
         raise InputError(f"data.path: '{data.path}' holds no usable image{reasons(rejected.table())}.")
-    return Source(images, rejected.table(), space, task_configs)
+    return Source(images, rejected.table(), space, task_configs, tuple(remarks))
 
 
 def label_space(tasks: Mapping[str, TaskConfig | None]) -> LabelSpace:
@@ -109,19 +94,17 @@ def label_space(tasks: Mapping[str, TaskConfig | None]) -> LabelSpace:
 def _read_csv(data: DataConfig, rejected: Rejected) -> pd.DataFrame:
     assert data.path is not None
     table = read_csv(data.path)
-    ids, paths = ids_and_paths(table, data, data.path)
+    ids, paths = ids_and_paths(table, data, data.path, data.image_root)
     if data.group_column:
         need_columns(table, (data.group_column,), data.path)
     # Rows without a group are each a group of their own; together they would be one person of many faces.
     groups = table[data.group_column].where(table[data.group_column] != "", ids) if data.group_column else ids
-    stats = files.stat_files(paths)
     table = table.drop(columns=[name for name in OWN_COLUMNS if name in table])
     return table.assign(
         image_id=ids.astype(str),
         path=paths,
         group=groups.astype(str),
-        size=[size for size, _ in stats],
-        stamp=[stamp for _, stamp in stats],
+        **files.state_columns(files.stat_files(paths)),
     )
 
 
@@ -193,15 +176,13 @@ def _why_wrong(task: Task, config: TaskConfig, value: str) -> str:
 
 
 def _checked(table: pd.DataFrame, rejected: Rejected) -> pd.DataFrame:
-    """The table sorted by image_id, without missing and empty files and without repeated ids."""
-    for wrong, reason in (
-        (table["size"] == files.MISSING, "the file is missing"),
-        (table["size"] == 0, "the file is empty"),
-        (table["image_id"].duplicated(), "the image_id is there twice; the first row counts"),
-    ):
-        here = wrong.reindex(table.index, fill_value=False)
-        rejected.add(table["image_id"][here].tolist(), reason)
-        table = table[~here]
+    """The table sorted by image_id, without files that cannot be read and without repeated ids."""
+    for reason in table["problem"][table["problem"] != ""].unique():
+        rejected.add(table["image_id"][table["problem"] == reason].tolist(), reason)
+    table = table[table["problem"] == ""]
+    twice = table["image_id"].duplicated()
+    rejected.add(table["image_id"][twice].tolist(), "the image_id is there twice; the first row counts")
+    table = table[~twice]
     labels = [name for name in table.columns if name.startswith(("label_", "train_label_"))]
     columns = ["image_id", "path", "group", *labels, "size", "stamp"]
     return table[columns].sort_values("image_id", kind="stable").reset_index(drop=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -11,7 +13,7 @@ import pandas as pd
 
 from raymask.config import DataConfig
 from raymask.data import files
-from raymask.errors import InputError, one_of
+from raymask.errors import InputError, one_of, shortened
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
@@ -48,8 +50,17 @@ def check_rejected(rejected: pd.DataFrame, found: int, most: float) -> None:
 
 def is_image(name: str) -> bool:
     """Whether a file name is that of an image and not hidden (`._mask1.jpg`, `.DS_Store`)."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not files.is_hidden(name)
+
+
+def left_out(names: Iterable[str]) -> str:
+    """What is to be said of the files that are no images by their names: how many of which suffix; "" where there are none."""
+    others = [name for name in names if not is_image(name) and not files.is_hidden(name)]
+    if not others:
+        return ""
+    counts = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in others)
+    listed = [f"{count}× {suffix}" for suffix, count in counts.most_common()]
+    return f"{len(others)} files are left out, whose names are not those of images: {shortened(listed)}"
 
 
 def read_csv(path: str) -> pd.DataFrame:
@@ -92,9 +103,9 @@ def need_columns(table: pd.DataFrame, columns: tuple[str, ...], path: str) -> No
             raise InputError(f"'{path}' has no column '{column}'; it has {one_of(map(str, table.columns), column)}.")
 
 
-def ids_and_paths(table: pd.DataFrame, data: DataConfig, path: str) -> tuple[pd.Series, list[str]]:
-    """Ids of a table's images and their paths, which start from `data.image_root` or the table's own folder."""
+def ids_and_paths(table: pd.DataFrame, data: DataConfig, path: str, root: str | None) -> tuple[pd.Series, list[str]]:
+    """Ids of a table's images and their paths, which start from a root or from the table's own folder; "" where there is none."""
     need_columns(table, (data.image_column, *([data.id_column] if data.id_column else [])), path)
-    root = files.absolute(data.image_root or files.parent(path))
-    paths = [files.join(root, name) for name in table[data.image_column]]
+    start = files.absolute(root or files.parent(files.absolute(path)))
+    paths = [files.join(start, name) if name else "" for name in table[data.image_column]]
     return table[data.id_column or data.image_column], paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,8 +11,9 @@ import pandas as pd
 from raymask.config import DataConfig
 from raymask.data import files
 from raymask.data.competition import competition_info
-from raymask.data.tables import ids_and_paths, is_image, need_columns, read_csv
-from raymask.errors import InputError, one_of, shortened
+from raymask.data.folders import list_folders
+from raymask.data.tables import ids_and_paths, is_image, left_out, need_columns, read_csv, reasons
+from raymask.errors import InputError, shortened
 from raymask.tasks import LabelSpace
 
 PATH_COLUMNS = ("path", "image", "file", "filename")
@@ -27,43 +29,98 @@ class TestSet:
     """The test file as it is, every value a string; None where the test set is a folder."""
     joint_column: str | None
     """Column that takes the joint label; None where each task has a column of its own."""
+    remarks: tuple[str, ...] = ()
+    """What was made of the images' files, where that may surprise."""
 
 
 def read_test(data: DataConfig, space: LabelSpace) -> TestSet | None:
     """The test images of a run, or None when it has none."""
-    template: pd.DataFrame | None = None
-    joint_column = None
     if data.test is not None and files.is_folder(data.test):
-        names = [name for name in sorted(files.list_files(data.test)) if is_image(name)]
-        ids = pd.Series(names, dtype=str)
-        paths = [files.join(files.absolute(data.test), name) for name in names]
-    elif data.kind in ("demo", "competition"):
+        return _of_folder(data.test, "data.test")
+    if data.test is None and data.kind == "folders":
+        assert data.path is not None
+        return _of_split(data.path)
+    if data.kind in ("demo", "competition"):
         assert data.path is not None
         info = data.test or competition_info(data.path)
-        if info is None:
-            return None
-        template = read_csv(info)
-        need_columns(template, ("ImageID", "ans"), info)
-        ids = template["ImageID"]
-        paths = [files.join(f"{files.parent(info)}/images", name) for name in ids]
-        joint_column = "ans"
-    elif data.test is None:
+        return None if info is None else _of_info(info, data.test_root)
+    if data.test is None:
         return None
-    else:
-        template = read_csv(data.test)
-        ids, paths = ids_and_paths(template, data, data.test)
-    images = pd.DataFrame({"image_id": ids.astype(str), "path": [files.absolute(path) for path in paths]})
+    template = read_csv(data.test)
+    ids, paths = ids_and_paths(template, data, data.test, data.test_root or data.image_root)
+    return TestSet(_images(ids, paths, "data.test", data.test), template, None)
+
+
+def _of_folder(folder: str, key: str) -> TestSet:
+    listed = dict(sorted(files.list_files(folder).items()))
+    images = {name: state for name, state in listed.items() if is_image(name)}
+    if not images:
+        raise InputError(f"{key}: '{folder}' names no image.")
+    return TestSet(_listed(folder, images), None, None, tuple(filter(None, [left_out(listed)])))
+
+
+def _of_split(root: str) -> TestSet | None:
+    if not files.is_folder(root):
+        return None  # a finished run may outlive its training images
+    found = list_folders(root)
+    return TestSet(_listed(root, found.test), None, None) if found.test else None
+
+
+def _listed(root: str, images: Mapping[str, files.State]) -> pd.DataFrame:
+    paths = [files.join(files.absolute(root), name) for name in images]
+    columns = files.state_columns(images.values())
+    return pd.DataFrame({"image_id": pd.Series(list(images), dtype=str), "path": paths, **columns})
+
+
+def _of_info(info: str, root: str | None) -> TestSet:
+    template = read_csv(info)
+    need_columns(template, ("ImageID", "ans"), info)
+    paths = [files.join(root or f"{files.parent(info)}/images", name) for name in template["ImageID"]]
+    return TestSet(_images(template["ImageID"], paths, "data.test", info), template, "ans")
+
+
+def _images(ids: pd.Series, paths: list[str], key: str, where: str) -> pd.DataFrame:
+    """The table of images: image_id, path, size, stamp, problem."""
+    absolute = [files.absolute(path) if path else "" for path in paths]
+    images = pd.DataFrame({"image_id": ids.astype(str).to_numpy(), "path": absolute})
     if images.empty:
-        raise InputError(f"data.test: '{data.test or data.path}' names no image.")
+        raise InputError(f"{key}: '{where}' names no image.")
     repeated = images["image_id"][images["image_id"].duplicated()]
     if len(repeated):
-        raise InputError(f"the test set names an image twice: {shortened(repeated.tolist())}; each must be there once.")
-    sizes = files.stat_files(images["path"].tolist())
-    images["size"], images["stamp"] = [size for size, _ in sizes], [stamp for _, stamp in sizes]
-    return TestSet(images, template, joint_column)
+        raise InputError(f"{key}: '{where}' names an image twice: {shortened(repeated.tolist())}; each must be there once.")
+    return images.assign(**files.state_columns(files.stat_files(absolute)))
 
 
-def read_images(path: str, data: DataConfig, space: LabelSpace, image_column: str | None, id_column: str | None) -> TestSet:
+def check_missing(test: TestSet, most: float, root_key: str) -> str:
+    """What is to be said of test images that cannot be read; "" where all seem to be there.
+
+    Args:
+        test: the images.
+        most: share of them that may be missing.
+        root_key: what sets the folder that relative paths start from.
+
+    Raises:
+        InputError: more of them are missing.
+    """
+    problems = test.images["problem"]
+    missing = pd.DataFrame({"image_id": test.images["path"], "reason": problems})[problems != ""]
+    count = f"{len(missing)} of {len(test.images)} test images cannot be read{reasons(missing)}"
+    if len(missing) > most * len(test.images):
+        raise InputError(
+            f"{count}; set {root_key} to the folder that their paths start from, mend them, or raise data.max_missing_test "
+            f"(now {most:g})."
+        )
+    return f"{count}; they get the classes' frequencies" if len(missing) else ""
+
+
+def read_images(
+    path: str,
+    data: DataConfig,
+    space: LabelSpace,
+    image_column: str | None = None,
+    id_column: str | None = None,
+    image_root: str | None = None,
+) -> TestSet:
     """The images of a folder, a CSV file or a Parquet file, local or by URL, in their order.
 
     Args:
@@ -72,29 +129,26 @@ def read_images(path: str, data: DataConfig, space: LabelSpace, image_column: st
         space: the label space.
         image_column: column of the images' paths (default: the run's, or path, image, file or filename).
         id_column: column of the images' ids (default: the run's, or image_id or id, or the paths).
+        image_root: folder that relative paths start from (default: the table's).
 
     Raises:
         InputError: nothing is there, a column is missing, or an image is named twice.
     """
     where = files.absolute(path)
     if files.is_folder(where):
-        found = read_test(data.model_copy(update={"kind": "csv", "test": where}), space)
-        assert found is not None, "a folder was given"
-        return found
+        return _of_folder(where, "--images")
     if not files.exists(where):
         raise InputError(f"--images: there is nothing at '{path}'.")
     table = _read_table(where)
     if image_column is None and {"ImageID", "ans"} <= set(table.columns):
-        root = files.join(where.rsplit("/", 1)[0], "images")
+        root = image_root or files.join(files.parent(where), "images")
         paths = [files.join(root, name) for name in table["ImageID"]]
-        return TestSet(_checked(table["ImageID"], paths, path), table, "ans" if data.kind in ("demo", "competition") else None)
+        joint_column = "ans" if data.kind in ("demo", "competition") else None
+        return TestSet(_images(table["ImageID"], paths, "--images", path), table, joint_column)
     column = image_column or _first(table, (data.image_column, *PATH_COLUMNS), path)
     names = id_column or next((name for name in (data.id_column, *ID_COLUMNS) if name in table), column)
-    for wanted in (column, names):
-        if wanted not in table:
-            raise InputError(f"'{path}' has no column '{wanted}'; it has {one_of(map(str, table.columns), str(wanted))}.")
-    root = files.absolute(where.rsplit("/", 1)[0])
-    return TestSet(_checked(table[names], [files.join(root, name) for name in table[column]], path), table, None)
+    ids, paths = ids_and_paths(table, data.model_copy(update={"image_column": column, "id_column": names}), path, image_root)
+    return TestSet(_images(ids, paths, "--images", path), table, None)
 
 
 def _read_table(path: str) -> pd.DataFrame:
@@ -112,13 +166,3 @@ def _first(table: pd.DataFrame, names: tuple[str, ...], path: str) -> str:
             return name
     tried = ", ".join(dict.fromkeys(names))
     raise InputError(f"'{path}' has none of the columns {tried}; name that of the images' paths by --image-column.")
-
-
-def _checked(ids: pd.Series, paths: list[str], path: str) -> pd.DataFrame:
-    images = pd.DataFrame({"image_id": ids.astype(str).to_numpy(), "path": paths})
-    if images.empty:
-        raise InputError(f"--images: '{path}' names no image.")
-    repeated = images["image_id"][images["image_id"].duplicated()]
-    if len(repeated):
-        raise InputError(f"--images: '{path}' names an image twice: '{repeated.iloc[0]}'; name the column of ids by --id-column.")
-    return images

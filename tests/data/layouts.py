@@ -14,7 +14,8 @@ from PIL import Image
 
 from raymask.config import validate
 from raymask.data.competition import PHOTOS
-from raymask.data.sources import Source, read_source, resolve_kind
+from raymask.data.kinds import resolve_kind
+from raymask.data.sources import Source, read_source
 from raymask.errors import InputError
 
 PEOPLE = [("000001", "female", "20"), ("000002", "male", "30"), ("000003", "male", "59"), ("000004", "female", "60")]

@@ -12,7 +12,8 @@ from layouts import PEOPLE, aside, folder_of, image, photos, read, sentence, wri
 
 from raymask.config import DataConfig, dump_config, load_config, resolve_members, validate
 from raymask.data.competition import COMPETITION_TASKS, PHOTOS
-from raymask.data.sources import label_space, read_source, resolve_kind
+from raymask.data.kinds import resolve_kind
+from raymask.data.sources import label_space, read_source
 
 # --- the competition's layout
 

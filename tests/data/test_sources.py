@@ -121,7 +121,7 @@ def test_rows_with_faults_are_set_aside_with_their_reason(table: Path) -> None:
         "1.jpg": "label is empty",
         "2.jpg": "label is empty",
         "gone.jpg": "the file is missing",
-        "": "the file is missing",
+        "": "its path is empty",
         "4.jpg": "the file is empty",
         "0.jpg": "the image_id is there twice; the first row counts",
     }

@@ -14,7 +14,8 @@ from raymask.config import DataConfig
 from raymask.data import files
 from raymask.data.decode import InputSpec, decode_file
 from raymask.data.test_sets import TestSet as Given
-from raymask.data.test_sets import read_test
+from raymask.data.test_sets import check_missing, read_images, read_test
+from raymask.errors import InputError
 from raymask.tasks import LabelSpace, Task
 
 SPACE = LabelSpace((Task("label", "label", ("x", "y")),))
@@ -66,7 +67,7 @@ def test_images_that_are_missing_are_kept_without_a_size(root: Path, info: Path)
 def test_an_image_that_is_named_twice_is_refused(root: Path, info: Path) -> None:
     write_table(info, [("ImageID", "ans"), *((name, "0") for name in "abcab")])
     text = sentence(lambda: open_test(competition(root)))
-    assert text == "the test set names an image twice: a, b; each must be there once."
+    assert text == f"data.test: '{info}' names an image twice: a, b; each must be there once."
 
 
 @pytest.mark.parametrize("column", ["ImageID", "ans"])
@@ -77,7 +78,7 @@ def test_a_test_file_without_a_column_is_refused(root: Path, info: Path, column:
 
 def test_a_test_file_without_rows_is_refused(root: Path, info: Path) -> None:
     write_table(info, [("ImageID", "ans")])
-    assert sentence(lambda: open_test(competition(root))) == f"data.test: '{root}' names no image."
+    assert sentence(lambda: open_test(competition(root))) == f"data.test: '{info}' names no image."
 
 
 @pytest.mark.parametrize("kind", ["csv", "folders", "competition"])
@@ -136,3 +137,40 @@ def info(root: Path) -> Path:
     for shade, name in enumerate(names):
         write(root / "eval" / "images" / name, image(shade))
     return write_table(root / "eval" / "info.csv", [("ImageID", "ans"), *((name, "0") for name in names)])
+
+
+def test_images_that_all_are_missing_are_refused_with_the_paths_that_were_tried(root: Path, info: Path) -> None:
+    found = open_test(competition(root, test_root=str(root / "wrong")))
+    assert sentence(lambda: check_missing(found, 0.5, "data.test_root")) == (
+        f"3 of 3 test images cannot be read (3× the file is missing, such as '{root}/wrong/c.jpg'); set data.test_root to the "
+        "folder that their paths start from, mend them, or raise data.max_missing_test (now 0.5)."
+    )
+    assert check_missing(found, 1, "data.test_root").startswith("3 of 3 test images cannot be read (3× ")
+    assert check_missing(open_test(competition(root)), 0, "data.test_root") == ""
+
+
+def test_some_missing_images_are_said(root: Path, info: Path) -> None:
+    (root / "eval" / "images" / "a.jpg").unlink()
+    write(root / "eval" / "images" / "b.jpg", b"")
+    found = open_test(competition(root))
+    assert check_missing(found, 0.7, "data.test_root") == (
+        f"2 of 3 test images cannot be read (1× the file is missing, such as '{root}/eval/images/a.jpg'; 1× the file is empty, "
+        f"such as '{root}/eval/images/b.jpg'); they get the classes' frequencies"
+    )
+    with pytest.raises(InputError, match="2 of 3 test images"):
+        check_missing(found, 0.6, "data.test_root")
+
+
+def test_paths_of_a_test_file_start_from_a_root_of_their_own(table: Path, tmp_path: Path) -> None:
+    asked = table.rename(tmp_path / "asked.csv")
+    data = {"kind": "csv", "path": "unread.csv", "test": str(asked), "image_root": "/photos/of/training"}
+    assert open_test(data).images["path"].iloc[0] == "/photos/of/training/0.jpg"
+    found = open_test({**data, "test_root": str(tmp_path / "csv")}).images
+    assert (found["problem"] == "").all()
+
+
+def test_images_to_predict_start_from_a_root_that_is_given(table: Path, tmp_path: Path) -> None:
+    asked = table.rename(tmp_path / "asked.csv")
+    assert set(read_images(str(asked), DataConfig(), SPACE).images["problem"]) == {"the file is missing"}
+    found = read_images(str(asked), DataConfig(), SPACE, image_root=str(tmp_path / "csv")).images
+    assert (found["problem"] == "").all()
