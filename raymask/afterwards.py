@@ -12,9 +12,10 @@ from raymask.config import RunConfig, load_config
 from raymask.config_files import deep_merge
 from raymask.display import Display
 from raymask.errors import InputError, one_of
+from raymask.paths import absolute
 from raymask.pipeline import Result, ray_errors, run
 from raymask.session import RaySession
-from raymask.store import ReplicaId, Run, absolute_runs, load_run_config, read_json, save_run_config, write_table
+from raymask.store import ReplicaId, Run, load_run_config, read_json, save_run_config, write_table
 from raymask.tasks import JOINT, MULTI
 
 
@@ -31,7 +32,7 @@ def refit(folder: Path, members: Sequence[str] = (), display: Display | None = N
         RunError: a part failed for good; started again, it goes on with what is unfinished.
     """
     display = display or Display()
-    root = absolute_runs(folder)
+    root = absolute(folder)
     config = _config_where_it_lies(root)
     with ray_errors(root), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
@@ -67,7 +68,7 @@ def soup(folder: Path, members: Sequence[str] = (), display: Display | None = No
         RunError: a part failed for good; started again, it goes on with what is unfinished.
     """
     display = display or Display()
-    root = absolute_runs(folder)
+    root = absolute(folder)
     config = _config_where_it_lies(root)
     with ray_errors(root), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
@@ -108,10 +109,10 @@ def vote(
     from raymask.data.test_sets import read_test
 
     display, began = display or Display(), time.monotonic()
-    runs = [Run(absolute_runs(folder)) for folder in folders]
+    runs = [Run(absolute(folder)) for folder in folders]
     if into is None and len(runs) > 1:
         raise InputError("several runs vote into a folder of their own; name it by --into.")
-    target = Run(absolute_runs(into)) if into else runs[0]
+    target = Run(absolute(into)) if into else runs[0]
     voting = election.electorates(runs)
     config = load_config(runs[0].config, settings, {"runs": target.root.parent, "name": target.name})
     with ray_errors(target.root), ExitStack() as stack:
@@ -144,7 +145,7 @@ def pseudo(folder: Path, name: str | None = None, settings: Sequence[str] = (), 
         RunError: a part failed for good; started again, it goes on with what is unfinished.
     """
     display = display or Display()
-    parent = Run(absolute_runs(folder))
+    parent = Run(absolute(folder))
     if parent.ensemble.exists() and len({member["run"] for member in read_json(parent.ensemble).get("members", {}).values()}) > 1:
         raise InputError(f"'{parent.root}' is a vote of several runs; name the one to train anew, or take `raymask distil`.")
     teacher = {"truth": 1.0, "unlabelled": "hard", "precision": 0.95}
@@ -188,7 +189,7 @@ def distil(
     if task not in (MULTI, JOINT):
         raise InputError(f"--task is '{task}'; it may be {one_of((MULTI, JOINT), task)}.")
     display = display or Display()
-    parent = Run(absolute_runs(folder))
+    parent = Run(absolute(folder))
     over = {
         "members": [{"task": task}],
         "vote": {"weights": None},
@@ -247,12 +248,11 @@ def predict(
         InputError: the run is not finished, the images are not there, or `out` holds other predictions.
         RunError: a part failed for good; started again, it goes on with what is unfinished.
     """
-    display, root = display or Display(), absolute_runs(folder)
+    display, root, target = display or Display(), absolute(folder), absolute(out)
     config = load_config(Run(root).config, settings)
-    with ray_errors(out), ExitStack() as stack:
+    with ray_errors(target), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
         session.begin()
         from raymask.prediction import predict_images
 
-        target = out.expanduser().absolute()
         return predict_images(root, config, images, target, models, image_column, id_column, image_root, session, display)

@@ -190,9 +190,10 @@ def demo_data(
 ) -> None:
     """Draws a data set in the competition's layout."""
     from raymask.data.demo import write_demo
+    from raymask.paths import absolute
 
     try:
-        typer.echo(write_demo(folder, people=people, test_people=test_people, seed=seed))
+        typer.echo(write_demo(absolute(folder), people=people, test_people=test_people, seed=seed))
     except ValueError as error:
         raise InputError(str(error)) from None
 

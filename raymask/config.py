@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from raymask.config_files import apply_setting, deep_merge, dump_yaml, read_recipe
 from raymask.errors import InputError, one_of
 from raymask.explain import explain
+from raymask.paths import absolute
 from raymask.tasks import JOINT, MULTI
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -114,7 +115,7 @@ class Recipe(Strict):
 
     backbone: str = Field("mobilenetv3_small_050", description="any model name of timm")
     pretrained: bool = Field(True, description="start from weights that timm downloads, or from `weights`")
-    weights: Annotated[LocalPath, AfterValidator(lambda path: path.expanduser().absolute())] | None = Field(
+    weights: Annotated[LocalPath, AfterValidator(absolute)] | None = Field(
         None, description="a local weights file, used in place of the download"
     )
     freeze: Literal["none", "backbone"] = Field("none", description="`backbone` trains the heads alone")

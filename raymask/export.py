@@ -26,6 +26,7 @@ from raymask.errors import InputError, one_of
 from raymask.graph_files import write_ensemble, write_models
 from raymask.graphs import output_names
 from raymask.inference import FOLDS, Panel, Predictor, heads_of_model, read_panel, recipe_of, specs_of
+from raymask.paths import absolute
 from raymask.plan import input_spec
 from raymask.store import Run, load_run_config, read_json, replacing, save_run_config, write_json, write_text
 from raymask.viewing import ViewPlan, even
@@ -63,7 +64,7 @@ def export(
         InputError: the run is not finished, lacks such models or members, `out` is not empty, or packages are missing.
         RunError: a model cannot be exported, or its graph says something else than raymask.
     """
-    run, target, shown = Run(Path(folder).expanduser().absolute()), Path(out).expanduser().absolute(), display or Display()
+    run, target, shown = Run(absolute(folder)), absolute(out), display or Display()
     _check_asked(target, formats, opset)
     chosen = _chosen(read_panel(run.root, models), members)
     with replacing(target) as draft:

@@ -20,6 +20,7 @@ from raymask.data import sources
 from raymask.data.decode import BrokenImageError, InputSpec, Pixels, crop_centre, decode, decode_file, resize
 from raymask.ensemble import ByHead
 from raymask.errors import InputError, one_of
+from raymask.paths import absolute
 from raymask.plan import input_spec
 from raymask.store import PART_NAMES, ReplicaId, Run, load_run_config, read_json
 from raymask.submit import prediction_table
@@ -315,7 +316,7 @@ def load(folder: str | Path, models: str = FOLDS) -> Ensemble:
     Raises:
         InputError: the run is not finished, or lacks such models.
     """
-    return Ensemble(read_panel(Path(folder).expanduser().absolute(), models))
+    return Ensemble(read_panel(absolute(folder), models))
 
 
 def read_image(image: Any, specs: Sequence[InputSpec]) -> tuple[str, list[Pixels]]:

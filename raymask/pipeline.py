@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from raymask.config import RunConfig
 from raymask.display import Display
 from raymask.errors import RunError
+from raymask.paths import absolute
 from raymask.session import RaySession
-from raymask.store import Run, absolute_runs, write_text
+from raymask.store import Run, write_text
 
 if TYPE_CHECKING:
     from raymask.election import Scores
@@ -38,7 +39,7 @@ def run(config: RunConfig, display: Display | None = None) -> Result:
     """
     display = display or Display()
     began = time.monotonic()
-    folder = absolute_runs(config.runs) / config.name
+    folder = absolute(config.runs) / config.name
     with ray_errors(folder), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
         if not Run(folder).report.exists():

@@ -33,7 +33,8 @@ from raymask.data.decode import InputSpec, Pixels
 from raymask.display import Display
 from raymask.errors import InputError, RunError
 from raymask.inference import FOLDS, Ensemble, Panel, read_panel, specs_of, weights_bytes
-from raymask.store import Run, absolute_runs, load_run_config, read_json
+from raymask.paths import absolute
+from raymask.store import Run, load_run_config, read_json
 from raymask.uploads import MOST_IMAGES, Limits, Refusal
 from raymask.web import Door, Told, build
 
@@ -172,7 +173,7 @@ def serve_until_stopped(folder: Path, settings: Settings, display: Display | Non
         RunError: the models cannot be loaded where Ray runs.
     """
     display = display or Display()
-    root = absolute_runs(folder)
+    root = absolute(folder)
     panel = read_panel(root, settings.models)
     compute = load_run_config(Run(root)).compute
     with connect(compute) as cluster, _stopped_by_signals():

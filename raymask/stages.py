@@ -23,12 +23,12 @@ from raymask.display import Display, duration
 from raymask.election import Scores, fingerprint
 from raymask.errors import InputError, shortened
 from raymask.hashing import file_digest
+from raymask.paths import absolute
 from raymask.plan import Job, bank_spec, input_spec, plan_actors, plan_run, room_of
 from raymask.session import RaySession
 from raymask.store import (
     ReplicaId,
     Run,
-    absolute_runs,
     add_timing,
     cache_root,
     load_run_config,
@@ -69,12 +69,12 @@ def open_run(config: RunConfig, display: Display) -> Opened:
     Raises:
         InputError: the data or config are wrong, or the directory holds a run of another config or other data.
     """
-    config = config.model_copy(update={"runs": absolute_runs(config.runs), "views": expand_views(config.views)})
+    config = config.model_copy(update={"runs": absolute(config.runs), "views": expand_views(config.views)})
     data = absolute_paths(config.data)
     config = config.model_copy(update={"data": data.model_copy(update={"kind": resolve_kind(data)})})
     check_keys(config.data)
     if config.teacher:
-        teaching = config.teacher.model_copy(update={"run": absolute_runs(config.teacher.run)})
+        teaching = config.teacher.model_copy(update={"run": absolute(config.teacher.run)})
         config = config.model_copy(update={"teacher": teaching})
     run, data = Run(config.runs / config.name), drawn_data(config, display)
     source = sources.read_source(config.model_copy(update={"data": data}))

@@ -6,7 +6,6 @@ A file is written under another name and renamed when complete, so that its exis
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import pandas as pd
 from raymask.config import RunConfig, dump_config, validate
 from raymask.config_files import read_recipe
 from raymask.errors import InputError
+from raymask.paths import absolute
 
 WHOLE, SOUP, GREEDY_SOUP = -2, -3, -4
 """What stands for the fold of a member's model that is trained on all people, or averaged from its folds' replicas."""
@@ -46,15 +46,9 @@ class ReplicaId:
         return f"{self.member}/{self.part}"
 
 
-def absolute_runs(runs: Path) -> Path:
-    """The folder of runs as an absolute path; inside a Ray job, whose working directory is thrown away, relative to home."""
-    base = Path.home() if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd()
-    return base / runs.expanduser()
-
-
 def cache_root(config: RunConfig) -> Path:
     """Folder of everything that runs share."""
-    return (config.cache.expanduser().absolute() if config.cache else config.runs / ".cache").resolve()
+    return (absolute(config.cache) if config.cache else config.runs / ".cache").resolve()
 
 
 @dataclass(frozen=True)

@@ -70,5 +70,6 @@ def make_run(root: Path, photos: Path, **over: Any) -> Run:
     told = summary(decide(evidence, config.vote, 0))
     prior = np.bincount(truth, minlength=source.space.joint_size) / len(truth)
     members = {name: {"run": str(root), "member": name} for name in heads}
-    write_json(run.ensemble, {"members": members, "prior": prior.tolist(), "images": len(truth), "oof": {}, **told})
+    counted = {"images": len(truth), "groups": len(np.unique(groups))}
+    write_json(run.ensemble, {"members": members, "prior": prior.tolist(), **counted, "oof": {}, **told})
     return run

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from raymask import paths
 from raymask.errors import InputError
 
 MISSING = -1
@@ -59,7 +60,7 @@ def filesystem(path: str) -> tuple[Any, str]:
         InputError: neither fsspec nor pyarrow can open the URL's scheme.
     """
     if not is_url(path):
-        return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
+        return fsspec.filesystem("file"), absolute(path)
     if path.startswith(("zip://", "tar://")) and "::" not in path:
         raise InputError(f"'{path}' names no archive; write '{path}::ARCHIVE', or unpack it.")
     try:
@@ -109,7 +110,7 @@ def join(root: str, name: str) -> str:
 
 def absolute(path: str) -> str:
     """A path that holds in any working directory."""
-    return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
+    return path if is_url(path) else os.path.abspath(paths.absolute(path))
 
 
 def parent(path: str) -> str:
