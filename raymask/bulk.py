@@ -196,7 +196,7 @@ class Speaker:
         by_model: dict[str, dict[str, Any]] = {name: {} for name in self.panel.models}
         for column, values in block.items():
             if column.startswith(f"{SAID}|"):
-                _, model, head = column.split("|")
+                model, head = column.removeprefix(f"{SAID}|").rsplit("|", 1)  # a run's folder, and so a model, may hold a bar
                 by_model[model][head] = values
         table = self.panel.table(block["image_id"], block["problem"], by_model)
         return table.assign(chunk=block["chunk"], row=block["row"])

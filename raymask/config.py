@@ -14,12 +14,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from raymask.config_files import apply_setting, deep_merge, dump_yaml, read_recipe
 from raymask.errors import InputError, one_of
 from raymask.explain import explain
+from raymask.names import canonical, tidy
 from raymask.paths import absolute
-from raymask.tasks import JOINT, MULTI
+from raymask.tasks import JOINT, MULTI, check_task_names
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
-
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+"""A name that is a folder's or a file's, and no way out of the folder around it."""
 
 ENSEMBLE = "ensemble"
 """Under which the vote's scores stand beside the members'."""
@@ -70,7 +72,9 @@ class TaskConfig(Strict):
     """One label to predict."""
 
     column: str | None = Field(None, description="the label's column (default: the task's name)")
-    classes: tuple[str, ...] | None = Field(None, description="the column's values in order (default: found in it)")
+    classes: tuple[Annotated[str, AfterValidator(tidy)], ...] | None = Field(
+        None, description="the column's values in order (default: found in it)"
+    )
     edges: tuple[float, ...] | None = Field(None, description="cut a number into bands at these edges")
     train_edges: tuple[float, ...] | None = Field(None, description="other edges for the loss alone")
     valid_range: tuple[float, float] | None = Field(None, description="numbers outside are set aside as wrong")
@@ -83,8 +87,10 @@ class TaskConfig(Strict):
                 raise ValueError(f"{key} must rise from left to right, such as [30, 60], but is {list(edges)}")
         if self.train_edges and self.edges and len(self.train_edges) != len(self.edges):
             raise ValueError("train_edges needs edges with as many numbers")
-        if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
+        if self.classes is not None and len(set(map(canonical, self.classes))) < max(2, len(self.classes)):
             raise ValueError(f"classes must be two or more different names, but is {list(self.classes)}")
+        if self.classes is not None and "" in self.classes:
+            raise ValueError(f"classes must be names that can be read, but is {list(self.classes)}")
         if self.classes and self.edges and len(self.classes) != len(self.edges) + 1:
             raise ValueError(f"{len(self.edges)} edges make {len(self.edges) + 1} classes, not {len(self.classes)}")
         if self.valid_range and self.valid_range[0] >= self.valid_range[1]:
@@ -164,14 +170,11 @@ def _columns_as_tasks(value: Any) -> Any:
     return {name: {} for name in value} if isinstance(value, list | tuple) else value
 
 
-TaskName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-
-
 class MemberConfig(Strict):
     """Who has a vote: a task (or `multi`, or `joint`) with a recipe, once for each seed."""
 
     task: str = Field(description="a task's name; `multi` for one backbone with all heads; `joint` for one joint head")
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
+    name: FolderName | None = None
     seeds: Positive = Field(1, description="copies that differ in their seed")
     recipe: dict[str, Any] = Field(default_factory=dict, description="what differs from the run's recipe")
 
@@ -231,12 +234,12 @@ class ComputeConfig(Strict):
 class RunConfig(Strict):
     """Everything that decides a run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "run"
+    name: FolderName = "run"
     runs: LocalPath = Field(Path("runs"), description="folder of all runs; on a cluster one that every node sees")
     cache: LocalPath | None = Field(None, description="folder of prepared images (default: RUNS/.cache)")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig = DataConfig()
-    tasks: Annotated[dict[TaskName, TaskConfig | None], BeforeValidator(_columns_as_tasks)] = Field(
+    tasks: Annotated[dict[str, TaskConfig | None], BeforeValidator(_columns_as_tasks)] = Field(
         {}, description="the labels by name; refines those of the competition layout, where null drops one"
     )
     folds: FoldsConfig = FoldsConfig()
@@ -251,8 +254,7 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        for name in {JOINT, MULTI} & self.tasks.keys():
-            raise ValueError(f"tasks: '{name}' is a kind of member and cannot name a task")
+        check_task_names(self.tasks)
         for member in self.members:
             member_recipe(self, member)
         return self
@@ -304,8 +306,16 @@ def resolve_members(config: RunConfig) -> list[Member]:
     names = [member.name for member in members]
     if ENSEMBLE in names:
         raise InputError(f"members: '{ENSEMBLE}' is the name of their vote; give that member another `name`.")
-    for repeated in sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"members: two have the name '{repeated}'; give one of them another `name`.")
+    by_folder: dict[str, str] = {}
+    for name in names:
+        other = by_folder.setdefault(name.casefold(), name)
+        if names.count(name) > 1:
+            raise InputError(f"members: two have the name '{name}'; give one of them another `name`.")
+        if other != name:
+            raise InputError(
+                f"members: '{other}' and '{name}' differ in case alone, and would share a folder where that counts for nothing; "
+                "give one of them another `name`."
+            )
     return members
 
 

@@ -45,6 +45,7 @@ MUST_BE = {  # where pydantic's own words are about Python
     "dict_type": "it must hold keys and values",
     "model_type": "it must hold keys and values",
     "path_type": "it must be a path",
+    "string_pattern_mismatch": "it must be letters, digits, '.', '_' and '-', beginning with a letter or a digit",
 }
 
 

@@ -23,6 +23,8 @@ from raymask.vote import Vote
 Heads = Mapping[str, Tensor]
 """(N, C) probabilities by head."""
 Params = Mapping[str, Tensor]
+PIXELS = "pixels"
+"""What a model's graph calls its input."""
 
 
 class ModelGraph(nn.Module):
@@ -39,7 +41,10 @@ class ModelGraph(nn.Module):
 
 def output_names(heads: Iterable[str]) -> dict[str, str]:
     """What a model's graph calls each head's probabilities: the head's name, unless the input has it."""
-    return {head: f"{head}_probabilities" if head == "pixels" else head for head in heads}
+    names = {head: head for head in heads}
+    while (clash := names.get(PIXELS)) in names:
+        names[PIXELS] = f"{clash}_probabilities"
+    return names
 
 
 class EnsembleGraph(nn.Module):

@@ -11,8 +11,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from raymask.plots import plot_calibration
-from raymask.resample import MEAN
-from raymask.tasks import JOINT, LabelSpace
+from raymask.tasks import JOINT, MEAN, LabelSpace
 from raymask.viewing import ViewPlan
 
 MOST_WAYS = 20

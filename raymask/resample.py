@@ -12,9 +12,8 @@ import pandas as pd
 
 from raymask.errors import InputError, one_of
 from raymask.rules import Aim
-from raymask.tasks import JOINT, Labels, LabelSpace
+from raymask.tasks import JOINT, MEAN, Labels, LabelSpace
 
-MEAN = "mean"
 KINDS: tuple[Aim, ...] = ("f1", "accuracy")
 RESAMPLES = 500
 

@@ -6,7 +6,9 @@ first task most significant: for mask (3), gender (2) and age (3) it is `mask * 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
@@ -16,10 +18,25 @@ import numpy.typing as npt
 import pandas as pd
 
 from raymask.errors import InputError, shortened
+from raymask.names import MISSING, canonical, loose, spelling, tidy
 
 JOINT = "joint"
 MULTI = "multi"
+MEAN = "mean"
 UNLABELLED = -1
+
+TASK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
+TAKEN = {
+    JOINT: "is a kind of member",
+    MULTI: "is a kind of member",
+    MEAN: "is the mean over tasks in vote.metric",
+    "image_id": "is a column of raymask's predictions",
+    "problem": "is a column of raymask's predictions",
+    "agreement": "is a column of raymask's predictions",
+}
+"""Names that no task may have, and why: predictions have a column TASK and a column TASK_label of each task."""
+MOST_CLASSES = 4096
+"""Joint classes: every prediction has a column for each, and every vote is counted over all of them."""
 
 Labels = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float64]
@@ -43,8 +60,8 @@ class Task:
         """(N,) int64 labels of a column's values; `UNLABELLED` where a value is none of the task's."""
         if self.edges:
             return band(values, self.edges)
-        index = {name: label for label, name in enumerate(self.classes)}
-        return values.map(lambda value: index.get(class_name(value), UNLABELLED)).to_numpy(dtype=np.int64)
+        index = {canonical(name): label for label, name in enumerate(self.classes)}
+        return canonicals(values).map(lambda name: index.get(name, UNLABELLED)).to_numpy(dtype=np.int64)
 
     def train_labels(self, values: pd.Series) -> Labels:
         """(N,) int64 labels for the loss: those of `train_edges` where they are set, else those of `labels`."""
@@ -53,9 +70,22 @@ class Task:
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """Several tasks and the joint label that they make together."""
+    """Several tasks and the joint label that they make together.
+
+    Raises:
+        InputError: a task's name is taken, see `check_task_names`, or they make more than `MOST_CLASSES` together.
+    """
 
     tasks: tuple[Task, ...]
+
+    def __post_init__(self) -> None:
+        check_task_names(self.names)
+        if self.joint_size > MOST_CLASSES:
+            several = f"their {len(self.tasks)} tasks make" if len(self.tasks) > 1 else f"'{self.names[0]}' has"
+            raise InputError(
+                f"tasks: {several} {self.joint_size} joint classes, and raymask takes {MOST_CLASSES} at most; give them fewer "
+                "classes, or train some of the tasks in another run (tasks.NAME=null drops one here)."
+            )
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -65,7 +95,7 @@ class LabelSpace:
     @cached_property
     def joint_size(self) -> int:
         """Number of joint classes: the product of the tasks' numbers."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -114,43 +144,88 @@ class LabelSpace:
         return np.asarray(table.sum(axis=others))
 
 
-def class_name(value: object) -> str:
-    """The name under which a table's value is a class: 1, 1.0 and `1` are the same class."""
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        value = int(value)
-    return str(value).strip()
+def check_task_names(names: Collection[str]) -> None:
+    """Refuses names that tasks cannot have, with what to do instead.
+
+    Raises:
+        InputError: a name is no word of letters, digits and `_`, or raymask's tables have it.
+    """
+    for name in names:
+        if not TASK_NAME.fullmatch(name):
+            why = "cannot name a task, which takes a letter and then at most 99 letters, digits and _"
+        elif name in TAKEN:
+            why = f"{TAKEN[name]} and cannot name a task"
+        elif name.endswith("_label") and name.removesuffix("_label") in names:
+            why = f"cannot name a task beside '{name.removesuffix('_label')}', whose numbers go by that name in the predictions"
+        else:
+            continue
+        word = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")[:50] or "label"
+        other = word if TASK_NAME.fullmatch(word) and word != name else f"my_{word}"
+        column = name if TASK_NAME.fullmatch(name) else "'{}'".format(tidy(name).replace("'", "''"))
+        raise InputError(f"tasks: '{tidy(name)}' {why}; name it otherwise: --set \"tasks={{{other}: {{column: {column}}}}}\".")
+
+
+def canonicals(values: pd.Series) -> pd.Series:
+    """The canonical form of each value, see `raymask.names`."""
+    codes, distinct = pd.factorize(values, use_na_sentinel=False)
+    forms = np.array([canonical(value) for value in distinct], dtype=object)
+    return pd.Series(forms[codes] if len(values) else forms, index=values.index, dtype=object)
 
 
 def band(values: pd.Series, edges: Sequence[float]) -> Labels:
     """(N,) int64 index of the band that each number falls in; `UNLABELLED` for what is no number."""
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64)
+    numbers = numbers_of(values)
     labels = np.searchsorted(np.asarray(edges, dtype=np.float64), numbers, side="right").astype(np.int64)
     return np.where(np.isfinite(numbers), labels, UNLABELLED)
 
 
+def numbers_of(values: pd.Series) -> npt.NDArray[np.float64]:
+    """(N,) the values as numbers; NaN for what is no number."""
+    return np.asarray(pd.to_numeric(canonicals(values), errors="coerce"), dtype=np.float64)
+
+
 def band_names(edges: Sequence[float]) -> tuple[str, ...]:
-    """Names of the bands between edges: `<30`, `30-60`, `>=60`."""
-    shown = [f"{edge:g}" for edge in edges]
+    """Names of the bands between edges: `<30`, `30-60`, `>=60`; different for different edges."""
+    shown = [str(int(edge)) if float(edge).is_integer() and abs(edge) < 1e15 else repr(float(edge)) for edge in edges]
     between = [f"{low}-{high}" for low, high in pairwise(shown)]
     return (f"<{shown[0]}", *between, f">={shown[-1]}")
 
 
-def infer_classes(name: str, values: pd.Series, most: int = 1000) -> tuple[str, ...]:
+def infer_classes(name: str, values: pd.Series, most: int = 1000, missing: Collection[str] = MISSING) -> tuple[str, ...]:
     """The distinct values of a column, sorted (numbers by size), as a task's classes.
+
+    Args:
+        name: the task.
+        values: the column.
+        most: classes.
+        missing: canonical forms that are no class.
 
     Raises:
         InputError: fewer than two distinct values, or more than `most`.
     """
-    present = {class_name(value) for value in values.dropna()} - {""}
+    forms = canonicals(values)
+    here = ~forms.isin(list(missing))
+    classes = {form: spelling(written) for form, written in values[here].groupby(forms[here], sort=False)}
+    present = list(classes.values())
     if len(present) < 2:
-        only = f"only the value '{next(iter(present))}'" if present else "no value"
+        only = f"only the value '{present[0]}'" if present else "no value"
         raise InputError(f"task '{name}' has {only} in its column; a task needs at least two classes.")
     if len(present) > most:
+        numbers = np.isfinite(numbers_of(pd.Series(present))).all()
+        way_out = f"cut the number into bands by tasks.{name}.edges" if numbers else f"list them in tasks.{name}.classes"
         raise InputError(
-            f"task '{name}' has {len(present)} distinct values ({shortened(sorted(present), 3)}); "
-            "if the column is a number, set the task's edges to cut it into bands."
+            f"task '{name}' has {len(present)} distinct values ({shortened(sorted(present), 3)}); if they are no classes, name "
+            f"another column, else {way_out}."
         )
     try:
-        return tuple(sorted(sorted(present), key=float))  # `1` and `1.0`, equal as numbers, in one order always
+        return tuple(sorted(sorted(present), key=lambda written: float(canonical(written))))
     except ValueError:
         return tuple(sorted(present))
+
+
+def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names that differ only in case or in how a number is written, so that they are likely one."""
+    by_form: dict[str, list[str]] = {}
+    for name in names:
+        by_form.setdefault(loose(name), []).append(name)
+    return [tuple(same) for same in by_form.values() if len(same) > 1]

@@ -27,6 +27,7 @@ from raymask.config import (
 )
 from raymask.config_files import RECIPES, apply_setting, deep_merge, read_recipe, read_yaml, recipe_names
 from raymask.errors import InputError
+from raymask.names import canonical
 
 # What only a reader of pydantic's or Python's code would understand.
 INTERNAL = re.compile(r"pydantic|constrained|tuple|dictionary|instance of|<class|\[type=|\[key\]|function-")
@@ -366,7 +367,7 @@ def test_keys_that_are_none_are_always_refused_in_a_sentence(values: dict[str, A
         ({"seed": "x"}, "'seed' is 'x'; input should be a valid integer, unable to parse string as an integer."),
         ({"seed": -1}, "'seed' is -1; input should be greater than or equal to 0."),
         ({"seed": 2**31}, "'seed' is 2147483648; input should be less than 2147483648."),
-        ({"name": "a/b"}, "'name' is 'a/b'; string should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'."),
+        ({"name": "a/b"}, "'name' is 'a/b'; it must be letters, digits, '.', '_' and '-', beginning with a letter or a digit."),
         ({"name": True}, "'name' is true; where that is meant as a text, quote it."),
         ({"name": [3]}, "'name' is [3]; input should be a valid string."),
         ({"data": None}, "'data' is None; it must hold keys and values."),
@@ -377,8 +378,16 @@ def test_keys_that_are_none_are_always_refused_in_a_sentence(values: dict[str, A
         ({"data": {"max_rejected": 2}}, "'data.max_rejected' is 2; input should be less than or equal to 1."),
         ({"tasks": 3}, "'tasks' is 3; it must hold keys and values."),
         ({"tasks": {"age": 3}}, "'tasks.age' is 3; it must hold keys and values."),
-        ({"tasks": {"a b": {}}}, "'tasks.a b' is 'a b'; string should match pattern '^[A-Za-z][A-Za-z0-9_]*$'."),
-        ({"tasks": ["a b"]}, "'tasks.a b' is 'a b'; string should match pattern '^[A-Za-z][A-Za-z0-9_]*$'."),
+        (
+            {"tasks": {"a b": {}}},
+            "tasks: 'a b' cannot name a task, which takes a letter and then at most 99 letters, digits and _; name it otherwise: "
+            "--set \"tasks={a_b: {column: 'a b'}}\".",
+        ),
+        (
+            {"tasks": ["a b"]},
+            "tasks: 'a b' cannot name a task, which takes a letter and then at most 99 letters, digits and _; name it otherwise: "
+            "--set \"tasks={a_b: {column: 'a b'}}\".",
+        ),
         ({"tasks": {"age": {"edges": 30}}}, "'tasks.age.edges' is 30; it must be a list."),
         (
             {"tasks": {"age": {"edges": [30, "x"]}}},
@@ -484,10 +493,23 @@ def test_a_wrong_choice_is_refused_with_the_choices(values: dict[str, Any], expe
         ),
         ({"tasks": {"a": {"classes": ["x"]}}}, "tasks.a: classes must be two or more different names, but is ['x']."),
         ({"tasks": {"a": {"classes": ["x", "x"]}}}, "tasks.a: classes must be two or more different names, but is ['x', 'x']."),
+        (
+            {"tasks": {"a": {"classes": ["7", "7.0"]}}},
+            "tasks.a: classes must be two or more different names, but is ['7', '7.0'].",
+        ),
+        ({"tasks": {"a": {"classes": ["x", " \n"]}}}, "tasks.a: classes must be names that can be read, but is ['x', '']."),
         ({"tasks": {"a": {"edges": [1, 2], "classes": ["x", "y"]}}}, "tasks.a: 2 edges make 3 classes, not 2."),
         ({"tasks": {"a": {"valid_range": [5, 0]}}}, "tasks.a: valid_range must rise, such as [0, 120], but is [5.0, 0.0]."),
-        ({"tasks": {"joint": {}}}, "tasks: 'joint' is a kind of member and cannot name a task."),
-        ({"tasks": ["multi"]}, "tasks: 'multi' is a kind of member and cannot name a task."),
+        (
+            {"tasks": {"joint": {}}},
+            "tasks: 'joint' is a kind of member and cannot name a task; name it otherwise: "
+            '--set "tasks={my_joint: {column: joint}}".',
+        ),
+        (
+            {"tasks": ["multi"]},
+            "tasks: 'multi' is a kind of member and cannot name a task; name it otherwise: "
+            '--set "tasks={my_multi: {column: multi}}".',
+        ),
         (
             {"vote": {"weights": {"age": 1}, "rule": "soft"}},
             "vote: weights fix the rule to 'weighted', but rule is 'soft': leave one of them out.",
@@ -576,6 +598,13 @@ def test_two_members_of_one_name_are_refused(members: list[dict[str, Any]], name
     assert sentence(lambda: resolve_members(config)) == expected
 
 
+def test_members_that_would_share_a_folder_are_refused() -> None:
+    config = validate({"tasks": ["age"], "members": [{"task": "age", "name": "A"}, {"task": "age", "name": "a"}]})
+    assert sentence(lambda: resolve_members(config)).startswith("members: 'A' and 'a' differ in case alone, and would share a ")
+    assert sentence(lambda: validate({"members": [{"task": "age", "name": "a" * 101}]})).startswith("'members.0.name' is 'aaa")
+    assert sentence(lambda: validate({"members": [{"task": "age", "name": "../x"}]})).startswith("'members.0.name' is '../x'")
+
+
 # --- the resolved config
 
 
@@ -608,7 +637,7 @@ EDGES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3, unique=True).map(
 TASKS = st.one_of(
     st.none(),
     st.fixed_dictionaries({}, optional={"column": TEXT, "edges": EDGES}),
-    st.fixed_dictionaries({"classes": st.lists(TEXT, min_size=2, max_size=4, unique=True)}),
+    st.fixed_dictionaries({"classes": st.lists(TEXT.filter(canonical), min_size=2, max_size=4, unique_by=canonical)}),
 )
 RECIPE_VALUES = st.fixed_dictionaries(
     {},

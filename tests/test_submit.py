@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raymask.data.test_sets import TestSet as Given
 from raymask.errors import InputError
@@ -71,13 +73,6 @@ class TestPredictions:
         assert len(columns) == 4
         np.testing.assert_allclose(table[columns].sum(axis=1), 1)
 
-    def test_a_task_named_like_anothers_label_column_keeps_its_classes(self) -> None:
-        tasks = (Task("age_label", "age_label", ("young", "old")), Task("age", "age", ("x", "y")))
-        for space in (LabelSpace(tasks), LabelSpace(tasks[::-1])):
-            table = table_of(["a", "b"], [0, 3], space)
-            assert table["age_label"].tolist() == ["young", "old"]
-            assert table["age"].tolist() == ["x", "y"]
-
 
 class TestSubmission:
     def test_the_joint_label_goes_into_the_answer_column_in_the_files_order(self) -> None:
@@ -114,6 +109,43 @@ class TestSubmission:
         assert table.columns.tolist() == ["image_id", "Mask state", "age"]
         assert table["image_id"].tolist() == IDS
         assert table["Mask state"].tolist() == ["none", "worn", "wrong", "worn", "wrong"]
+
+    def test_a_header_without_names_or_with_one_twice_stays_as_it_is(self, tmp_path: Path) -> None:
+        template = pd.DataFrame([["0", "a", "", "p", "x"], ["1", "b", "", "q", "y"]])
+        template.columns = ["", "image", "age", "note", "age"]
+        table = submission_table(given_of(["a", "b"], template), table_of(["a", "b"], [0, 8]), SPACE)
+        write_table(tmp_path / "submission.csv", table)
+        expected = ",image,age,note,age,Mask state\n0,a,<30,p,x,worn\n1,b,>=60,q,y,none\n"
+        assert (tmp_path / "submission.csv").read_text() == expected
+        assert template.iloc[:, 2].tolist() == ["", ""]
+
+    def test_tasks_of_one_column_have_a_column_each(self) -> None:
+        bands = [Task("old", "age", ("<60", ">=60"), edges=(60.0,)), Task("age", "age", ("<9", ">=9"), edges=(9.0,))]
+        for space, more in ((bands, []), (bands[::-1], []), ([bands[0], Task("b", "age", ("x", "y"))], ["b"])):
+            template = pd.DataFrame({"file": ["a"], "age": ["?"], "old": ["kept"]})
+            whole = LabelSpace(tuple(space))
+            table = submission_table(given_of(["a"], template), table_of(["a"], [3], whole), whole)
+            assert table.columns.tolist() == ["file", "age", "old", *({"age", "old_answer"} - {"age"}), *more]
+            assert table.loc[0, ["file", "old", "old_answer"]].tolist() == ["a", "kept", ">=60"]
+            assert table.loc[0, "age"] == ("?" if more else ">=9")
+
+    @given(
+        header=st.lists(st.sampled_from(["", "image", "x", "y", "x_answer", "image_id"]), max_size=5),
+        tasks=st.lists(st.tuples(st.sampled_from(["x", "y", "z"]), st.sampled_from(["x", "y", "image", "", "image_id"])),
+                       min_size=1, max_size=3, unique_by=lambda both: both[0]),
+    )  # fmt: skip
+    @settings(deadline=None)
+    def test_every_task_is_answered_and_nothing_else_is_changed(self, header: list[str], tasks: list[tuple[str, str]]) -> None:
+        space = LabelSpace(tuple(Task(name, column, (f"{name}0", f"{name}1")) for name, column in tasks))
+        template = pd.DataFrame([["id", *(f"v{place}" for place in range(len(header)))]])
+        template.columns = pd.Index(["image", *header], dtype=object)
+        table = submission_table(given_of(["id"], template), table_of(["id"], [0], space), space)
+        assert table.columns[: template.shape[1]].tolist() == template.columns.tolist()
+        row = table.iloc[0].tolist()
+        assert row[0] == "id"
+        assert sorted(value for value in row if value[0] in "xyz") == sorted(f"{name}0" for name, _ in tasks)
+        changed = [place for place, value in enumerate(template.iloc[0]) if row[place] != value]
+        assert all(template.columns[place] in {column for _, column in tasks} for place in changed)
 
     def test_a_templates_own_index_does_not_matter(self) -> None:
         template = pd.DataFrame({"ImageID": IDS, "ans": 0}, index=[9, 3, 5, 1, 0])

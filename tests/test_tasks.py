@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from raymask.errors import InputError, shortened
-from raymask.tasks import JOINT, UNLABELLED, LabelSpace, Task, band, band_names, class_name, infer_classes
+from raymask.names import canonical
+from raymask.tasks import (
+    JOINT,
+    MOST_CLASSES,
+    UNLABELLED,
+    LabelSpace,
+    Task,
+    alike,
+    band,
+    band_names,
+    check_task_names,
+    infer_classes,
+)
 
 STANDARD = LabelSpace(
     (
@@ -154,6 +166,17 @@ def test_a_number_is_in_the_band_of_as_many_edges_as_it_reaches(edges: list[floa
 def test_bands_are_named_by_their_edges() -> None:
     assert band_names((30, 60)) == ("<30", "30-60", ">=60")
     assert band_names((0.5,)) == ("<0.5", ">=0.5")
+    assert band_names((1_000_000, 1_000_001)) == ("<1000000", "1000000-1000001", ">=1000001")
+
+
+@given(edges=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=6, unique=True).map(sorted))
+def test_bands_of_different_edges_have_different_names(edges: list[float]) -> None:
+    assert len({canonical(name) for name in band_names(edges)}) == len(edges) + 1
+
+
+def test_bands_of_neighbouring_large_edges_have_different_names() -> None:
+    edges = [math.nextafter(10.0**power, np.inf) * step for power in range(0, 300, 7) for step in (1, 1 + 2e-16, 1 + 1e-7)]
+    assert len(set(band_names(sorted(set(edges))))) == len(set(edges)) + 1
 
 
 def test_train_edges_change_the_labels_of_the_loss_alone() -> None:
@@ -166,18 +189,6 @@ def test_train_edges_change_the_labels_of_the_loss_alone() -> None:
 
 
 # --- classes
-
-
-@pytest.mark.parametrize("value", [1, 1.0, "1", " 1 ", np.int64(1), np.float32(1)])
-def test_one_is_one_class_however_it_is_written(value: Any) -> None:
-    assert class_name(value) == "1"
-
-
-@pytest.mark.parametrize(
-    ("value", "name"), [(1.5, "1.5"), ("1.50", "1.50"), ("worn", "worn"), (True, "True"), (float("nan"), "nan")]
-)
-def test_other_values_are_named_as_they_are_written(value: Any, name: str) -> None:
-    assert class_name(value) == name
 
 
 def test_labels_are_places_in_the_classes_and_strangers_have_none() -> None:
@@ -209,9 +220,29 @@ def test_classes_that_are_words_are_in_the_order_of_the_alphabet() -> None:
     assert infer_classes("t", pd.Series(["b", "10", "a", " a", "9", ""])) == ("10", "9", "a", "b")
 
 
+def test_a_class_that_is_written_in_several_ways_is_one_and_named_as_most_often() -> None:
+    same = [f"1.{'0' * zeros}" for zeros in range(20)]
+    values = pd.Series(["2", *same, "0", "1.0 "])
+    assert infer_classes("t", values) == ("0", "1.0", "2")
+    assert Task("t", "t", ("0", "1.0", "2")).labels(values).tolist() == [2, *[1] * 20, 0, 1]
+    words = pd.Series(["caf\u00e9", "cafe\u0301", "caf\u00e9 ", "\u200btea", "tea", "Tea"])
+    assert infer_classes("t", words) == ("Tea", "caf\u00e9", "tea")
+    assert Task("t", "t", ("tea", "caf\u00e9")).labels(words).tolist() == [1, 1, 1, 0, 0, UNLABELLED]
+
+
 def test_classes_that_are_equal_as_numbers_are_in_one_order_in_any_process() -> None:
-    same = [f"1.{'0' * zeros}" for zeros in range(20)]  # a set of them has another order under each hash seed
-    assert infer_classes("t", pd.Series(["2", *same, "0"])) == ("0", *same, "2")
+    same = [f"{'0' * zeros}1" for zeros in range(20)]  # a set of them has another order under each hash seed
+    assert infer_classes("t", pd.Series(["2", *same, "0"])) == ("0", *sorted(same), "2")
+
+
+def test_missing_values_are_no_classes_unless_they_are_listed() -> None:
+    values = pd.Series(["hat", "None", "nan", "N/A", "cap", "none", "NULL", ""])
+    assert infer_classes("t", values) == ("cap", "hat", "none")
+    assert Task("t", "t", ("hat", "None")).labels(values).tolist() == [0, 1, *[UNLABELLED] * 6]
+
+
+def test_classes_that_are_likely_one_are_found() -> None:
+    assert alike(["Dog", "cat", "dog", "1.5", "DOG", "1.50", "x"]) == [("Dog", "dog", "DOG"), ("1.5", "1.50")]
 
 
 @pytest.mark.parametrize(
@@ -235,11 +266,60 @@ def test_too_many_classes_are_refused_with_a_way_out() -> None:
     with pytest.raises(InputError) as caught:
         infer_classes("weight", values, most=11)
     assert str(caught.value) == (
-        "task 'weight' has 12 distinct values (000, 001, 002 and 9 more); if the column is a number, set the task's edges to cut "
-        "it into bands."
+        "task 'weight' has 12 distinct values (000, 001, 002 and 9 more); if they are no classes, name another column, else cut "
+        "the number into bands by tasks.weight.edges."
     )
+    with pytest.raises(InputError, match=r"else list them in tasks\.city\.classes\.$"):
+        infer_classes("city", pd.Series([f"city {number}" for number in range(12)]), most=11)
 
 
 def test_long_lists_of_names_are_shortened() -> None:
     assert shortened(["a", "b"], 2) == "a, b"
     assert shortened(["a", "b", "c", "d"], 2) == "a, b and 2 more"
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["image_id"], "'image_id' is a column of raymask's predictions and cannot name a task; name it otherwise: "
+         '--set "tasks={my_image_id: {column: image_id}}".'),
+        (["mask", "mask_label"],
+         "'mask_label' cannot name a task beside 'mask', whose numbers go by that name in the predictions; "
+         'name it otherwise: --set "tasks={my_mask_label: {column: mask_label}}".'),
+        (["a b"], "'a b' cannot name a task, which takes a letter and then at most 99 letters, digits and _; name it otherwise: "
+         "--set \"tasks={a_b: {column: 'a b'}}\"."),
+        (["mean"], "'mean' is the mean over tasks in vote.metric and cannot name a task; "
+         'name it otherwise: --set "tasks={my_mean: {column: mean}}".'),
+    ],
+)  # fmt: skip
+def test_a_name_that_a_task_cannot_have_is_refused_with_another(names: list[str], sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_task_names(names)
+    assert str(caught.value) == f"tasks: {sentence}"
+
+
+@given(
+    st.lists(st.one_of(st.text(max_size=120), st.sampled_from(["joint", "x", "x_label", "problem", "나이", "9a"])), max_size=4)
+)
+def test_the_other_name_that_is_proposed_is_free(names: list[str]) -> None:
+    try:
+        check_task_names(names)
+    except InputError as error:
+        sentence = str(error)
+    else:
+        return
+    assert "\n" not in sentence
+    proposed = sentence.split("tasks={")[1].split(":")[0]
+    check_task_names([*(name for name in names if name == "x"), proposed])
+
+
+@pytest.mark.parametrize("tasks", [24, 40, 5000])
+def test_more_joint_classes_than_can_be_voted_on_are_refused_before_anything_is_made(tasks: int) -> None:
+    with pytest.raises(InputError, match=rf"^tasks: their {tasks} tasks make \d+ joint classes, and raymask takes 4096 at most"):
+        space_of((2,) * tasks)
+    with pytest.raises(InputError, match=r"^tasks: 't0' has 4097 joint classes"):
+        space_of((MOST_CLASSES + 1,))
+    assert space_of((2,) * 12).joint_size == MOST_CLASSES
