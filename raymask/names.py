@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
@@ -74,6 +74,37 @@ def spelling(values: Iterable[object]) -> str:
     """How one value that is written in several ways is shown: as most often, of equally frequent ways the first by alphabet."""
     counts = Counter(map(tidy, values))
     return min(counts, key=lambda name: (-counts[name], name))
+
+
+def mapped(values: pd.Series, form: Callable[[object], str]) -> pd.Series:
+    """The form of each value, found once for each distinct one."""
+    codes, distinct = pd.factorize(values, use_na_sentinel=False)
+    forms = np.array([form(value) for value in distinct], dtype=object)
+    return pd.Series(forms[codes] if len(values) else forms, index=values.index, dtype=object)
+
+
+def quoted(text: str) -> str:
+    """A value between quotes, with what cannot be seen in it escaped."""
+    return "'{}'".format("".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text))
+
+
+def written_twice(what: str, values: pd.Series, forms: pd.Series) -> str:
+    """`WHAT written in several ways are taken as one: 3, such as 'a' and 'a '`, or "" where none are.
+
+    Args:
+        what: what has one form each.
+        values: (N,) as they are written.
+        forms: (N,) equal where they are one.
+    """
+    ways = pd.DataFrame({"value": values.astype(str), "form": forms}).drop_duplicates()
+    several = ways[ways["form"].duplicated(keep=False)].sort_values(["form", "value"])
+    if several.empty:
+        return ""
+    example = several["value"][several["form"] == several["form"].iloc[0]].iloc[:2]
+    return (
+        f"{what} written in several ways are taken as one: {several['form'].nunique()}, such as "
+        f"{' and '.join(map(quoted, example))}"
+    )
 
 
 def _without_invisible(text: str, form: Literal["NFC", "NFKC"]) -> str:

@@ -93,6 +93,8 @@ def open_run(config: RunConfig, display: Display) -> Opened:
     classes = " × ".join(f"{name} {size}" for name, size in zip(source.space.names, source.space.shape, strict=True))
     asked = f"; {len(test.images)} test images" if test else ""
     display.line("data", f"{len(source.images)} images{groups}, {classes} = {source.space.joint_size} classes{asked}")
+    for said in sources.class_counts(source):
+        display.line("data", said)
     for remark in filter(None, [*source.remarks, *(test.remarks if test else ()), missing]):
         display.warn(remark)
     run.root.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from raymask.errors import InputError, shortened
-from raymask.names import MISSING, canonical, loose, spelling, tidy
+from raymask.names import MISSING, canonical, loose, mapped, spelling, tidy
 
 JOINT = "joint"
 MULTI = "multi"
@@ -61,7 +61,7 @@ class Task:
         if self.edges:
             return band(values, self.edges)
         index = {canonical(name): label for label, name in enumerate(self.classes)}
-        return canonicals(values).map(lambda name: index.get(name, UNLABELLED)).to_numpy(dtype=np.int64)
+        return mapped(values, canonical).map(lambda name: index.get(name, UNLABELLED)).to_numpy(dtype=np.int64)
 
     def train_labels(self, values: pd.Series) -> Labels:
         """(N,) int64 labels for the loss: those of `train_edges` where they are set, else those of `labels`."""
@@ -165,13 +165,6 @@ def check_task_names(names: Collection[str]) -> None:
         raise InputError(f"tasks: '{tidy(name)}' {why}; name it otherwise: --set \"tasks={{{other}: {{column: {column}}}}}\".")
 
 
-def canonicals(values: pd.Series) -> pd.Series:
-    """The canonical form of each value, see `raymask.names`."""
-    codes, distinct = pd.factorize(values, use_na_sentinel=False)
-    forms = np.array([canonical(value) for value in distinct], dtype=object)
-    return pd.Series(forms[codes] if len(values) else forms, index=values.index, dtype=object)
-
-
 def band(values: pd.Series, edges: Sequence[float]) -> Labels:
     """(N,) int64 index of the band that each number falls in; `UNLABELLED` for what is no number."""
     numbers = numbers_of(values)
@@ -181,7 +174,7 @@ def band(values: pd.Series, edges: Sequence[float]) -> Labels:
 
 def numbers_of(values: pd.Series) -> npt.NDArray[np.float64]:
     """(N,) the values as numbers; NaN for what is no number."""
-    return np.asarray(pd.to_numeric(canonicals(values), errors="coerce"), dtype=np.float64)
+    return np.asarray(pd.to_numeric(mapped(values, canonical), errors="coerce"), dtype=np.float64)
 
 
 def band_names(edges: Sequence[float]) -> tuple[str, ...]:
@@ -191,26 +184,26 @@ def band_names(edges: Sequence[float]) -> tuple[str, ...]:
     return (f"<{shown[0]}", *between, f">={shown[-1]}")
 
 
-def infer_classes(name: str, values: pd.Series, most: int = 1000, missing: Collection[str] = MISSING) -> tuple[str, ...]:
+def infer_classes(name: str, values: pd.Series, most: int = 1000, every: bool = False) -> tuple[str, ...]:
     """The distinct values of a column, sorted (numbers by size), as a task's classes.
 
     Args:
         name: the task.
         values: the column.
-        most: classes.
-        missing: canonical forms that are no class.
+        most: classes of a column, which with more of them is likely none of labels.
+        every: whether every value is a class, as the name of a folder is: any number of them, and also `None` or `nan`.
 
     Raises:
         InputError: fewer than two distinct values, or more than `most`.
     """
-    forms = canonicals(values)
-    here = ~forms.isin(list(missing))
+    forms = mapped(values, canonical)
+    here = ~forms.isin([""] if every else list(MISSING))
     classes = {form: spelling(written) for form, written in values[here].groupby(forms[here], sort=False)}
     present = list(classes.values())
     if len(present) < 2:
         only = f"only the value '{present[0]}'" if present else "no value"
         raise InputError(f"task '{name}' has {only} in its column; a task needs at least two classes.")
-    if len(present) > most:
+    if len(present) > most and not every:
         numbers = np.isfinite(numbers_of(pd.Series(present))).all()
         way_out = f"cut the number into bands by tasks.{name}.edges" if numbers else f"list them in tasks.{name}.classes"
         raise InputError(

@@ -24,7 +24,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"config_files", "explain", "tasks", "data.files", "data.demo"}),
     frozenset({"config", "calibration", "data.decode"}),
     frozenset({"store", "tta", "losses", "metrics", "models", "data.tables", "data.folds", "data.cache", "data.augment"}),
-    frozenset({"optim", "rules", "hashing", "data.batches", "data.competition", "data.folders"}),
+    frozenset({"optim", "rules", "hashing", "data.batches", "data.competition", "data.duplicates", "data.folders"}),
     frozenset({"adjust", "ensemble", "resample", "data.features", "data.sources", "data.test_sets", "data.kinds"}),
     frozenset({"oof", "choice", "submit", "feeds"}),
     frozenset({"viewing"}),

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pydantic import ValidationError
 
@@ -26,13 +27,25 @@ from raymask.config import DataConfig, RunConfig, TaskConfig
 from raymask.config_files import deep_merge
 from raymask.data import files
 from raymask.data.competition import COMPETITION_TASKS, read_competition
+from raymask.data.duplicates import once, read_groups
 from raymask.data.folders import list_folders, read_folders
 from raymask.data.tables import Rejected, check_rejected, ids_and_paths, need_columns, read_csv, reasons
 from raymask.errors import InputError, one_of, shortened
 from raymask.explain import explain
-from raymask.tasks import JOINT, UNLABELLED, LabelSpace, Task, band_names, infer_classes
+from raymask.names import MISSING, canonical, mapped, tidy, written_twice
+from raymask.tasks import (
+    JOINT,
+    UNLABELLED,
+    LabelSpace,
+    Task,
+    alike,
+    band_names,
+    check_task_names,
+    infer_classes,
+    numbers_of,
+)
 
-OWN_COLUMNS = ("image_id", "path", "group", "size", "stamp", "problem")
+IMAGE_COLUMNS = ["image_id", "path", "group", *files.State._fields]
 
 
 @dataclass(frozen=True)
@@ -58,26 +71,43 @@ def read_source(config: RunConfig) -> Source:
     assert data.path is not None, "the demo is written before it is read"
     rejected, remarks = Rejected(), list[str]()
     if data.kind in ("demo", "competition"):
-        table = read_competition(data.path, rejected)
+        images, values = _apart(read_competition(data.path, rejected))
         wanted = deep_merge(COMPETITION_TASKS, {k: v and v.model_dump(exclude_unset=True) for k, v in config.tasks.items()})
     elif data.kind == "csv":
-        table = _read_csv(data, rejected)
+        images, values = _read_csv(data)
         wanted = {name: task and task.model_dump() for name, task in config.tasks.items()}
         if not wanted:
             raise InputError(f"tasks is empty; name the label columns of '{data.path}', such as --set tasks=[colour].")
     else:
         found_folders = list_folders(data.path)
         remarks += found_folders.remarks
-        table = read_folders(found_folders, data.path)
+        images, values = _apart(read_folders(found_folders, data.path))
         wanted = deep_merge({"label": {}}, {k: v and v.model_dump(exclude_unset=True) for k, v in config.tasks.items()})
-    found = len(table) + len(rejected.image_id)
-    task_configs = {name: None if values is None else _task_config(name, values) for name, values in wanted.items()}
-    space, task_configs = _label_space(task_configs, table)
-    images = _checked(_labelled(table, space, task_configs, rejected), rejected)
+    found = len(images) + len(rejected.image_id)
+    task_configs = {name: None if given is None else _task_config(name, given) for name, given in wanted.items()}
+    _check_columns(task_configs, values, data)
+    space, task_configs = _label_space(task_configs, values, every=data.kind == "folders")
+    remarks += _remarks_on_classes(config.tasks, space, values)
+    if grouped := data.kind in ("demo", "competition") or bool(data.group_column):
+        images["group"], more = read_groups(images["group"], images["image_id"])
+        remarks += more
+    images = _readable(_labelled(images, values, space, task_configs, rejected), rejected)
+    images = images.sort_values("image_id", kind="stable")
+    images, more = once(images, rejected, grouped, ids_are_paths=data.kind != "csv" or not data.id_column)
     check_rejected(rejected.table(), found, data.max_rejected)
     if images.empty:
         raise InputError(f"data.path: '{data.path}' holds no usable image{reasons(rejected.table())}.")
-    return Source(images, rejected.table(), space, task_configs, tuple(remarks))
+    return Source(images.reset_index(drop=True), rejected.table(), space, task_configs, (*remarks, *more))
+
+
+def class_counts(source: Source) -> list[str]:
+    """`mask: worn 400, incorrect 80, none 80` of each task; classes beyond a dozen are counted together."""
+    lines = []
+    for task in source.space.tasks:
+        counts = np.bincount(source.images[f"label_{task.name}"], minlength=len(task.classes))
+        shown = [name if len(name) < 40 else f"{name[:39]}…" for name in task.classes]
+        lines.append(f"{task.name}: {shortened([f'{name} {count}' for name, count in zip(shown, counts, strict=True)], 12)}")
+    return lines
 
 
 def label_space(tasks: Mapping[str, TaskConfig | None]) -> LabelSpace:
@@ -91,21 +121,27 @@ def label_space(tasks: Mapping[str, TaskConfig | None]) -> LabelSpace:
     return LabelSpace(tuple(space))
 
 
-def _read_csv(data: DataConfig, rejected: Rejected) -> pd.DataFrame:
+def _apart(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The columns of a layout's own about its images, and those of labels."""
+    return table[IMAGE_COLUMNS].copy(), table.drop(columns=IMAGE_COLUMNS)
+
+
+def _read_csv(data: DataConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What a table says about its images, under names of ours, and the table with the user's."""
     assert data.path is not None
-    table = read_csv(data.path)
-    ids, paths = ids_and_paths(table, data, data.path, data.image_root)
+    values = read_csv(data.path)
+    ids, paths = ids_and_paths(values, data, data.path, data.image_root)
     if data.group_column:
-        need_columns(table, (data.group_column,), data.path)
-    # Rows without a group are each a group of their own; together they would be one person of many faces.
-    groups = table[data.group_column].where(table[data.group_column] != "", ids) if data.group_column else ids
-    table = table.drop(columns=[name for name in OWN_COLUMNS if name in table])
-    return table.assign(
-        image_id=ids.astype(str),
-        path=paths,
-        group=groups.astype(str),
-        **files.state_columns(files.stat_files(paths)),
+        need_columns(values, (data.group_column,), data.path)
+    images = pd.DataFrame(
+        {
+            "image_id": ids.astype(str),
+            "path": paths,
+            "group": values[data.group_column] if data.group_column else ids.astype(str),
+            **files.state_columns(files.stat_files(paths)),
+        }
     )
+    return images, values
 
 
 def _task_config(name: str, values: Mapping[str, object]) -> TaskConfig:
@@ -115,74 +151,101 @@ def _task_config(name: str, values: Mapping[str, object]) -> TaskConfig:
         raise InputError(explain(error, TaskConfig, f"tasks.{name}")) from None
 
 
+def _check_columns(tasks: Mapping[str, TaskConfig | None], values: pd.DataFrame, data: DataConfig) -> None:
+    keys = ("image_column", "id_column", "group_column") if data.kind == "csv" else ()
+    taken = {getattr(data, key): key for key in keys}
+    for name, task in tasks.items():
+        if task is None:
+            continue
+        column = task.column or name
+        if column in taken:
+            raise InputError(f"tasks.{name}: its column '{column}' is data.{taken[column]} too; a label has a column of its own.")
+        if column not in values:
+            known = [str(known) for known in values.columns if known not in taken]
+            raise InputError(f"tasks.{name}: there is no column '{column}'; it may be {one_of(known, column)}.")
+        need_columns(values, (column,), str(data.path))
+
+
 def _label_space(
-    configs: Mapping[str, TaskConfig | None], table: pd.DataFrame
+    configs: Mapping[str, TaskConfig | None], values: pd.DataFrame, every: bool
 ) -> tuple[LabelSpace, dict[str, TaskConfig | None]]:
     """The label space, with the classes of each task found where the config does not give them."""
     complete: dict[str, TaskConfig | None] = dict(configs)
+    check_task_names([name for name, task in configs.items() if task])
     for name, task in configs.items():
         if task is None:
             continue
         column = task.column or name
-        if column not in table:
-            known = [str(known) for known in table.columns if known not in OWN_COLUMNS]
-            raise InputError(f"tasks.{name}: there is no column '{column}'; it may be {one_of(known, column)}.")
-        if column in OWN_COLUMNS:
-            raise InputError(f"tasks.{name}: the name '{column}' is taken by raymask; rename the column.")
         if task.train_edges and not task.edges:
             raise InputError(f"tasks.{name}: train_edges needs edges with as many numbers.")
-        classes = task.classes or (band_names(task.edges) if task.edges else infer_classes(name, table[column]))
-        complete[name] = task.model_copy(update={"column": column, "classes": classes})
+        found = task.classes or (band_names(task.edges) if task.edges else infer_classes(name, values[column], every=every))
+        complete[name] = task.model_copy(update={"column": column, "classes": found})
     if not any(complete.values()):
         raise InputError("tasks: every task is null; at least one must be left.")
-    space = label_space(complete)
-    if len(set(space.joint_classes)) < space.joint_size:
-        raise InputError("tasks: some joint classes would have the same name; give the tasks' classes names without spaces.")
-    return space, complete
+    return label_space(complete), complete
+
+
+def _remarks_on_classes(given: Mapping[str, TaskConfig | None], space: LabelSpace, values: pd.DataFrame) -> list[str]:
+    """What is to be said of classes that are written in several ways, or are likely to be."""
+    remarks = []
+    for task in space.tasks:
+        if task.edges:
+            continue
+        column = values[task.column]
+        known = column[task.labels(column) != UNLABELLED]
+        remarks.append(written_twice(f"classes of {task.name}", known, mapped(known, canonical)))
+        config = given.get(task.name)
+        for one, other, *_ in alike(task.classes) if not (config and config.classes) else []:
+            remarks.append(f"'{one}' and '{other}' are two classes of {task.name}; write them alike if they are one")
+    return [remark for remark in remarks if remark]
 
 
 def _labelled(
-    table: pd.DataFrame, space: LabelSpace, configs: Mapping[str, TaskConfig | None], rejected: Rejected
+    images: pd.DataFrame,
+    values: pd.DataFrame,
+    space: LabelSpace,
+    configs: Mapping[str, TaskConfig | None],
+    rejected: Rejected,
 ) -> pd.DataFrame:
-    """The table with its labels; rows with a label out of range are set aside."""
-    kept = np.ones(len(table), dtype=bool)
+    """The images with their labels; those with a label out of range are set aside."""
+    kept = np.ones(len(images), dtype=bool)
+    labels: dict[str, npt.NDArray[np.int64]] = {}
+    train_labels: dict[str, npt.NDArray[np.int64]] = {}
     for task in space.tasks:
-        values, config = table[task.column], configs[task.name]
+        column, config = values[task.column], configs[task.name]
         assert config is not None
-        labels, train_labels = task.labels(values), task.train_labels(values)
-        wrong = labels == UNLABELLED
-        if valid := config.valid_range:
-            wrong |= ~pd.to_numeric(values, errors="coerce").between(*valid).to_numpy()
-        for value in values[wrong & kept].unique():
-            here = wrong & kept & (values == value).to_numpy()
-            rejected.add(table["image_id"][here].tolist(), _why_wrong(task, config, value))
+        labels[task.name], train_labels[task.name] = task.labels(column), task.train_labels(column)
+        wrong = labels[task.name] == UNLABELLED
+        if config.valid_range:
+            low, high = config.valid_range
+            numbers = numbers_of(column)
+            wrong |= ~((numbers >= low) & (numbers <= high))
+        for value in column[wrong & kept].unique():
+            here = wrong & kept & (column == value).to_numpy()
+            rejected.add(images["image_id"][here].tolist(), _why_wrong(task, config, value))
         kept &= ~wrong
-        table = table.assign(**{f"label_{task.name}": labels, f"train_label_{task.name}": train_labels})
-    table = table[kept]
-    joint = space.join({name: table[f"label_{name}"] for name in space.names})
-    train_joint = space.join({name: table[f"train_label_{name}"] for name in space.names})
-    return table.assign(**{f"label_{JOINT}": joint, f"train_label_{JOINT}": train_joint})
+    for kind, of_task in (("label", labels), ("train_label", train_labels)):
+        columns = {f"{kind}_{name}": of_task[name] for name in space.names}
+        images = images.assign(**columns, **{f"{kind}_{JOINT}": space.join(of_task)})
+    return images[kept]
 
 
 def _why_wrong(task: Task, config: TaskConfig, value: str) -> str:
-    if value == "":
+    shown = tidy(value)
+    if shown == "":
         return f"{task.name} is empty"
     if task.edges and config.valid_range:
         low, high = config.valid_range
-        return f"{task.name} is '{value}', no number from {low:g} to {high:g}"
+        return f"{task.name} is '{shown}', no number from {low:g} to {high:g}"
     if task.edges:
-        return f"{task.name} is '{value}', no number"
-    return f"{task.name} is '{value}', none of {shortened(list(task.classes))}"
+        return f"{task.name} is '{shown}', no number"
+    if canonical(value) in MISSING:
+        return f"{task.name} is '{shown}', which stands for a missing value unless tasks.{task.name}.classes lists it"
+    return f"{task.name} is '{shown}', none of {shortened(list(task.classes))}"
 
 
-def _checked(table: pd.DataFrame, rejected: Rejected) -> pd.DataFrame:
-    """The table sorted by image_id, without files that cannot be read and without repeated ids."""
-    for reason in table["problem"][table["problem"] != ""].unique():
-        rejected.add(table["image_id"][table["problem"] == reason].tolist(), reason)
-    table = table[table["problem"] == ""]
-    twice = table["image_id"].duplicated()
-    rejected.add(table["image_id"][twice].tolist(), "the image_id is there twice; the first row counts")
-    table = table[~twice]
-    labels = [name for name in table.columns if name.startswith(("label_", "train_label_"))]
-    columns = ["image_id", "path", "group", *labels, "size", "stamp"]
-    return table[columns].sort_values("image_id", kind="stable").reset_index(drop=True)
+def _readable(images: pd.DataFrame, rejected: Rejected) -> pd.DataFrame:
+    """The images without files that cannot be read."""
+    for problem in images["problem"][images["problem"] != ""].unique():
+        rejected.add(images["image_id"][images["problem"] == problem].tolist(), problem)
+    return images[images["problem"] == ""].drop(columns="problem")

@@ -101,6 +101,8 @@ def need_columns(table: pd.DataFrame, columns: tuple[str, ...], path: str) -> No
     for column in columns:
         if column not in table:
             raise InputError(f"'{path}' has no column '{column}'; it has {one_of(map(str, table.columns), column)}.")
+        if (twice := list(table.columns).count(column)) > 1:
+            raise InputError(f"'{path}' has {twice} columns '{column}'; give the one that is meant a name of its own.")
 
 
 def ids_and_paths(table: pd.DataFrame, data: DataConfig, path: str, root: str | None) -> tuple[pd.Series, list[str]]:

@@ -75,11 +75,31 @@ def test_columns_of_any_name_can_be_the_images_and_the_label(table: Path) -> Non
     assert source.images["path"].iloc[0] == str(table.parent / "0.jpg")
 
 
-@pytest.mark.parametrize("name", ["group", "size", "path", "stamp", "image_id"])
-def test_a_label_column_whose_name_is_taken_is_refused_and_never_read_wrongly(table: Path, name: str) -> None:
-    rewrite(table, lambda rows: rows.rename(columns={"label": name}))
-    expected = f"tasks.{name}: the name '{name}' is taken by raymask; rename the column."
-    assert sentence(lambda: read(table, [name])) == expected
+OURS = ["group", "size", "path", "stamp", "image_id", "problem", "label_label", "train_label_label", "label_joint", "fold"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_columns_that_have_our_names_are_read_as_any_other(table: Path, name: str) -> None:
+    rewrite(table, lambda rows: rows.assign(person=list("aabbcc")))
+    before = read(table, ["label"], group_column="person").images
+    rows = pd.read_csv(table, dtype=str)
+    rows.assign(**{name: "noise"}).to_csv(table, index=False)
+    pd.testing.assert_frame_equal(read(table, ["label"], group_column="person").images, before)
+    rows.rename(columns={"label": name}).to_csv(table, index=False)
+    pd.testing.assert_frame_equal(read(table, {"label": {"column": name}}, group_column="person").images, before)
+    rows.rename(columns={"person": name}).to_csv(table, index=False)
+    pd.testing.assert_frame_equal(read(table, ["label"], group_column=name).images, before)
+    rows.rename(columns={"image": name}).to_csv(table, index=False)
+    pd.testing.assert_frame_equal(read(table, ["label"], group_column="person", image_column=name).images, before)
+    rows.rename(columns={"person": name}).to_csv(table, index=False)
+    rewrite(table, lambda rows: rows.assign(**{name: list("fedcba")}))
+    assert read(table, ["label"], id_column=name).images["image_id"].tolist() == list("abcdef")
+
+
+def test_a_column_named_like_a_tasks_own_labels_changes_no_label(table: Path) -> None:
+    rewrite(table, lambda rows: rows.assign(mask=rows["label"], label_mask=["y", "x"] * 3, train_label_mask="0"))
+    source = read(table, ["mask"])
+    assert source.images["label_mask"].tolist() == source.images["train_label_mask"].tolist() == [0, 1] * 3
 
 
 def test_labels_that_are_numbers_are_classes_in_their_order(table: Path) -> None:
@@ -114,8 +134,8 @@ def test_rows_with_faults_are_set_aside_with_their_reason(table: Path) -> None:
     write_table(table, [*rows, ("5.jpg", "z"), ("gone.jpg", "x"), ("", "x"), ("0.jpg", "y"), ("1.jpg", "")])
     table.write_text(table.read_text() + "2.jpg\n")  # a row that was cut
     source = read(table, {"label": {"classes": ["x", "y"]}}, max_rejected=1)
-    assert source.images["image_id"].tolist() == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
-    assert source.images["label_label"].tolist() == [0, 1, 0, 1]
+    assert source.images["image_id"].tolist() == ["1.jpg", "2.jpg", "3.jpg"]
+    assert source.images["label_label"].tolist() == [1, 0, 1]
     assert aside(source) == {
         "5.jpg": "label is 'z', none of x, y",
         "1.jpg": "label is empty",
@@ -123,7 +143,7 @@ def test_rows_with_faults_are_set_aside_with_their_reason(table: Path) -> None:
         "gone.jpg": "the file is missing",
         "": "its path is empty",
         "4.jpg": "the file is empty",
-        "0.jpg": "the image_id is there twice; the first row counts",
+        "0.jpg": "the file is there more than once, with different labels",
     }
 
 
@@ -138,7 +158,7 @@ def test_a_number_without_range_only_has_to_be_a_number(table: Path) -> None:
     ("tasks", "data", "expected"),
     [
         ([], {}, "tasks is empty; name the label columns of '{table}', such as --set tasks=[colour]."),
-        (["lable"], {}, "tasks.lable: there is no column 'lable'; it may be 'label' (the nearest) or 'image'."),
+        (["lable"], {}, "tasks.lable: there is no column 'lable'; it may be 'label' (the nearest)."),
         (["label"], {"image_column": "images"}, "'{table}' has no column 'images'; it has 'image' (the nearest) or 'label'."),
         (["label"], {"id_column": "key"}, "'{table}' has no column 'key'; it has 'image' or 'label'."),
         (["label"], {"group_column": "lab"}, "'{table}' has no column 'lab'; it has 'label' (the nearest) or 'image'."),

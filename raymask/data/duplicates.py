@@ -1,0 +1,119 @@
+"""One person, one file: groups and files that are written in several ways are found, and taken as one."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Collection, Hashable
+from urllib.parse import unquote
+
+import pandas as pd
+
+from raymask.data import files
+from raymask.data.tables import Rejected
+from raymask.names import MISSING, canonical, loose, mapped, quoted, spelling, written_twice
+from raymask.tasks import JOINT
+
+LABELS = [f"label_{JOINT}", f"train_label_{JOINT}"]
+
+
+def read_groups(values: pd.Series, image_ids: pd.Series) -> tuple[pd.Series, list[str]]:
+    """The group of each image under one name, and what is to be said of it; an image without one is a group of its own.
+
+    Args:
+        values: (N,) groups as they are written.
+        image_ids: (N,) ids.
+    """
+    forms = mapped(values, loose)
+    without = mapped(values, canonical).isin(list(MISSING))
+    names = {form: spelling(written) for form, written in values[~without].groupby(forms[~without], sort=False)}
+    groups = forms.map(names).where(~without, image_ids)
+    taken = set(names.values())
+    alone = groups[without].isin(taken)
+    groups.update(pd.Series([_free(name, taken) for name in groups[without][alone]], groups[without][alone].index, dtype=object))
+    remarks = [written_twice("groups", values[~without], forms[~without])]
+    if without.any():
+        remarks.append(f"{without.sum()} images have no group; each is a group of its own")
+    return groups, [remark for remark in remarks if remark]
+
+
+def once(images: pd.DataFrame, rejected: Rejected, grouped: bool, ids_are_paths: bool) -> tuple[pd.DataFrame, list[str]]:
+    """Labelled images without the second of any id and any file, and what is to be said of it.
+
+    A file with two different labels is set aside wholly. Groups that share a file are one.
+
+    Args:
+        images: image_id, path, group, labels, size and stamp of files that are there.
+        rejected: takes what is set aside.
+        grouped: whether groups were named, and images are not each a group of their own.
+        ids_are_paths: whether ids are spellings of paths, so that the files alone tell them apart.
+    """
+    file = pd.Series(pd.factorize(pd.Series(file_keys(images), dtype=object))[0], images.index)
+    labelled = images[LABELS].assign(file=file).drop_duplicates()["file"]
+    here = file.isin(labelled[labelled.duplicated()])
+    rejected.add(images["image_id"][here].tolist(), "the file is there more than once, with different labels")
+    images, file = images[~here], file[~here]
+    groups = joined(images["group"], file) if grouped else images["group"]
+    ids = images["image_id"] if ids_are_paths else mapped(images["image_id"], canonical)
+    for twice, reason in (
+        (ids.duplicated(), "the image_id is there twice; the first row counts"),
+        (file.duplicated(), "the file is there already under another image_id"),
+    ):
+        here = twice.reindex(images.index, fill_value=False)
+        rejected.add(images["image_id"][here].tolist(), reason)
+        images, file = images[~here], file[~here]
+    one = groups[images.index]
+    lost = images["group"][one != images["group"]]
+    remarks = []
+    if len(lost):
+        pair = quoted(lost.iloc[0]), quoted(one[lost.index[0]])
+        remarks.append(f"groups that share an image are taken as one, such as {' and '.join(pair)}")
+    return images.assign(group=one), remarks
+
+
+def file_keys(images: pd.DataFrame) -> list[Hashable]:
+    """What tells files apart, however their paths are spelled, by links too.
+
+    Args:
+        images: path, size and stamp of each.
+    """
+    return [_file_key(path, size, stamp) for path, size, stamp in images[["path", "size", "stamp"]].itertuples(index=False)]
+
+
+def _file_key(path: str, size: int, stamp: str) -> Hashable:
+    local = unquote(path.removeprefix("file://")) if path.startswith("file://") else path
+    if files.is_url(local):
+        scheme, _, inside = local.partition("://")
+        return scheme, posixpath.normpath(unquote(inside)), size, stamp
+    try:
+        status = os.stat(local)
+    except (OSError, ValueError):
+        return os.path.realpath(local)
+    return (status.st_dev, status.st_ino, size) if status.st_ino else os.path.normcase(os.path.realpath(local))
+
+
+def joined(groups: pd.Series, file: pd.Series) -> pd.Series:
+    """The groups, those that share a file under the name that is the first by alphabet.
+
+    Args:
+        groups: (N,) names.
+        file: (N,) equal where images are one file.
+    """
+    root: dict[str, str] = {}
+
+    def first(name: str) -> str:
+        while (above := root.get(name, name)) != name:
+            name = above
+        return name
+
+    shared = file.duplicated(keep=False)
+    for _, names in groups[shared].groupby(file[shared], sort=False):
+        low, *others = sorted({first(name) for name in names})
+        root |= dict.fromkeys(others, low)
+    return groups.map(first) if root else groups
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name += " (alone)"
+    return name
