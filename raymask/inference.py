@@ -17,9 +17,11 @@ import pandas as pd
 
 from raymask.config import Recipe
 from raymask.data import sources
-from raymask.data.decode import BrokenImageError, InputSpec, Pixels, crop_centre, decode, decode_file, resize
+from raymask.data.colours import Pixels
+from raymask.data.decode import InputSpec
 from raymask.ensemble import ByHead
 from raymask.errors import InputError, one_of
+from raymask.given import at_least_one, check_ids, check_several, name_of, read_image
 from raymask.paths import absolute
 from raymask.plan import input_spec
 from raymask.store import PART_NAMES, ReplicaId, Run, load_run_config, read_json
@@ -265,7 +267,8 @@ class Ensemble:
         """Labels and probabilities of images, in their order.
 
         Args:
-            images: paths or URLs, bytes of files, PIL images, or (H, W, 3) or (H, W) uint8 arrays in RGB, in any mixture.
+            images: paths or URLs, bytes of files, PIL images, or arrays of (H, W) or (H, W, C) in gray or RGB, in any mixture; or
+                an (N, H, W, C) array. What does not have 8 bits is scaled as `raymask.data.colours.to_rgb` says.
             image_ids: names of the rows (default: the paths, else the images' numbers).
             batch_size: images that are in memory at a time.
 
@@ -274,15 +277,15 @@ class Ensemble:
             agreement (share of the models that elect the same), the joint label, each task's label and class, all probabilities.
 
         Raises:
-            InputError: something is no image at all, or there are more or fewer ids than images.
+            InputError: a single image is given, something is no image at all, or there are more or fewer ids than images.
         """
-        if isinstance(images, (str, bytes, Path)):
-            raise InputError("predict takes a list of images; put a single one in [brackets].")
+        check_several(images)
+        at_a_time, image_ids = at_least_one(batch_size), check_ids(image_ids)
         tables, iterator, start = [], iter(images), 0
-        while chunk := list(islice(iterator, batch_size)):
-            ids = [_name(image, start + place) for place, image in enumerate(chunk)]
+        while chunk := list(islice(iterator, at_a_time)):
+            ids = [name_of(image, start + place) for place, image in enumerate(chunk)]
             if image_ids is not None:
-                ids = [str(name) for name in image_ids[start : start + len(chunk)]]
+                ids = image_ids[start : start + len(chunk)]
             if len(ids) != len(chunk):
                 raise InputError(f"there are {len(image_ids or ())} image_ids for more images.")
             tables.append(self.predict_batch(ids, [read_image(image, self.specs) for image in chunk]))
@@ -317,37 +320,3 @@ def load(folder: str | Path, models: str = FOLDS) -> Ensemble:
         InputError: the run is not finished, or lacks such models.
     """
     return Ensemble(read_panel(absolute(folder), models))
-
-
-def read_image(image: Any, specs: Sequence[InputSpec]) -> tuple[str, list[Pixels]]:
-    """Pixels of one image for each spec, or why it has none: ("", pixels) or (problem, []).
-
-    Raises:
-        InputError: it is none of the things that `Ensemble.predict` takes.
-    """
-    if isinstance(image, (str, Path)):
-        return decode_file(str(image), specs)
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return read_content(bytes(image), specs)
-    if hasattr(image, "convert") and hasattr(image, "tobytes"):  # PIL's, without importing it
-        from PIL import ImageOps
-
-        image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
-        colour = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
-        if colour.shape[2] == 3 and colour.size:
-            return "", [resize(crop_centre(colour, spec), spec) for spec in specs]
-    what = f"an array of {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else f"a {type(image).__name__}"
-    raise InputError(f"{what} is no image: give a path, the bytes of a file, a PIL image, or an (H, W, 3) uint8 array.")
-
-
-def read_content(content: bytes, specs: Sequence[InputSpec]) -> tuple[str, list[Pixels]]:
-    """Pixels of a file's bytes for each spec, or why it has none."""
-    try:
-        return "", [decode(content, spec) for spec in specs]
-    except BrokenImageError as error:
-        return str(error), []
-
-
-def _name(image: Any, number: int) -> str:
-    return str(image) if isinstance(image, (str, Path)) else str(number)

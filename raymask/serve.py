@@ -29,7 +29,8 @@ import raymask
 from raymask.answers import About, predictions_of
 from raymask.capacity import usable_nodes
 from raymask.cluster import Cluster, check_shared, connect, machine_memory
-from raymask.data.decode import InputSpec, Pixels
+from raymask.data.colours import Pixels
+from raymask.data.decode import InputSpec
 from raymask.display import Display
 from raymask.errors import InputError, RunError
 from raymask.inference import FOLDS, Ensemble, Panel, read_panel, specs_of, weights_bytes

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isnan, nan
 
 from fastapi import Request
-from PIL import Image
+from PIL import PngImagePlugin
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from raymask.data.decode import InputSpec, Pixels
-from raymask.inference import read_content
+from raymask.data.colours import BrokenImageError, Pixels
+from raymask.data.decode import InputSpec, pixels_of
+from raymask.given import read_content
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO")
-"""What is read of strangers: Pillow knows more, among it EPS, for which it would run Ghostscript."""
-
-NO_IMAGE = "the file is no image that can be read"
 MOST_IMAGES = 64
+MOST_TEXT = 2**22
+"""Bytes of text in a PNG, which are packed into a thousandth, and unpacked even if the header alone is wanted."""
+
+PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT
 
 
 class Refusal(Exception):  # noqa: N818
@@ -40,6 +39,8 @@ class Limits:
 
     max_mb: float = 10.0
     max_megapixels: float = 25.0
+    max_request_megapixels: float = 100.0
+    """Of all images of a request together."""
     timeout_s: float = 30.0
     waiting: int = 256
     """Requests at a time; others are sent away."""
@@ -48,6 +49,11 @@ class Limits:
     def most_bytes(self) -> int:
         """Bytes of a request's body."""
         return int(self.max_mb * 1e6)
+
+    @property
+    def most_pixels(self) -> int:
+        """Pixels of an image."""
+        return int(self.max_megapixels * 1e6)
 
 
 async def read_images(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
@@ -119,34 +125,38 @@ def _check_number(images: int) -> None:
         raise Refusal(413, f"The request has {images} images; send at most {MOST_IMAGES} at a time.")
 
 
+def check_sizes(images: Sequence[tuple[str, bytes]], limits: Limits) -> None:
+    """Reads the headers of a request's images, before any is decoded.
+
+    Raises:
+        Refusal: one is none, or too large, or all are together.
+    """
+    together = 0
+    for name, content in images:
+        try:
+            together += pixels_of(content, limits.most_pixels)
+        except BrokenImageError as error:
+            raise Refusal(422, _sentence(name, str(error))) from None
+    if together > limits.max_request_megapixels * 1e6:
+        raise Refusal(
+            413,
+            f"The request's {len(images)} images have {together / 1e6:.4g} megapixels; send at most "
+            f"{limits.max_request_megapixels:g} at a time.",
+        )
+
+
 def decode_checked(name: str, content: bytes, specs: Sequence[InputSpec], limits: Limits) -> list[Pixels]:
-    """Pixels of an image for each spec; how many it has is read from its header, before it is decoded.
+    """Pixels of an image for each spec.
 
     Raises:
         Refusal: it is broken or too large.
     """
-    whose = f"'{name}': " if name else ""
-    megapixels = _megapixels(content) if content else 0.0
-    if megapixels > limits.max_megapixels:
-        number = f"{megapixels:.4g}" if megapixels < inf else "far too many"
-        raise Refusal(422, _sentence(whose, f"the image has {number} megapixels; send at most {limits.max_megapixels:g}"))
-    problem, pixels = (NO_IMAGE, []) if isnan(megapixels) else read_content(content, specs)
+    problem, pixels = read_content(content, specs, limits.most_pixels)
     if problem:
-        raise Refusal(422, _sentence(whose, problem))
+        raise Refusal(422, _sentence(name, problem))
     return pixels
 
 
-def _sentence(whose: str, problem: str) -> str:
-    said = f"{whose}{problem}."
+def _sentence(name: str, problem: str) -> str:
+    said = f"'{name}': {problem}." if name else f"{problem}."
     return said[0].upper() + said[1:]
-
-
-def _megapixels(content: bytes) -> float:
-    """By the header alone; nan where it is none of an image."""
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return image.width * image.height / 1e6
-    except Image.DecompressionBombError:
-        return inf
-    except Exception:  # Pillow's plugins raise anything
-        return nan

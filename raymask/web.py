@@ -19,8 +19,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from raymask.answers import About, Answer, Prediction, Problem, Ready
-from raymask.data.decode import InputSpec, Pixels
-from raymask.uploads import MOST_IMAGES, Limits, Refusal, decode_checked, read_images
+from raymask.data.colours import Pixels
+from raymask.data.decode import InputSpec
+from raymask.uploads import MOST_IMAGES, Limits, Refusal, check_sizes, decode_checked, read_images
 
 CLOSED = 499
 """What is counted where the client is gone; nginx has the number too."""
@@ -172,6 +173,7 @@ async def _admitted(metrics: Metrics, limits: Limits) -> AsyncIterator[None]:
 async def _told(request: Request, door: Door, limits: Limits, decoders: ThreadPoolExecutor) -> list[Told]:
     images = await read_images(request, limits)
     loop = asyncio.get_running_loop()
+    await loop.run_in_executor(decoders, check_sizes, images, limits)
 
     async def one(name: str, content: bytes) -> Told:
         told = await door.ask(await loop.run_in_executor(decoders, decode_checked, name, content, door.specs, limits))

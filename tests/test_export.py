@@ -28,8 +28,9 @@ from raymask.data.sources import label_space
 from raymask.ensemble import voters_of
 from raymask.errors import InputError, RunError
 from raymask.export import export
+from raymask.given import read_image
 from raymask.graphs import COMBINE, EnsembleGraph, VoteGraph, merge_views
-from raymask.inference import load, read_image, read_panel, specs_of
+from raymask.inference import load, read_panel, specs_of
 from raymask.metrics import heads_of
 from raymask.models import Classifier, build_classifier, save_classifier, to_pixels
 from raymask.resample import Metric

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from made import make_run
 from PIL import Image
 from safetensors.torch import load, save_file
 
 import raymask
 from raymask.errors import InputError
-from raymask.inference import Ensemble, Predictor, read_image, read_panel, specs_of, stacked
+from raymask.given import read_image
+from raymask.inference import Ensemble, Predictor, read_panel, specs_of, stacked
 from raymask.store import ReplicaId, Run, read_json, write_json
 from raymask.tta import VIEWS
 from raymask.viewing import even
@@ -104,6 +108,53 @@ class TestPredict:
         alone = ensemble.predict([files[0]])
         np.testing.assert_allclose(table.loc[0, columns].to_numpy(float), alone.loc[0, columns].to_numpy(float), atol=1e-5)
 
+    def test_16_bits_are_the_same_image_through_every_door(self, ensemble: Ensemble, tmp_path: Path) -> None:
+        values = (np.arange(48 * 64).reshape(48, 64) * 21).astype(np.uint16)
+        path = tmp_path / "deep.png"
+        Image.fromarray(values).save(path)
+        given = [path, path.read_bytes(), Image.open(path), values, values.astype(np.int32), values.astype(np.float32)]
+        table = ensemble.predict([*given, values.astype(np.float32) - 50_000], image_ids=(str(place) for place in range(7)))
+        assert table["problem"].tolist()[:6] == [""] * 6
+        assert "its pixels are from -50000" in table["problem"][6]
+        joint = table[[name for name in table if name.startswith("joint:")]].to_numpy()
+        np.testing.assert_allclose(joint[1:6], joint[:5], atol=1e-6)
+
+    @pytest.mark.parametrize("make", [list, tuple, iter, np.asarray, pd.Series, lambda files: (file for file in files)])
+    def test_any_order_of_images_will_do(self, ensemble: Ensemble, files: list[Path], make: Any) -> None:
+        table = ensemble.predict(make([str(file) for file in files[:2]]))
+        assert table["image_id"].tolist() == [str(file) for file in files[:2]]
+        assert (table["problem"] == "").all()
+
+    def test_an_array_of_images_is_as_many_images(self, ensemble: Ensemble) -> None:
+        batch = np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), dtype=np.uint8)
+        pd.testing.assert_frame_equal(ensemble.predict(batch), ensemble.predict(list(batch)))
+
+    @pytest.mark.parametrize(
+        "single",
+        [
+            *(np.zeros((80, 60, 3), np.uint8), np.zeros((80, 60)), np.zeros(()), torch.zeros(3, 8, 8), Image.new("RGB", (8, 8))),
+            *(io.BytesIO(b"image"), Path("photo.jpg"), bytearray(b"image"), memoryview(b"image")),
+        ],
+        ids=lambda single: type(single).__name__,
+    )
+    def test_a_single_image_is_not_taken_for_many(self, ensemble: Ensemble, single: object) -> None:
+        with pytest.raises(InputError, match=r"takes a list of images; put a single one in \[brackets\]"):
+            ensemble.predict(single)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        "images",
+        [{"a.jpg": 1}, {"a.jpg"}, frozenset({"a.jpg"}), None, 3, torch.zeros(2, 8, 8, 3), pd.DataFrame({"path": ["a.jpg"]})],
+        ids=lambda images: type(images).__name__,
+    )
+    def test_what_holds_no_images_in_an_order_is_refused(self, ensemble: Ensemble, images: object) -> None:
+        with pytest.raises(InputError, match=f"takes a list of images, or .* and not a {type(images).__name__}"):
+            ensemble.predict(images)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("size", [0, -1, 2.5, None, "4"])
+    def test_a_batch_has_at_least_an_image(self, ensemble: Ensemble, files: list[Path], size: Any) -> None:
+        with pytest.raises(InputError, match=r"batch_size is .*, at least 1"):
+            ensemble.predict(files[:2], batch_size=size)
+
     def test_no_images_make_an_empty_table(self, ensemble: Ensemble, files: list[Path]) -> None:
         assert ensemble.predict([]).columns.tolist() == ensemble.predict(files[:1]).columns.tolist()
 
@@ -112,8 +163,12 @@ class TestPredict:
         [
             ("photo.jpg", None, "predict takes a list of images; put a single one in [brackets]."),
             ([3], None, "a int is no image"),
-            ([np.zeros((4, 4, 3))], None, r"an array of float64 \(4, 4, 3\) is no image"),
-            ([np.zeros((4, 4, 4), np.uint8)], None, "an array of uint8"),
+            ([np.zeros((3, 9, 9))], None, r"an array of float64 \(3, 9, 9\) is no image"),
+            ([np.zeros((4, 4, 5), np.uint8)], None, r"an array of uint8 \(4, 4, 5\) is no image"),
+            ([np.zeros((0, 4, 3), np.uint8)], None, r"an array of uint8 \(0, 4, 3\) is no image"),
+            ([np.zeros((4, 4), complex)], None, "an array of complex128"),
+            ([np.array([["a"]])], None, "an array of <U1"),
+            ([np.zeros((9, 9), np.uint8)], "a", "image_ids is a list of names"),
             ([np.zeros((9, 9), np.uint8)], ["a", "b"], "there are 2 image_ids for 1 images"),
             ([np.zeros((9, 9), np.uint8)] * 2, ["a"], "there are 1 image_ids for more images"),
         ],
@@ -128,8 +183,6 @@ class TestPanel:
         panel = ensemble.panel
         assert len(panel.models) == 10
         assert panel.rounds[1]["age"] == "age/fold-1"
-        from raymask.inference import read_image
-
         said = ensemble.said([read_image(file, ensemble.specs) for file in files])
         by_fold = [
             panel.vote({member: said[f"{member}/fold-{fold}"] for member in ("mask", "gender", "age", "multi", "joint")})

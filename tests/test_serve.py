@@ -225,7 +225,7 @@ class TestServer:
 
 
 def ensemble_reader(ensemble: Any) -> Any:
-    from raymask.inference import read_content
+    from raymask.given import read_content
 
     return lambda content: read_content(content, ensemble.specs)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi import FastAPI
+from hostile import tiff_and_fli
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -199,18 +200,43 @@ class TestRefusals:
         assert "no image" in refused(client().post("/predict", **file_of(eps, "a.eps")), 422)
 
     @pytest.mark.filterwarnings("ignore:Image size")
-    @pytest.mark.parametrize(("side", "said"), [(10_000, "100"), (40_000, "far too many")])
+    @pytest.mark.parametrize(("side", "said"), [(10_000, "100 megapixels"), (40_000, "far too many pixels")])
     def test_too_many_pixels_are_refused_by_the_header_alone(self, side: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
         def decode(*_: object) -> None:
             raise AssertionError("it was decoded")
 
         monkeypatch.setattr("raymask.uploads.read_content", decode)
         sentence = refused(client().post("/predict", **file_of(huge_png(side), "big.png")), 422)
-        assert sentence == f"'big.png': the image has {said} megapixels; send at most 25."
+        assert sentence == f"'big.png': the image has {said}; at most {25 if side == 10_000 else '179 megapixels'} are read."
 
     def test_as_many_pixels_as_allowed_are_answered(self) -> None:
         assert client(max_megapixels=0.0012).post("/predict", **file_of(image_bytes())).status_code == 200
         refused(client(max_megapixels=0.00119).post("/predict", **file_of(image_bytes())), 422)
+
+    def test_what_pillow_would_take_for_a_larger_image_of_another_format(self) -> None:
+        """It is decoded as what it was checked as: a TIFF of 8 × 8, and not an animation of 13,000 × 13,000."""
+        answer = client().post("/predict", **file_of(tiff_and_fli(13_000), "small.tif"))
+        assert answer.json()["predictions"][0]["labels"] == {"mask": "grey 90"}
+
+    def test_images_that_have_too_many_pixels_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def decode(*_: object) -> None:
+            raise AssertionError("it was decoded")
+
+        large = io.BytesIO()
+        Image.new("1", (5000, 5000)).save(large, "PNG")
+        files = [("image", (f"{place}.png", large.getvalue())) for place in range(MOST_IMAGES)]
+        monkeypatch.setattr("raymask.uploads.read_content", decode)
+        assert refused(client().post("/predict", files=files), 413) == (
+            "The request's 64 images have 1600 megapixels; send at most 100 at a time."
+        )
+
+    def test_text_that_unpacks_to_very_much_is_refused(self) -> None:
+        """A PNG may hold any number of texts, each packed into a thousandth of a megabyte; Pillow unpacks 64 of them."""
+        name, packed = b"zTXt", b"key\0\0" + zlib.compress(bytes([97]) * 2**20, 9)
+        text = struct.pack(">I", len(packed)) + name + packed + struct.pack(">I", zlib.crc32(name + packed))
+        content = image_bytes("PNG")
+        assert client().post("/predict", **file_of(content[:33] + text * 2 + content[33:])).status_code == 200
+        assert "memory" in refused(client().post("/predict", **file_of(content[:33] + text * 20 + content[33:])), 422)
 
     def test_too_many_images(self) -> None:
         image = encoded(image_bytes())

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raymask.data.decode import Pixels
+from raymask.data.colours import Pixels
 from raymask.errors import InputError
 
 Transform = dict[str, dict[str, Any] | None]

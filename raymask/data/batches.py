@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from raymask.data.augment import Augmenter
 from raymask.data.cache import PreparedImages
-from raymask.data.decode import InputSpec, Pixels
+from raymask.data.colours import Pixels
+from raymask.data.decode import InputSpec
 
 
 @dataclass(frozen=True)

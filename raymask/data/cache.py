@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raymask.data.decode import InputSpec, Pixels
+from raymask.data.colours import Pixels
+from raymask.data.decode import InputSpec
 
-VERSION = 1
+VERSION = 2
 SHARD_BYTES = 64 * 2**20
 
 

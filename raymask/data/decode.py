@@ -1,27 +1,50 @@
-"""Bytes of an image file -> pixels of the size that a model takes. Imported by every worker, so it stays light."""
+"""An image file, its bytes, an open image or an array -> pixels of the size that a model takes: one way for all of them.
+
+Imported by every worker, so it stays light.
+"""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from raymask.data.colours import BrokenImageError, Pixels, array_to_rgb, keeps_little, to_rgb
 from raymask.data.files import read_bytes, why_unreadable
 from raymask.errors import InputError
 
-Pixels = npt.NDArray[np.uint8]
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "PPM": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
+}
+"""Pillow's formats that are read, and the suffixes of their files: those whose decoders keep to the size that the header says.
+
+Pillow knows more: EPS, for which it runs Ghostscript; FLI and others whose first bytes may be those of another format; AVIF, of
+which 1 kB that says 8 × 8 pixels may hold 16,384 × 16,384.
+"""
+SUFFIXES = frozenset(chain.from_iterable(FORMATS.values()))
+MOST_PIXELS = 178_956_970
+"""Of a file, unless fewer are asked for; Pillow's own limit."""
+MOST_SCANS = 64
+"""Of a JPEG. Progressive ones have about 10; each of 64 bytes may go over all pixels again."""
+TILE_WIDTH, TILE_LENGTH = 322, 323
 
 cv2.setNumThreads(0)
-
-
-class BrokenImageError(Exception):
-    """A file that is no whole image; the message says why."""
 
 
 @dataclass(frozen=True, order=True)
@@ -34,32 +57,89 @@ class InputSpec:
     """Share kept of the largest centred box of the target's aspect."""
 
 
-def decode(content: bytes, spec: InputSpec) -> Pixels:
+def decode(content: bytes, spec: InputSpec, most_pixels: int = MOST_PIXELS) -> Pixels:
     """(H, W, 3) uint8 RGB pixels of a file's bytes, upright by its EXIF data, cropped and resized by area.
 
-    JPEGs are decoded at the smallest of libjpeg's scales (1/1, 1/2, 1/4, 1/8) that still holds the target's resolution.
+    Of several pictures it is the first; of any mode and number of bits, see `raymask.data.colours.to_rgb`. JPEGs are decoded at
+    the smallest of libjpeg's scales (1/1, 1/2, 1/4, 1/8) that still holds the target's resolution.
+
+    Args:
+        content: a file of one of `FORMATS`.
+        spec: size and crop.
+        most_pixels: what is read of one image.
 
     Raises:
-        BrokenImageError: the bytes are no image, or not a whole one.
+        BrokenImageError: the bytes are no image, not a whole one, or it is too large or of numbers that have no 8-bit picture.
     """
+    with _explained():
+        image = _opened(content, most_pixels)
+        longest = int(np.ceil(max(spec.height, spec.width) / spec.crop))
+        image.draft("RGB", (longest, longest))
+        return _fitted(_upright_rgb(image, most_pixels), spec)
+
+
+def decode_image(image: Image.Image | npt.NDArray[Any], specs: Sequence[InputSpec]) -> list[Pixels]:
+    """The same for each spec of an image that Pillow has opened, or of an array, see `raymask.data.colours.array_to_rgb`.
+
+    Raises:
+        BrokenImageError: as `decode` does.
+    """
+    with _explained():
+        pixels = array_to_rgb(image) if isinstance(image, np.ndarray) else _upright_rgb(image, MOST_PIXELS)
+    return [_fitted(pixels, spec) for spec in specs]
+
+
+def pixels_of(content: bytes, most_pixels: int = MOST_PIXELS) -> int:
+    """How many pixels a file has, of which the header alone is read.
+
+    Raises:
+        BrokenImageError: as `decode` does.
+    """
+    with _explained():
+        image = _opened(content, most_pixels)
+        return image.width * image.height
+
+
+def _opened(content: bytes, most_pixels: int) -> Image.Image:
+    """The one door to Pillow for a file's bytes: of known formats, within the limits, its pixels not yet read."""
     if not content:
         raise BrokenImageError("the file is empty")
+    image = Image.open(io.BytesIO(content), formats=list(FORMATS))
+    tags = getattr(image, "tag_v2", {})
+    # A TIFF's decoder takes room for a whole tile, however small the image.
+    tile = int(tags.get(TILE_WIDTH, 0)) * int(tags.get(TILE_LENGTH, 0))
+    _check_pixels(max(image.width * image.height, tile), most_pixels)
+    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MOST_SCANS:
+        raise BrokenImageError(f"the image is a JPEG of more than {MOST_SCANS} scans")
+    return image
+
+
+def _upright_rgb(image: Image.Image, most_pixels: int) -> Pixels:
+    deep = not image.mode.startswith("I") and any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+    _check_pixels(image.width * image.height, most_pixels)
+    image.load()
+    _check_pixels(image.width * image.height, most_pixels)
+    if deep and keeps_little(image):
+        raise BrokenImageError("its colours of 16 bits are of 12 or fewer, and nearly black in 8; save it in 8 bits")
+    return to_rgb(ImageOps.exif_transpose(image), getattr(image, "tag_v2", None))
+
+
+def _check_pixels(pixels: int, most: int) -> None:
+    if pixels > most:
+        raise BrokenImageError(f"the image has {pixels / 1e6:.4g} megapixels; at most {most / 1e6:.4g} are read")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Whatever Pillow raises as a `BrokenImageError`, and nothing that it warns of."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as opened:
-                longest = max(spec.height, spec.width) / spec.crop
-                opened.draft("RGB", (int(np.ceil(longest)), int(np.ceil(longest))))
-                upright = ImageOps.exif_transpose(opened)
-                pixels = np.asarray(_eight_bits(upright).convert("RGB"))
+            yield
+    except BrokenImageError:
+        raise
     except Exception as error:  # Pillow's plugins raise anything: struct.error for wrong EXIF data, EOFError, TypeError, ...
         raise BrokenImageError(_why(error)) from None
-    return resize(crop_centre(pixels, spec), spec)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit gray as 8-bit gray, which `convert` would clip instead of scale."""
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I;16") else image
 
 
 def decode_file(path: str, specs: Sequence[InputSpec]) -> tuple[str, list[Pixels]]:
@@ -71,6 +151,10 @@ def decode_file(path: str, specs: Sequence[InputSpec]) -> tuple[str, list[Pixels
         return str(error), []
     except (OSError, InputError) as error:
         return why_unreadable(error), []
+
+
+def _fitted(pixels: Pixels, spec: InputSpec) -> Pixels:
+    return resize(crop_centre(pixels, spec), spec)
 
 
 def crop_centre(pixels: Pixels, spec: InputSpec) -> Pixels:
@@ -93,6 +177,6 @@ def _why(error: Exception) -> str:
     if "cannot identify" in str(error):
         return "the file is no image that can be read"
     if isinstance(error, Image.DecompressionBombError):
-        return "the image has too many pixels"
+        return f"the image has far too many pixels; at most {MOST_PIXELS / 1e6:.4g} megapixels are read"
     said = str(error).strip() or type(error).__name__
     return f"the image is broken ({said.splitlines()[0]})"

@@ -13,9 +13,8 @@ import pandas as pd
 
 from raymask.config import DataConfig
 from raymask.data import files
+from raymask.data.decode import SUFFIXES
 from raymask.errors import InputError, one_of, shortened
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def check_rejected(rejected: pd.DataFrame, found: int, most: float) -> None:
 
 def is_image(name: str) -> bool:
     """Whether a file name is that of an image and not hidden (`._mask1.jpg`, `.DS_Store`)."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not files.is_hidden(name)
+    return PurePosixPath(name).suffix.lower() in SUFFIXES and not files.is_hidden(name)
 
 
 def left_out(names: Iterable[str]) -> str:

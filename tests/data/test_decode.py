@@ -11,11 +11,24 @@ import cv2
 import fsspec
 import numpy as np
 import pytest
+from hostile import tiff, tiff_and_fli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from raymask.data.decode import BrokenImageError, InputSpec, crop_centre, decode, decode_file, resize
+from raymask.data.decode import (
+    FORMATS,
+    MOST_SCANS,
+    SUFFIXES,
+    BrokenImageError,
+    InputSpec,
+    crop_centre,
+    decode,
+    decode_file,
+    decode_image,
+    pixels_of,
+    resize,
+)
 
 SPEC = InputSpec(24, 32, 1.0)
 
@@ -284,7 +297,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 def test_a_header_that_promises_too_many_pixels_is_refused_before_they_are_decoded() -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-    assert why_broken(bomb) == "the image has too many pixels"
+    assert why_broken(bomb) == "the image has far too many pixels; at most 179 megapixels are read"
 
 
 def test_exif_data_of_a_wrong_type_are_no_crash() -> None:
@@ -347,3 +360,226 @@ def test_a_file_without_pixels_says_why(tmp_path: Path, content: bytes | None, p
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert decode_file(str(tmp_path), [SPEC]) == ("the file cannot be read (Is a directory)", [])
+
+
+# --- every door is the same one
+
+
+def numbers(kind: str, bits: int) -> np.ndarray:
+    """(H, W) gray numbers of a type that use a range of so many bits."""
+    gray = picture()[..., 0].astype(np.float64)
+    scaled = gray / 255 if bits == 1 else np.floor(gray * (2**bits - 1) / 255)
+    return scaled.astype(kind)
+
+
+def looks_like_the_picture(pixels: np.ndarray) -> None:
+    assert difference(pixels, decode(encoded(picture()[..., 0]), SPEC)) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [
+        *(("uint16", 8), ("uint16", 12), ("uint16", 16), ("int32", 8), ("int32", 12), ("int32", 16), ("int64", 16)),
+        *(("float32", 1), ("float32", 8), ("float32", 12), ("float32", 16), ("float64", 1), ("uint32", 12)),
+    ],
+)
+def test_numbers_of_any_type_are_scaled_by_the_range_that_they_use(kind: str, bits: int) -> None:
+    values = numbers(kind, bits)
+    [pixels] = decode_image(values, [SPEC])
+    looks_like_the_picture(pixels)
+    if kind in ("uint16", "int32", "float32"):
+        image = Image.fromarray(values)
+        np.testing.assert_array_equal(decode_image(image, [SPEC])[0], pixels)
+        np.testing.assert_array_equal(decode(encoded(image, "TIFF"), SPEC), pixels)
+    if kind == "uint16":
+        content = encoded(image, "PNG")
+        np.testing.assert_array_equal(decode(content, SPEC), pixels)
+        np.testing.assert_array_equal(decode_image(Image.open(io.BytesIO(content)), [SPEC])[0], pixels)
+
+
+@given(
+    kind=st.sampled_from(["uint16", "int16", "int32", "float32"]),
+    least=st.floats(-1e6, 1e6, width=32),
+    span=st.floats(0, 1e6, width=32),
+)
+@settings(max_examples=200, deadline=None)
+def test_no_numbers_become_black_or_white_without_a_word(kind: str, least: float, span: float) -> None:
+    """A ramp of any two numbers has pixels whose range is more than a few grays, or a reason; or it is dark as its range says."""
+    info = np.iinfo(kind) if kind != "float32" else np.finfo(kind)
+    ends = np.clip([least, least + span], float(info.min), float(info.max))
+    ramp = np.tile(np.linspace(*ends, 64), (48, 1)).astype(kind)
+    try:
+        [pixels] = decode_image(ramp, [SPEC])
+    except BrokenImageError:
+        return
+    assert pixels.max() >= 15 or ramp.max() == 0
+    assert (pixels[:, 1:].astype(int) >= pixels[:, :-1]).all()
+    assert (pixels == 255).mean() < 0.2 or ramp.min() > 0.7 * ramp.max()
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (np.array([[-1000, 400]], np.int32), "from -1000 to 400, which is none of 8, 12 or 16 bits"),
+        (np.array([[0, 70000]], np.int32), "from 0 to 70000"),
+        (np.array([[-2.1, 2.6]], np.float32), "from -2.1 to 2.6"),
+        (np.array([[0, 3.5]], np.float32), "from 0 to 3.5, which is nearly black in 0 to 1, or of 8, 12 or 16 bits"),
+        (np.array([[0, 0.01]], np.float32), "from 0 to 0.01, which is nearly black"),
+        (np.array([[0, 9]], np.int32), "from 0 to 9, which is nearly black"),
+        (np.array([[0, np.nan]], np.float32), "not all numbers"),
+        (np.array([[0, np.inf]], np.float32), "not all numbers"),
+    ],
+)
+def test_numbers_without_a_range_are_set_aside(values: np.ndarray, why: str) -> None:
+    for broken in (values, Image.fromarray(values)):
+        with pytest.raises(BrokenImageError, match=why):
+            decode_image(broken, [SPEC])
+    assert why in why_broken(encoded(Image.fromarray(values), "TIFF"))
+
+
+def test_floats_that_resampling_put_a_little_beyond_their_range_are_clipped() -> None:
+    values = numbers("float32", 1)
+    values[:8, :8], values[-8:, -8:] = -0.03, 1.04
+    [pixels] = decode_image(values, [SPEC])
+    assert pixels[0, 0, 0] == 0
+    assert pixels[-1, -1, 0] == 255
+    looks_like_the_picture(pixels)
+
+
+@pytest.mark.parametrize("top", [255, 4095])
+def test_a_tiff_of_12_bits_is_scaled_by_what_it_says(top: int) -> None:
+    gray = picture(24, 32)[..., 0].astype(int) * top // 255
+    pairs = gray.reshape(-1, 2)
+    packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1)
+    tags = {256: (4, 32), 257: (4, 24), 258: (3, 12), 259: (3, 1), 262: (3, 1), 277: (3, 1), 278: (4, 24)}
+    pixels = decode(tiff(tags, packed.astype(np.uint8).tobytes()), InputSpec(24, 32, 1.0))
+    assert difference(pixels[..., 0], gray * 255 / 4095) < 1
+
+
+def test_gray_of_which_zero_is_white_is_turned_round() -> None:
+    gray = numbers("uint16", 16)
+    tags = {256: (4, 128), 257: (4, 96), 258: (3, 16), 259: (3, 1), 277: (3, 1), 278: (4, 96)}
+    for photometric, stored in ((1, gray), (0, 65535 - gray)):
+        looks_like_the_picture(decode(tiff({**tags, 262: (3, photometric)}, stored.astype("<u2").tobytes()), SPEC))
+
+
+@pytest.mark.parametrize("kind", [".png", ".tiff"])
+def test_colours_of_12_bits_in_16_are_set_aside(kind: str) -> None:
+    content = cv2.imencode(kind, picture()[..., ::-1].astype(np.uint16) * 16)[1].tobytes()
+    assert "nearly black in 8" in why_broken(content)
+    with pytest.raises(BrokenImageError, match="nearly black"):
+        decode_image(Image.open(io.BytesIO(content)), [SPEC])
+    assert outcome(cv2.imencode(kind, np.zeros((9, 9, 3), np.uint16))[1].tobytes()) == "pixels"
+
+
+def test_lab_is_turned_into_rgb() -> None:
+    from PIL import ImageCms
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    image = ImageCms.applyTransform(Image.fromarray(picture()), ImageCms.buildTransform(srgb, lab, "RGB", "LAB"))
+    for pixels in (decode(encoded(image, "TIFF"), SPEC), decode_image(image, [SPEC])[0]):
+        assert difference(pixels, decode(encoded(picture()), SPEC)) < 3
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "RGBa", "La"])
+def test_what_is_transparent_is_white(mode: str) -> None:
+    image = Image.new("RGBA", (64, 48), (0, 0, 0, 0))
+    image.paste((90, 90, 90, 255), (32, 0, 64, 48))
+    if mode in ("P", "PA"):
+        image = image.convert("RGB").quantize(4).convert("PA") if mode == "PA" else image.quantize(4)
+        if mode == "PA":
+            image.putalpha(Image.fromarray(np.repeat([[0] * 32 + [255] * 32], 48, axis=0).astype(np.uint8)))
+    else:
+        image = image.convert("LA").convert("La") if mode == "La" else image.convert(mode)
+    [pixels] = decode_image(image, [SPEC])
+    assert (pixels[:, :15] == 255).all()
+    assert np.abs(pixels[:, 17:].astype(int) - 90).max() <= 1
+    if mode in ("RGBA", "LA", "P"):
+        np.testing.assert_array_equal(decode(encoded(image), SPEC), pixels)
+
+
+def test_half_of_a_colour_and_half_of_white() -> None:
+    pixels = decode(encoded(Image.new("RGBA", (64, 48), (0, 100, 200, 128))), SPEC)
+    assert difference(pixels, np.broadcast_to((127, 177, 227), (24, 32, 3))) < 1
+
+
+def test_an_image_that_is_transparent_everywhere_keeps_its_colours() -> None:
+    pixels = decode(encoded(Image.new("RGBA", (64, 48), (10, 100, 200, 0))), SPEC)
+    assert (pixels == (10, 100, 200)).all()
+
+
+@pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32", "bool"])
+def test_arrays_of_any_number_of_channels(channels: int, kind: str) -> None:
+    gray = {"uint8": picture()[..., 0], "uint16": numbers("uint16", 16), "float32": numbers("float32", 1)}
+    values = gray.get(kind, picture()[..., 0] > 128)
+    white = {"uint8": 255, "uint16": 65535}.get(kind, 1)
+    whole = values if channels == 0 else np.stack([values] * channels, axis=-1)
+    if channels in (2, 4):
+        whole[..., -1] = white
+    expected = np.where(values, 255, 0).astype(np.uint8) if kind == "bool" else picture()[..., 0]
+    assert difference(decode_image(whole, [SPEC])[0], decode(encoded(expected), SPEC)) < 1
+
+
+def test_a_broken_image_of_pillow_is_set_aside_and_turned_upright_as_a_file_is() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(Image.fromarray(picture()).transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
+    np.testing.assert_array_equal(decode_image(Image.open(io.BytesIO(content)), [SPEC])[0], decode(content, SPEC))
+    with pytest.raises(BrokenImageError, match="broken"):
+        decode_image(Image.open(io.BytesIO(content[: len(content) // 2])), [SPEC])
+
+
+# --- files that are not what their headers say
+
+
+def test_suffixes_are_those_of_pillow_for_the_formats_that_are_read() -> None:
+    known = {suffix: name.replace("MPO", "JPEG") for suffix, name in Image.registered_extensions().items()}
+    for name, suffixes in FORMATS.items():
+        assert {known[suffix] for suffix in suffixes} == {name}
+    assert {suffix for suffix, name in known.items() if name in FORMATS} == SUFFIXES
+
+
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_a_file_that_is_two_formats_is_the_same_one_to_all() -> None:
+    content = tiff_and_fli(13_000)
+    assert Image.open(io.BytesIO(content), formats=["FLI"]).size == (13_000, 13_000)
+    assert Image.open(io.BytesIO(content)).size == (13_000, 13_000)
+    assert pixels_of(content) == 64
+    assert outcome(content) == "pixels"
+
+
+def test_a_small_tiff_of_one_enormous_tile_is_refused() -> None:
+    """Its decoder would take a gigabyte for the tile, of which the picture is a corner."""
+    tags = {256: (4, 8), 257: (4, 8), 258: (3, 8), 259: (3, 8), 262: (3, 1), 277: (3, 1), 322: (4, 30_000), 323: (4, 30_000)}
+    assert why_broken(tiff(tags, zlib.compress(bytes(1000)))) == "the image has 900 megapixels; at most 179 are read"
+
+
+def test_a_jpeg_of_very_many_scans_is_refused() -> None:
+    """Each costs 64 bytes, and the time of going over all pixels."""
+    content = encoded(Image.new("L", (500, 500), 100), "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xc4")
+    many = content[:-2] + content[last:-2] * MOST_SCANS + b"\xff\xd9"
+    assert outcome(content) == "pixels"
+    assert why_broken(many) == f"the image is a JPEG of more than {MOST_SCANS} scans"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "JPEG2000"])
+def test_the_most_pixels_hold_for_what_is_decoded(kind: str) -> None:
+    content = encoded(picture(100, 120), kind)
+    assert decode(content, SPEC, 12_000).shape == (24, 32, 3)
+    with pytest.raises(BrokenImageError, match=r"has 0\.012 megapixels; at most 0\.01199 are read"):
+        decode(content, SPEC, 11_990)
+    assert pixels_of(content) == 12_000
+
+
+def test_an_image_that_grows_while_it_is_decoded_is_refused() -> None:
+    class Growing(Image.Image):
+        def load(self) -> object:
+            self._size = (100_000, 100_000)
+            return None
+
+    image = Growing()
+    image._mode, image._size = "L", (8, 8)
+    with pytest.raises(BrokenImageError, match=r"has 1e\+04 megapixels"):
+        decode_image(image, [SPEC])
