@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raymask.data.demo import write_demo
+from raymask.machine import usable_cpus
 
 WORK = Path(os.environ.get("RAYMASK_BENCHMARKS", "runs/benchmarks")).absolute()
 """Folder of generated photos, caches and results."""
@@ -62,7 +63,7 @@ def rate_on_all_cores(measure: Callable[..., None], arguments: Sequence[Any], va
         values: variables that the processes find.
     """
     spawn = multiprocessing.get_context("spawn")
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cpus()
     gate, rates = spawn.Barrier(cores), spawn.Queue()
     processes = [spawn.Process(target=measure, args=(*arguments, gate, rates)) for _ in range(cores)]
     with environment(values):
@@ -130,7 +131,7 @@ def machine() -> dict[str, Any]:
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
     return {
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cpus(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),

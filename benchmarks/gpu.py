@@ -36,6 +36,7 @@ from raymask.device import prepare_process
 from raymask.engine import LabelTable, mixed_precision, train_pack
 from raymask.feeds import PixelFeed
 from raymask.inference import Predictor
+from raymask.machine import usable_cpus
 from raymask.models import load_classifier, to_pixels
 from raymask.plan import Job, input_spec
 from raymask.store import ReplicaId, Run
@@ -239,7 +240,7 @@ def main() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif not torch.cuda.is_available():
         sys.exit("There is no GPU on this machine; a trial on its CPU: --device cpu --steps 2 --size 64 --batch-size 10")
-    device = prepare_process(len(os.sched_getaffinity(0)))
+    device = prepare_process(usable_cpus())
     recipe = Recipe(
         backbone=arguments.backbone, pretrained=False, image_size=arguments.size, batch_size=arguments.batch_size, epochs=1
     )

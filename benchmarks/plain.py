@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from raymask.data.augment import resolve_augment
+from raymask.machine import usable_cpus
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def train_replica(
 def tuned(table: pd.DataFrame, task: str, settings: Settings, steps: int = 6) -> Settings:
     """The quickest settings for this machine: precision and memory format first, then threads and loader processes."""
     best = min(_modes(settings), key=lambda mode: _seconds_of_steps(mode, steps))
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cpus()
     machines = [replace(best, threads=threads, workers=workers) for threads in {1, cores} for workers in range(cores + 1)]
     return min(machines, key=lambda machine: _seconds_of_loading(table, task, machine, 3 * steps))
 
@@ -150,7 +150,7 @@ def tuned(table: pd.DataFrame, task: str, settings: Settings, steps: int = 6) ->
 def _modes(settings: Settings) -> Iterator[Settings]:
     for amp in (False, True):
         for channels_last in (False, True):
-            yield replace(settings, amp=amp, channels_last=channels_last, threads=len(os.sched_getaffinity(0)))
+            yield replace(settings, amp=amp, channels_last=channels_last, threads=usable_cpus())
 
 
 def _seconds_of_steps(settings: Settings, steps: int) -> float:

@@ -39,6 +39,7 @@ from raymask.config import ComputeConfig, Recipe, RunConfig
 from raymask.data.decode import InputSpec, Pixels, decode_file
 from raymask.data.sources import read_source
 from raymask.inference import Predictor, recipe_of
+from raymask.machine import usable_cpus
 from raymask.models import load_classifier, to_pixels
 from raymask.plan import input_spec, plan_actors
 from raymask.store import ReplicaId, Run, read_json, write_json
@@ -49,7 +50,7 @@ from raymask.viewing import even
 VIEW_NAMES = ("original", "hflip", "zoom", "zoom_hflip")
 PREDICTED = [VIEWS[name] for name in VIEW_NAMES]
 FOLDS, BATCH = 5, 64
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cpus()
 CPU = torch.device("cpu")
 Answer = Callable[[], list[np.ndarray]]
 """Predicts; what comes before it is not counted as work."""

@@ -21,10 +21,12 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 import ray.data
+from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymask.config import ComputeConfig
 from raymask.errors import InputError
+from raymask.machine import usable_cpus, usable_memory
 from raymask.plan import Node
 
 # What every worker of a run finds in its environment.
@@ -50,11 +52,6 @@ INIT: dict[str, Any] = {
     "log_to_driver": False,
     "logging_level": logging.ERROR,
 }
-
-
-def machine_memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ def _check_answers(address: str) -> None:
 
 
 def _start(compute: ComputeConfig) -> None:
-    cpus = compute.cpus or len(os.sched_getaffinity(0))
+    cpus = compute.cpus or usable_cpus()
     # Workers inherit their environment; by way of a runtime environment Ray would start none of them ahead of need.
     wanted = WORKER_ENVIRONMENT | LOCAL_ENVIRONMENT | {"RAY_num_workers_soft_limit": str(2 * cpus + 2)}
     if "PYTHONDONTWRITEBYTECODE" in os.environ:
@@ -144,9 +141,18 @@ def _start(compute: ComputeConfig) -> None:
             address="local",
             num_cpus=cpus,
             num_gpus=compute.gpus,
+            object_store_memory=_store_memory(),
             include_dashboard=True,
             **INIT,
         )
+
+
+def _store_memory() -> int | None:
+    """Bytes of the object store by Ray's own share, where Ray takes the container for larger than it is; else None."""
+    memory = usable_memory()
+    if memory >= ray._common.utils.get_system_memory():
+        return None
+    return int(memory * ray_constants.DEFAULT_OBJECT_STORE_MEMORY_PROPORTION)
 
 
 @contextmanager

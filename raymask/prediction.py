@@ -9,6 +9,7 @@ from raymask.data.sources import label_space
 from raymask.data.test_sets import check_missing, read_images
 from raymask.display import Display
 from raymask.inference import read_panel
+from raymask.machine import usable_memory
 from raymask.plan import ActorPool, Node, plan_actors
 from raymask.session import RaySession
 from raymask.store import write_table
@@ -70,6 +71,4 @@ def memory_of(nodes: tuple[Node, ...], pool: ActorPool) -> float:
         if torch.cuda.is_available():
             return SHARE_OF_MEMORY * torch.cuda.get_device_properties(0).total_memory
         return SHARE_OF_MEMORY * 16e9  # the driver's machine has none; the least that is usual
-    from raymask.cluster import machine_memory
-
-    return SHARE_OF_MEMORY * machine_memory() / max(1, pool.size // len(nodes))
+    return SHARE_OF_MEMORY * usable_memory() / max(1, pool.size // len(nodes))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-import os
 import signal
 import socket
 import threading
@@ -28,12 +27,13 @@ from ray.serve.handle import DeploymentHandle
 import raymask
 from raymask.answers import About, predictions_of
 from raymask.capacity import usable_nodes
-from raymask.cluster import Cluster, check_shared, connect, machine_memory
+from raymask.cluster import Cluster, check_shared, connect
 from raymask.data.colours import Pixels
 from raymask.data.decode import InputSpec
 from raymask.display import Display
 from raymask.errors import InputError, RunError
 from raymask.inference import FOLDS, Ensemble, Panel, read_panel, specs_of, weights_bytes
+from raymask.machine import usable_cpus, usable_memory
 from raymask.paths import absolute
 from raymask.store import Run, load_run_config, read_json
 from raymask.uploads import MOST_IMAGES, Limits, Refusal
@@ -135,7 +135,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """What Ray Serve calls for the app, after the constructor."""
-        threads = min(MOST_DECODERS, len(os.sched_getaffinity(0)))
+        threads = min(MOST_DECODERS, usable_cpus())
         return build(Door(self.about, self.specs, self.ask, self.ready), self.limits, threads)
 
     async def ask(self, pixels: Sequence[Pixels]) -> Told:
@@ -258,7 +258,7 @@ def plan_replicas(cluster: Cluster, wanted: int | None, weights: int) -> tuple[i
         InputError: there are fewer processors than replicas.
     """
     gpus, cpus = int(sum(node.gpus for node in cluster.nodes)), int(sum(node.cpus for node in cluster.nodes))
-    fitting = max(1, int(SHARE_OF_MEMORY * machine_memory() / (PROCESS_BYTES + weights)))
+    fitting = max(1, int(SHARE_OF_MEMORY * usable_memory() / (PROCESS_BYTES + weights)))
     replicas = wanted or gpus or max(1, min(cpus, MOST_ON_CPUS, fitting))
     if replicas > (gpus or cpus):
         kind, number = ("GPUs", gpus) if gpus else ("CPUs", cpus)

@@ -19,7 +19,7 @@ ROOT = Path(raymask.__file__).parent
 
 # From bottom to top: a module may import those of the levels below its own, at the top of its file or inside a function.
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"errors"}),
+    frozenset({"errors", "machine"}),
     frozenset({"names", "paths", "device", "display", "kernels", "plots", "data.portraits", "data.colours"}),
     frozenset({"config_files", "explain", "tasks", "data.files", "data.demo"}),
     frozenset({"config", "calibration", "data.decode"}),

@@ -256,7 +256,7 @@ class TestVoter:
 
 class TestPlan:
     def test_one_replica_a_gpu_or_on_cpus_as_many_as_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("raymask.serve.machine_memory", lambda: 32 * 2**30)
+        monkeypatch.setattr("raymask.serve.usable_memory", lambda: 32 * 2**30)
         of_cpus, of_gpus = Cluster((Node(4, 0), Node(8, 0)), None, True), Cluster((Node(8, 2), Node(8, 1)), None, True)
         assert plan_replicas(of_cpus, None, 2**20) == (4, {"num_cpus": 3})
         assert plan_replicas(of_cpus, None, 7 * 2**30) == (2, {"num_cpus": 4})
