@@ -47,6 +47,21 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
+def _text_encoding(name: str) -> str:
+    try:
+        "a".encode(name).decode(name)
+    except (LookupError, ValueError):
+        raise ValueError(f"there is no encoding '{name}'; it may be utf-8, utf-16, cp949, cp1252 or another") from None
+    return name
+
+
+def _one_character(text: str) -> str:
+    separator = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(separator) != 1 or separator in '"\r\n':
+        raise ValueError(f"it must be one character, such as ';', or tab, but is '{text}'")
+    return separator
+
+
 class DataConfig(Strict):
     """Where the images and their labels are."""
 
@@ -61,6 +76,12 @@ class DataConfig(Strict):
     image_root: PathText | None = Field(None, description="folder that relative image paths start from (default: the CSV's)")
     test_root: PathText | None = Field(
         None, description="folder that relative paths of a test file start from (default: image_root, or the file's)"
+    )
+    encoding: Annotated[str, AfterValidator(_text_encoding)] | None = Field(
+        None, description="encoding of CSV files (default: utf-8), such as cp949 or utf-16"
+    )
+    separator: Annotated[str, AfterValidator(_one_character)] | None = Field(
+        None, description="what separates the values of CSV files: one character, or `tab` (default: by the file's name)"
     )
     max_missing_test: Share = Field(0.5, description="share of test images that may be missing before the run is refused")
     max_rejected: Share = Field(0.02, description="share of images that may be set aside before the run is refused")

@@ -17,7 +17,7 @@ from raymask.data.decode import InputSpec
 from raymask.data.features import bank_folder, missing_parts
 from raymask.data.folds import assign_folds, reserve_rows, thin_classes
 from raymask.data.kinds import check_keys, resolve_kind
-from raymask.data.tables import check_rejected
+from raymask.data.rejected import check_rejected
 from raymask.data.test_sets import TestSet, check_missing, read_test
 from raymask.display import Display, duration
 from raymask.election import Scores, fingerprint

@@ -111,7 +111,7 @@ class TestShards:
         [
             ("nothing.csv", "there is nothing at"),
             ("empty", "names no image"),
-            ("twice.csv", "names an image twice: 'a.jpg'"),
+            ("twice.csv", "names an image twice in column 'image': a.jpg"),
             (
                 "columns.csv",
                 "has none of the columns image, path, file, filename; name that",

@@ -20,10 +20,23 @@ ROOT = Path(raymask.__file__).parent
 # From bottom to top: a module may import those of the levels below its own, at the top of its file or inside a function.
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "machine"}),
-    frozenset({"names", "paths", "device", "display", "kernels", "plots", "data.portraits", "data.colours"}),
+    frozenset({"names", "paths", "device", "display", "kernels", "plots", "data.portraits", "data.colours", "data.embedded"}),
     frozenset({"config_files", "explain", "tasks", "data.files", "data.demo"}),
-    frozenset({"config", "calibration", "data.decode"}),
-    frozenset({"store", "tta", "losses", "metrics", "models", "data.tables", "data.folds", "data.cache", "data.augment"}),
+    frozenset({"config", "calibration", "data.decode", "data.parquet"}),
+    frozenset(
+        {
+            "store",
+            "tta",
+            "losses",
+            "metrics",
+            "models",
+            "data.tables",
+            "data.rejected",
+            "data.folds",
+            "data.cache",
+            "data.augment",
+        }
+    ),
     frozenset({"optim", "rules", "given", "hashing", "data.batches", "data.competition", "data.duplicates", "data.folders"}),
     frozenset({"adjust", "ensemble", "resample", "data.features", "data.sources", "data.test_sets", "data.kinds"}),
     frozenset({"oof", "choice", "submit", "feeds"}),

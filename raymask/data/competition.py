@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from raymask.config import DataConfig
 from raymask.data import files
-from raymask.data.tables import Rejected, is_image, need_columns, read_csv
+from raymask.data.rejected import Rejected, is_image
+from raymask.data.tables import need_columns, read_table
 from raymask.errors import InputError
 
 COMPETITION_TASKS: dict[str, dict[str, object]] = {
@@ -33,13 +35,16 @@ def competition_info(root: str) -> str | None:
     return None
 
 
-def read_competition(root: str, rejected: Rejected) -> pd.DataFrame:
+def read_competition(data: DataConfig, rejected: Rejected) -> pd.DataFrame:
     """One row a photo: image_id, path, group, mask, gender, age, size, stamp, problem."""
+    assert data.path is not None
+    root = data.path
     table_path = competition_table(root)
     if table_path is None:
         raise InputError(f"data.path: '{root}' has no train/train.csv, as the competition layout needs.")
-    people = read_csv(table_path)
-    need_columns(people, COMPETITION_COLUMNS, table_path)
+    table = read_table(table_path, data)
+    need_columns(table, COMPETITION_COLUMNS, table_path)
+    people = table.values
     images_root = files.absolute(f"{files.parent(table_path)}/images")
     if not files.is_folder(images_root):
         raise InputError(f"data.path: '{images_root}' is missing; the photos' folders of train.csv must lie there.")

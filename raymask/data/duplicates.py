@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pandas as pd
 
 from raymask.data import files
-from raymask.data.tables import Rejected
+from raymask.data.rejected import Rejected
 from raymask.names import MISSING, canonical, loose, mapped, quoted, spelling, written_twice
 from raymask.tasks import JOINT
 

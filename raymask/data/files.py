@@ -19,6 +19,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from raymask import paths
+from raymask.data import embedded
 from raymask.errors import InputError
 
 MISSING = -1
@@ -168,6 +169,8 @@ def open_file(path: str) -> BinaryIO:
 def read_bytes(path: str, most: int | None = None) -> bytes:
     """Content of a file, which is refused where it has more than `most` bytes; raises as `open_file` does."""
     _check_path(path)
+    if path.startswith(embedded.SCHEME):
+        return embedded.read(path, open_file)
     system, inside = _place(path)
     if system:
         return _fetched(system, inside)
@@ -224,16 +227,16 @@ def list_files(folder: str) -> dict[str, State]:
     return {name.removeprefix(root): _state_of(info) for name, info in found.items()}
 
 
-def list_subfolders(folder: str) -> list[str]:
-    """Names of the folders that lie in a folder itself, sorted; raises as `list_files` does."""
+def list_names(folder: str, folders: bool = False) -> list[str]:
+    """Names of the files that lie in a folder itself, or of the folders, sorted; raises as `list_files` does."""
     system, inside = _place(folder)
     try:
         if not system:
-            return sorted(_legible(entry.name) for entry in os.scandir(inside) if _is_folder(entry))
+            return sorted(_legible(entry.name) for entry in os.scandir(inside) if _is_folder(entry) == folders)
         listed = system.ls(inside, detail=True)
     except Exception as error:
         raise InputError(f"the folder '{folder}' cannot be listed: {_said(error)}.") from None
-    return sorted(PurePosixPath(info["name"]).name for info in listed if info["type"] == "directory")
+    return sorted(PurePosixPath(info["name"]).name for info in listed if (info["type"] == "directory") == folders)
 
 
 def _list_local(root: str) -> dict[str, State]:
@@ -295,6 +298,9 @@ def state_columns(states: Iterable[State]) -> dict[str, list[Any]]:
 def _stat(path: str) -> State:
     try:
         _check_path(path)
+        if path.startswith(embedded.SCHEME):
+            place = embedded.place_of(path)
+            return State(place.size, place.digest, "" if place.size else "the file is empty")
         system, inside = _place(path)
         if system:
             return _state_of(system.info(inside))

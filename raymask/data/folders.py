@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from raymask.data import files
-from raymask.data.tables import is_image, left_out
+from raymask.data.rejected import is_image, left_out
 from raymask.errors import InputError, shortened
 
 TRAIN, TEST = "train", "test"
@@ -124,5 +124,5 @@ def _without_images(root: str, found: Folders) -> list[str]:
     above = [f"{folder}/" for folder in sorted(training)] if found.split_at == 0 else [""]
     known = {f"{part}{found.label(name)}" for part in above for name in found.labelled if name.startswith(part)}
     test = {name.split("/")[0] for name in found.test} if found.split_at == 0 else set()
-    there = [f"{part}{name}" for part in above for name in files.list_subfolders(files.join(root, part))]
+    there = [f"{part}{name}" for part in above for name in files.list_names(files.join(root, part), folders=True)]
     return [name for name in there if name not in known | test and not files.is_hidden(name)]

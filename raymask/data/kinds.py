@@ -5,6 +5,7 @@ from __future__ import annotations
 from raymask.config import DataConfig
 from raymask.data import files
 from raymask.data.competition import competition_table
+from raymask.data.tables import parquet_files
 from raymask.errors import InputError
 
 DEMO_KEYS = ("demo_people", "demo_test_people")
@@ -26,7 +27,7 @@ def resolve_kind(data: DataConfig) -> str:
         return "demo"
     if not files.exists(data.path):
         raise InputError(f"data.path: there is nothing at '{data.path}'.")
-    if not files.is_folder(data.path):
+    if not files.is_folder(data.path) or parquet_files(data.path):
         return "csv"
     return "competition" if competition_table(data.path) else "folders"
 
@@ -37,7 +38,7 @@ def check_keys(data: DataConfig) -> None:
     Raises:
         InputError: names the key, and what it would be for.
     """
-    test_folder = data.test is not None and files.is_folder(data.test)
+    test_folder = data.test is not None and files.is_folder(data.test) and not parquet_files(data.test)
     test_table = data.test is not None and not test_folder
     words = {
         "demo": "the drawn people of the demo",

@@ -28,6 +28,7 @@ def prepare(images: pd.DataFrame, spec: InputSpec, folder: Path, progress: Progr
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = shard_rows(spec)
+    images = images.sort_values("path", kind="stable")  # as they lie on disk: those in one Parquet file are read in a stretch
     ids, paths = images["image_id"].tolist(), images["path"].tolist()
     shards = [
         {"shard": shard, "image_id": ids[start : start + rows], "path": paths[start : start + rows]}

@@ -29,7 +29,9 @@ from raymask.data import files
 from raymask.data.competition import COMPETITION_TASKS, read_competition
 from raymask.data.duplicates import once, read_groups
 from raymask.data.folders import list_folders, read_folders
-from raymask.data.tables import Rejected, check_rejected, ids_and_paths, need_columns, read_csv, reasons
+from raymask.data.parquet import Table
+from raymask.data.rejected import Rejected, check_rejected, reasons
+from raymask.data.tables import images_of, need_columns, read_table
 from raymask.errors import InputError, one_of, shortened
 from raymask.explain import explain
 from raymask.names import MISSING, canonical, mapped, tidy, written_twice
@@ -71,21 +73,22 @@ def read_source(config: RunConfig) -> Source:
     assert data.path is not None, "the demo is written before it is read"
     rejected, remarks = Rejected(), list[str]()
     if data.kind in ("demo", "competition"):
-        images, values = _apart(read_competition(data.path, rejected))
+        images, table = _apart(read_competition(data, rejected))
         wanted = deep_merge(COMPETITION_TASKS, {k: v and v.model_dump(exclude_unset=True) for k, v in config.tasks.items()})
     elif data.kind == "csv":
-        images, values = _read_csv(data)
+        images, table = _read_csv(data)
         wanted = {name: task and task.model_dump() for name, task in config.tasks.items()}
         if not wanted:
             raise InputError(f"tasks is empty; name the label columns of '{data.path}', such as --set tasks=[colour].")
     else:
         found_folders = list_folders(data.path)
         remarks += found_folders.remarks
-        images, values = _apart(read_folders(found_folders, data.path))
+        images, table = _apart(read_folders(found_folders, data.path))
         wanted = deep_merge({"label": {}}, {k: v and v.model_dump(exclude_unset=True) for k, v in config.tasks.items()})
     found = len(images) + len(rejected.image_id)
     task_configs = {name: None if given is None else _task_config(name, given) for name, given in wanted.items()}
-    _check_columns(task_configs, values, data)
+    _check_columns(task_configs, table, data)
+    values = table.values
     space, task_configs = _label_space(task_configs, values, every=data.kind == "folders")
     remarks += _remarks_on_classes(config.tasks, space, values)
     if grouped := data.kind in ("demo", "competition") or bool(data.group_column):
@@ -121,27 +124,19 @@ def label_space(tasks: Mapping[str, TaskConfig | None]) -> LabelSpace:
     return LabelSpace(tuple(space))
 
 
-def _apart(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _apart(table: pd.DataFrame) -> tuple[pd.DataFrame, Table]:
     """The columns of a layout's own about its images, and those of labels."""
-    return table[IMAGE_COLUMNS].copy(), table.drop(columns=IMAGE_COLUMNS)
+    return table[IMAGE_COLUMNS].copy(), Table(table.drop(columns=IMAGE_COLUMNS))
 
 
-def _read_csv(data: DataConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _read_csv(data: DataConfig) -> tuple[pd.DataFrame, Table]:
     """What a table says about its images, under names of ours, and the table with the user's."""
     assert data.path is not None
-    values = read_csv(data.path)
-    ids, paths = ids_and_paths(values, data, data.path, data.image_root)
+    table = read_table(data.path, data, (data.image_column,))
+    images = images_of(table, data, data.path, data.image_root)
     if data.group_column:
-        need_columns(values, (data.group_column,), data.path)
-    images = pd.DataFrame(
-        {
-            "image_id": ids.astype(str),
-            "path": paths,
-            "group": values[data.group_column] if data.group_column else ids.astype(str),
-            **files.state_columns(files.stat_files(paths)),
-        }
-    )
-    return images, values
+        need_columns(table, (data.group_column,), data.path)
+    return images.assign(group=table.values[data.group_column] if data.group_column else images["image_id"]), table
 
 
 def _task_config(name: str, values: Mapping[str, object]) -> TaskConfig:
@@ -151,7 +146,7 @@ def _task_config(name: str, values: Mapping[str, object]) -> TaskConfig:
         raise InputError(explain(error, TaskConfig, f"tasks.{name}")) from None
 
 
-def _check_columns(tasks: Mapping[str, TaskConfig | None], values: pd.DataFrame, data: DataConfig) -> None:
+def _check_columns(tasks: Mapping[str, TaskConfig | None], table: Table, data: DataConfig) -> None:
     keys = ("image_column", "id_column", "group_column") if data.kind == "csv" else ()
     taken = {getattr(data, key): key for key in keys}
     for name, task in tasks.items():
@@ -160,10 +155,10 @@ def _check_columns(tasks: Mapping[str, TaskConfig | None], values: pd.DataFrame,
         column = task.column or name
         if column in taken:
             raise InputError(f"tasks.{name}: its column '{column}' is data.{taken[column]} too; a label has a column of its own.")
-        if column not in values:
-            known = [str(known) for known in values.columns if known not in taken]
+        if column not in table.values:
+            known = [str(known) for known in table.values.columns if known not in taken]
             raise InputError(f"tasks.{name}: there is no column '{column}'; it may be {one_of(known, column)}.")
-        need_columns(values, (column,), str(data.path))
+        need_columns(table, (column,), str(data.path))
 
 
 def _label_space(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -12,11 +11,14 @@ from raymask.config import DataConfig
 from raymask.data import files
 from raymask.data.competition import competition_info
 from raymask.data.folders import list_folders
-from raymask.data.tables import ids_and_paths, is_image, left_out, need_columns, read_csv, reasons
+from raymask.data.parquet import Table
+from raymask.data.rejected import is_image, left_out, reasons
+from raymask.data.tables import NO_ID, images_of, need_columns, parquet_files, read_table
 from raymask.errors import InputError, shortened
 from raymask.tasks import LabelSpace
 
 PATH_COLUMNS = ("path", "image", "file", "filename")
+COMPETITION_TEST = ("ImageID", "ans")
 ID_COLUMNS = ("image_id", "id")
 
 
@@ -35,7 +37,7 @@ class TestSet:
 
 def read_test(data: DataConfig, space: LabelSpace) -> TestSet | None:
     """The test images of a run, or None when it has none."""
-    if data.test is not None and files.is_folder(data.test):
+    if data.test is not None and files.is_folder(data.test) and not parquet_files(data.test):
         return _of_folder(data.test, "data.test")
     if data.test is None and data.kind == "folders":
         assert data.path is not None
@@ -43,12 +45,11 @@ def read_test(data: DataConfig, space: LabelSpace) -> TestSet | None:
     if data.kind in ("demo", "competition"):
         assert data.path is not None
         info = data.test or competition_info(data.path)
-        return None if info is None else _of_info(info, data.test_root)
+        return None if info is None else _of_info(read_table(info, data), data, info, data.test_root, "data.test")
     if data.test is None:
         return None
-    template = read_csv(data.test)
-    ids, paths = ids_and_paths(template, data, data.test, data.test_root or data.image_root)
-    return TestSet(_images(ids, paths, "data.test", data.test), template, None)
+    table = read_table(data.test, data, (data.image_column,))
+    return _of_table(table, data, data.test, data.test_root or data.image_root, "data.test")
 
 
 def _of_folder(folder: str, key: str) -> TestSet:
@@ -72,23 +73,29 @@ def _listed(root: str, images: Mapping[str, files.State]) -> pd.DataFrame:
     return pd.DataFrame({"image_id": pd.Series(list(images), dtype=str), "path": paths, **columns})
 
 
-def _of_info(info: str, root: str | None) -> TestSet:
-    template = read_csv(info)
-    need_columns(template, ("ImageID", "ans"), info)
-    paths = [files.join(root or f"{files.parent(info)}/images", name) for name in template["ImageID"]]
-    return TestSet(_images(template["ImageID"], paths, "data.test", info), template, "ans")
+def _of_info(table: Table, data: DataConfig, where: str, root: str | None, key: str) -> TestSet:
+    """The images of a table in the competition's layout, which lie beside it in `images/`."""
+    need_columns(table, COMPETITION_TEST, where)
+    columns = data.model_copy(update={"image_column": COMPETITION_TEST[0], "id_column": None})
+    found = _of_table(table, columns, where, root or f"{files.parent(files.absolute(where))}/images", key)
+    return replace(found, joint_column=COMPETITION_TEST[1] if data.kind in ("demo", "competition") else None)
 
 
-def _images(ids: pd.Series, paths: list[str], key: str, where: str) -> pd.DataFrame:
-    """The table of images: image_id, path, size, stamp, problem."""
-    absolute = [files.absolute(path) if path else "" for path in paths]
-    images = pd.DataFrame({"image_id": ids.astype(str).to_numpy(), "path": absolute})
+def _of_table(table: Table, data: DataConfig, where: str, root: str | None, key: str) -> TestSet:
+    images = images_of(table, data, where, root)
     if images.empty:
         raise InputError(f"{key}: '{where}' names no image.")
     repeated = images["image_id"][images["image_id"].duplicated()]
     if len(repeated):
-        raise InputError(f"{key}: '{where}' names an image twice: {shortened(repeated.tolist())}; each must be there once.")
-    return images.assign(**files.state_columns(files.stat_files(absolute)))
+        column, other = data.id_column or data.image_column, ", or --id-column name another" if key == "--images" else ""
+        raise InputError(
+            f"{key}: '{where}' names an image twice in column '{column}': {shortened(repeated.tolist())}; each must be there "
+            f"once{other}."
+        )
+    nameless = images["problem"] == NO_ID
+    rows = images["image_id"][nameless].tolist()
+    remarks = [f"{len(rows)} rows have no id and go by their number: {shortened(rows)}"] if rows else []
+    return TestSet(images.assign(problem=images["problem"].mask(nameless, "")), table.values, None, tuple(remarks))
 
 
 def check_missing(test: TestSet, most: float, root_key: str) -> str:
@@ -121,7 +128,7 @@ def read_images(
     id_column: str | None = None,
     image_root: str | None = None,
 ) -> TestSet:
-    """The images of a folder, a CSV file or a Parquet file, local or by URL, in their order.
+    """The images of a folder or a table, local or by URL, in their order.
 
     Args:
         path: where they are named. A CSV in the competition's layout (`ImageID`, `ans`) finds its images beside it in `images/`.
@@ -135,34 +142,23 @@ def read_images(
         InputError: nothing is there, a column is missing, or an image is named twice.
     """
     where = files.absolute(path)
-    if files.is_folder(where):
+    if files.is_folder(where) and not parquet_files(where):
         return _of_folder(where, "--images")
     if not files.exists(where):
         raise InputError(f"--images: there is nothing at '{path}'.")
-    table = _read_table(where)
-    if image_column is None and {"ImageID", "ans"} <= set(table.columns):
-        root = image_root or files.join(files.parent(where), "images")
-        paths = [files.join(root, name) for name in table["ImageID"]]
-        joint_column = "ans" if data.kind in ("demo", "competition") else None
-        return TestSet(_images(table["ImageID"], paths, "--images", path), table, joint_column)
+    table = read_table(where, data, [image_column] if image_column else (data.image_column, *PATH_COLUMNS))
+    header = set(table.values.columns)
+    if image_column is None and header.issuperset(COMPETITION_TEST):
+        return _of_info(table, data, where, image_root, "--images")
     column = image_column or _first(table, (data.image_column, *PATH_COLUMNS), path)
-    names = id_column or next((name for name in (data.id_column, *ID_COLUMNS) if name in table), column)
-    ids, paths = ids_and_paths(table, data.model_copy(update={"image_column": column, "id_column": names}), path, image_root)
-    return TestSet(_images(ids, paths, "--images", path), table, None)
+    names = id_column or next((name for name in (data.id_column, *ID_COLUMNS) if name in header), None)
+    columns = data.model_copy(update={"image_column": column, "id_column": names})
+    return _of_table(table, columns, where, image_root, "--images")
 
 
-def _read_table(path: str) -> pd.DataFrame:
-    if not path.endswith(".parquet"):
-        return read_csv(path)
-    try:
-        return pd.read_parquet(io.BytesIO(files.read_bytes(path))).astype(str)
-    except (OSError, ValueError) as error:
-        raise InputError(f"'{path}' cannot be read as a Parquet file: {str(error).strip().splitlines()[-1]}") from None
-
-
-def _first(table: pd.DataFrame, names: tuple[str, ...], path: str) -> str:
+def _first(table: Table, names: tuple[str, ...], path: str) -> str:
     for name in names:
-        if name in table:
+        if name in table.values:
             return name
     tried = ", ".join(dict.fromkeys(names))
     raise InputError(f"'{path}' has none of the columns {tried}; name that of the images' paths by --image-column.")

@@ -231,7 +231,7 @@ def test_a_missing_images_folder_is_refused(root: Path) -> None:
 
 def test_an_empty_table_is_refused(root: Path) -> None:
     table = write(root / "train" / "train.csv", "")
-    assert sentence(lambda: read(root)) == f"'{table}' cannot be read as a CSV file: No columns to parse from file"
+    assert sentence(lambda: read(root)) == f"'{table}' cannot be read as a CSV file: No columns to parse from file."
     write_table(table, [("id", "gender", "race", "age", "path")])
     assert sentence(lambda: read(root)).startswith("28 of 28 images would be set aside (28× the folder is not in train.csv")
     assert sentence(lambda: read(root, max_rejected=1)).startswith(f"data.path: '{root}' holds no usable image (28× ")

@@ -179,4 +179,4 @@ def test_pipes_sockets_and_devices_are_set_aside(classes: Path) -> None:
     why = "it is no regular file, but a pipe, a socket or a device"
     assert aside(read(classes, max_rejected=0.5)) == {"cat/pipe.jpg": why, "dog/zero.png": why}
     os.mkfifo(classes / "pipe.csv")
-    assert sentence(lambda: read(classes / "pipe.csv", ["label"])).endswith(f"cannot be read as a CSV file: {why}")
+    assert sentence(lambda: read(classes / "pipe.csv", ["label"])).endswith(f"cannot be read: {why}.")

@@ -67,7 +67,7 @@ def test_images_that_are_missing_are_kept_without_a_size(root: Path, info: Path)
 def test_an_image_that_is_named_twice_is_refused(root: Path, info: Path) -> None:
     write_table(info, [("ImageID", "ans"), *((name, "0") for name in "abcab")])
     text = sentence(lambda: open_test(competition(root)))
-    assert text == f"data.test: '{info}' names an image twice: a, b; each must be there once."
+    assert text == f"data.test: '{info}' names an image twice in column 'ImageID': a, b; each must be there once."
 
 
 @pytest.mark.parametrize("column", ["ImageID", "ans"])
