@@ -20,6 +20,7 @@ from raymask.tasks import JOINT, MULTI, check_task_names
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+ColumnName = Annotated[str, Field(min_length=1)]
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 """A name that is a folder's or a file's, and no way out of the folder around it."""
 
@@ -70,9 +71,9 @@ class DataConfig(Strict):
     )
     path: PathText | None = Field(None, description="training data: a folder, a CSV file or a URL; none for demo")
     test: PathText | None = Field(None, description="test data: a CSV or a folder; found by itself in the competition layout")
-    image_column: str = Field("image", description="column of a CSV that holds the image's path")
-    id_column: str | None = Field(None, description="column of a CSV that holds the image's id (default: its path)")
-    group_column: str | None = Field(None, description="column of a CSV whose rows must share a fold, such as the person")
+    image_column: ColumnName = Field("image", description="column of a CSV that holds the image's path")
+    id_column: ColumnName | None = Field(None, description="column of a CSV that holds the image's id (default: its path)")
+    group_column: ColumnName | None = Field(None, description="column of a CSV whose rows must share a fold, such as the person")
     image_root: PathText | None = Field(None, description="folder that relative image paths start from (default: the CSV's)")
     test_root: PathText | None = Field(
         None, description="folder that relative paths of a test file start from (default: image_root, or the file's)"
@@ -92,7 +93,7 @@ class DataConfig(Strict):
 class TaskConfig(Strict):
     """One label to predict."""
 
-    column: str | None = Field(None, description="the label's column (default: the task's name)")
+    column: ColumnName | None = Field(None, description="the label's column (default: the task's name)")
     classes: tuple[Annotated[str, AfterValidator(tidy)], ...] | None = Field(
         None, description="the column's values in order (default: found in it)"
     )

@@ -9,8 +9,11 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """Something given to raymask is wrong: its message says what, where, and what to do.
 
-    Entry points print the message alone, without a stack trace, and exit with status 2.
+    Entry points print the message alone, without a stack trace, and exit with status 2. It is one line, whatever names it holds.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(legible(message))
 
 
 class RunError(RuntimeError):
@@ -18,6 +21,13 @@ class RunError(RuntimeError):
 
     Entry points print the message alone and exit with status 1.
     """
+
+
+def legible(text: str) -> str:
+    """A text with what cannot be seen in it escaped, line ends too."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def shortened(names: list[str], most: int = 5) -> str:

@@ -22,6 +22,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from raymask.errors import legible
+
 MISSING = frozenset(
     ["", "nan", "NaN", "NAN", "-nan", "-NaN", "null", "NULL", "Null", "n/a", "N/A", "#N/A", "NA", "#NA", "<NA>", "NaT", "None"]
 )
@@ -83,11 +85,6 @@ def mapped(values: pd.Series, form: Callable[[object], str]) -> pd.Series:
     return pd.Series(forms[codes] if len(values) else forms, index=values.index, dtype=object)
 
 
-def quoted(text: str) -> str:
-    """A value between quotes, with what cannot be seen in it escaped."""
-    return "'{}'".format("".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text))
-
-
 def written_twice(what: str, values: pd.Series, forms: pd.Series) -> str:
     """`WHAT written in several ways are taken as one: 3, such as 'a' and 'a '`, or "" where none are.
 
@@ -100,11 +97,8 @@ def written_twice(what: str, values: pd.Series, forms: pd.Series) -> str:
     several = ways[ways["form"].duplicated(keep=False)].sort_values(["form", "value"])
     if several.empty:
         return ""
-    example = several["value"][several["form"] == several["form"].iloc[0]].iloc[:2]
-    return (
-        f"{what} written in several ways are taken as one: {several['form'].nunique()}, such as "
-        f"{' and '.join(map(quoted, example))}"
-    )
+    one, other = several["value"][several["form"] == several["form"].iloc[0]].iloc[:2].map(legible)
+    return f"{what} written in several ways are taken as one: {several['form'].nunique()}, such as '{one}' and '{other}'"
 
 
 def _without_invisible(text: str, form: Literal["NFC", "NFKC"]) -> str:

@@ -636,7 +636,7 @@ PATH = TEXT.filter(lambda text: text.strip() and "\0" not in text)
 EDGES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3, unique=True).map(sorted)
 TASKS = st.one_of(
     st.none(),
-    st.fixed_dictionaries({}, optional={"column": TEXT, "edges": EDGES}),
+    st.fixed_dictionaries({}, optional={"column": TEXT.filter(bool), "edges": EDGES}),
     st.fixed_dictionaries({"classes": st.lists(TEXT.filter(canonical), min_size=2, max_size=4, unique_by=canonical)}),
 )
 RECIPE_VALUES = st.fixed_dictionaries(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from raymask.data import files
 from raymask.data.rejected import Rejected
-from raymask.names import MISSING, canonical, loose, mapped, quoted, spelling, written_twice
+from raymask.names import MISSING, canonical, loose, mapped, spelling, written_twice
 from raymask.tasks import JOINT
 
 LABELS = [f"label_{JOINT}", f"train_label_{JOINT}"]
@@ -66,8 +66,7 @@ def once(images: pd.DataFrame, rejected: Rejected, grouped: bool, ids_are_paths:
     lost = images["group"][one != images["group"]]
     remarks = []
     if len(lost):
-        pair = quoted(lost.iloc[0]), quoted(one[lost.index[0]])
-        remarks.append(f"groups that share an image are taken as one, such as {' and '.join(pair)}")
+        remarks.append(f"groups that share an image are taken as one, such as '{lost.iloc[0]}' and '{one[lost.index[0]]}'")
     return images.assign(group=one), remarks
 
 

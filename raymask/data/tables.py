@@ -123,7 +123,7 @@ def _parsed(text: str, path: str, data: DataConfig) -> pd.DataFrame:
         uneven = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", said)
         problem = "its line {1} has {2} values, and its header {0}".format(*uneven.groups()) if uneven else said
         raise InputError(f"'{path}' cannot be read as a CSV file: {problem}.") from None
-    table = rows[1:].reset_index(drop=True)
+    table = rows[1:].reset_index(drop=True).fillna("")  # of rows that are cut short
     table.columns = pd.Index(rows.iloc[0], dtype=object)  # pandas would rename what is there twice, or empty
     return table
 
