@@ -56,7 +56,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
 )
 LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-WITHIN_A_LEVEL = {("train", "trial"), ("bulk", "predict")}
+WITHIN_A_LEVEL = {("train", "trial"), ("bulk", "predict"), ("data.tables", "data.rejected")}
 
 KNOWS_RAY = {
     "capacity",

@@ -15,6 +15,7 @@ import pandas as pd
 from raymask.config import DataConfig
 from raymask.data import files
 from raymask.data.parquet import Table, read_parquet
+from raymask.data.rejected import is_image
 from raymask.errors import InputError, one_of
 
 UNPACKERS = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\x00": lzma.decompress}
@@ -162,6 +163,9 @@ def images_of(table: Table, data: DataConfig, path: str, root: str | None) -> pd
         data: the columns of paths and ids.
         path: where the table lies.
         root: folder that relative paths start from (default: that of the table).
+
+    Raises:
+        InputError: a column is missing, or nothing in that of paths is one.
     """
     column = data.image_column
     need_columns(table, (column, *([data.id_column] if data.id_column else [])), path)
@@ -169,6 +173,8 @@ def images_of(table: Table, data: DataConfig, path: str, root: str | None) -> pd
     names = table.images.get(column, table.values[column])
     paths = [files.join(start, name) if name else "" for name in names]
     images = pd.DataFrame({"path": paths, **files.state_columns(files.stat_files(paths))})
+    if column not in table.images and len(images) and (images["problem"] != "").all():
+        _check_paths(table, column, path)
     ids = table.values[data.id_column or column].tolist()
     missing = pd.Series([not name for name in ids], dtype=bool)
     if column in table.images and data.id_column is None:
@@ -178,3 +184,17 @@ def images_of(table: Table, data: DataConfig, path: str, root: str | None) -> pd
     numbers = [f"row {row:0{len(str(len(ids)))}d}" for row in range(1, len(ids) + 1)]
     images.insert(0, "image_id", pd.Series(ids, dtype=str).mask(missing, pd.Series(numbers, dtype=str)))
     return images
+
+
+def _check_paths(table: Table, column: str, path: str) -> None:
+    """Refuses a column of texts, such as captions."""
+    names = table.values[column]
+    if names.map(is_image).any() or names.str.contains(" ").mean() <= 0.5:
+        return
+    header = table.values.columns
+    others = [str(name) for place, name in enumerate(header) if table.values.iloc[:, place].map(is_image).mean() > 0.5]
+    advice = f"the paths seem to be in column '{others[0]}'" if others else "name the column of the images' paths"
+    raise InputError(
+        f"column '{column}' of '{path}' holds no paths of images, but values such as '{names.iloc[0][:60]}'; {advice} "
+        "(data.image_column, or --image-column of predict)."
+    )

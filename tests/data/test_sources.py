@@ -194,6 +194,17 @@ def test_a_file_that_is_no_table_is_refused(table: Path, content: bytes, problem
     assert problem in text
 
 
+def test_a_column_of_captions_is_refused_with_the_one_that_holds_paths(table: Path) -> None:
+    rewrite(table, lambda rows: rows.rename(columns={"image": "file"}).assign(image=["a dog runs. " * 30] * 6))
+    text = sentence(lambda: read(table, ["label"]))
+    assert text == (
+        f"column 'image' of '{table}' holds no paths of images, but values such as '{('a dog runs. ' * 30)[:60]}'; the paths "
+        "seem to be in column 'file' (data.image_column, or --image-column of predict)."
+    )
+    rewrite(table, lambda rows: rows.drop(columns="file"))
+    assert "; name the column of the images' paths (" in sentence(lambda: read(table, ["label"]))
+
+
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:
     text = sentence(lambda: read(tmp_path / "gone.csv", ["label"], kind="csv"))
     assert text == f"there is no file '{tmp_path / 'gone.csv'}'."
