@@ -266,7 +266,7 @@ def predict_test(
     table = prediction_table(predicted[0]["image_id"], predicted[0]["problem"], joint, space)
     submission = submission_table(test, table, space)
     write_table(into.predictions, table)
-    write_table(into.submission, submission)
+    write_table(into.submission, submission, test.line_end)
 
 
 def score_reserve(

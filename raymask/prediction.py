@@ -58,7 +58,7 @@ def predict_images(
     write_table(out / "problems.csv", broken[["image_id", "problem"]])
     if len(broken):
         display.warn(f"{len(broken)} images cannot be read and get the classes' frequencies, see {out / 'problems.csv'}")
-    write_table(out / "submission.csv", submission_table(wanted, table, space))
+    write_table(out / "submission.csv", submission_table(wanted, table, space), wanted.line_end)
     display.line("predict", f"{len(table)} images, see {output.shard(0).parent} and {out / 'submission.csv'}")
     return output.shard(0).parent
 

@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -251,11 +252,14 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
+def write_table(path: Path, table: pd.DataFrame, line_end: str = "\n") -> None:
     """Writes a whole Parquet or CSV file, by the path's ending, or none."""
     with replacing(path) as draft:
         if path.suffix == ".csv":
-            table.to_csv(draft, index=False)
+            # Python's csv leaves a carriage return unquoted that is no part of a line's end, and readers end the line there.
+            texts = chain(table.columns, table.to_numpy(dtype=object).flat)
+            quoting: Literal[0, 1] = 1 if any("\r" in text for text in texts if isinstance(text, str)) else 0
+            table.to_csv(draft, index=False, lineterminator=line_end, quoting=quoting)
         else:
             table.to_parquet(draft, index=False)
 

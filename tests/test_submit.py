@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from raymask.config import DataConfig
 from raymask.data.test_sets import TestSet as Given
+from raymask.data.test_sets import read_test
 from raymask.errors import InputError
 from raymask.store import write_table
 from raymask.submit import prediction_table, submission_table
@@ -24,6 +27,7 @@ SPACE = LabelSpace(
     )
 )
 IDS = ["007", "b:1", "7", "z|9", "with space"]
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5)
 ELECTED = [8, 0, 4, 2, 5]
 
 
@@ -118,6 +122,35 @@ class TestSubmission:
         expected = ",image,age,note,age,Mask state\n0,a,<30,p,x,worn\n1,b,>=60,q,y,none\n"
         assert (tmp_path / "submission.csv").read_text() == expected
         assert template.iloc[:, 2].tolist() == ["", ""]
+
+    @given(
+        header=st.lists(ANY_TEXT, max_size=3),
+        cells=st.lists(ANY_TEXT, min_size=3, max_size=3),
+        end=st.sampled_from(["\n", "\r\n"]),
+    )
+    @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_a_test_file_comes_back_as_it_was_but_for_the_answers(
+        self, tmp_path: Path, header: list[str], cells: list[str], end: str
+    ) -> None:
+        rows = [["image", "age", *header], *([name, "", *cells[: len(header)]] for name in ("b.jpg", "a.jpg"))]
+        text = io.StringIO()
+        csv.writer(text, lineterminator=end, quoting=csv.QUOTE_ALL).writerows(rows)
+        (tmp_path / "test.csv").write_bytes(text.getvalue().encode())
+        data = DataConfig(kind="csv", test=str(tmp_path / "test.csv"))
+        test = read_test(data, SPACE)
+        assert test is not None
+        table = submission_table(test, table_of(["b.jpg", "a.jpg"], [0, 8]), SPACE)
+        write_table(tmp_path / "submission.csv", table, test.line_end)
+        written = (tmp_path / "submission.csv").read_bytes().decode()
+        back = list(csv.reader(io.StringIO(written, newline="")))
+        kept = [[*row[:1], *row[2:]] for row in rows]
+        assert [[*row[:1], *row[2 : len(rows[0])]] for row in back] == kept
+        assert [row[1] for row in back[1:]] == ["<30", ">=60"]
+        assert written.endswith(end)
+        again = read_test(data.model_copy(update={"test": str(tmp_path / "submission.csv")}), SPACE)
+        assert again is not None
+        assert again.template is not None
+        assert again.template.columns.tolist()[: len(rows[0])] == rows[0]
 
     def test_tasks_of_one_column_have_a_column_each(self) -> None:
         bands = [Task("old", "age", ("<60", ">=60"), edges=(60.0,)), Task("age", "age", ("<9", ">=9"), edges=(9.0,))]

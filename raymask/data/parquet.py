@@ -30,6 +30,8 @@ class Table:
     """Of a column of images: a path for each, "" where it is null."""
     nested: frozenset[str] = frozenset()
     """Columns of lists and the like, whose texts are only to be shown."""
+    line_end: str = "\n"
+    """What ends the lines of a file of text."""
 
 
 def read_parquet(paths: Sequence[str], wanted: Collection[str]) -> Table:

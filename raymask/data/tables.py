@@ -65,7 +65,10 @@ def read_table(path: str, data: DataConfig, image_columns: Collection[str] = ())
         raise InputError(f"there is no file '{path}'.") from None
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"'{path}' cannot be read: {files.why_unreadable(error)}.") from None
-    return read_parquet([path], image_columns) if packed else Table(_parsed(_decoded(content, path, data), path, data))
+    if packed:
+        return read_parquet([path], image_columns)
+    text = _decoded(content, path, data)
+    return Table(_parsed(text, path, data), line_end="\r\n" if text.partition("\n")[0].endswith("\r") else "\n")
 
 
 def parquet_files(folder: str) -> list[str]:

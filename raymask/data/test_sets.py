@@ -33,6 +33,8 @@ class TestSet:
     """Column that takes the joint label; None where each task has a column of its own."""
     remarks: tuple[str, ...] = ()
     """What was made of the images' files, where that may surprise."""
+    line_end: str = "\n"
+    """What ends the lines of the test file."""
 
 
 def read_test(data: DataConfig, space: LabelSpace) -> TestSet | None:
@@ -95,7 +97,9 @@ def _of_table(table: Table, data: DataConfig, where: str, root: str | None, key:
     nameless = images["problem"] == NO_ID
     rows = images["image_id"][nameless].tolist()
     remarks = [f"{len(rows)} rows have no id and go by their number: {shortened(rows)}"] if rows else []
-    return TestSet(images.assign(problem=images["problem"].mask(nameless, "")), table.values, None, tuple(remarks))
+    return TestSet(
+        images.assign(problem=images["problem"].mask(nameless, "")), table.values, None, tuple(remarks), table.line_end
+    )
 
 
 def check_missing(test: TestSet, most: float, root_key: str) -> str:
