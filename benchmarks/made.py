@@ -10,7 +10,8 @@ from raymask.choice import Candidate, Fitted
 from raymask.config import Recipe
 from raymask.metrics import heads_of
 from raymask.models import build_classifier, save_classifier
-from raymask.store import ReplicaId, Run, replacing, write_json
+from raymask.run_files import replacing, write_json
+from raymask.store import ReplicaId, Run
 from raymask.tasks import JOINT, LabelSpace
 from raymask.viewing import even
 from raymask.vote import Vote

@@ -40,7 +40,7 @@ from raymask.data.prepare import prepare
 from raymask.data.sources import read_source
 from raymask.data.stream import open_schedule, stream
 from raymask.plan import plan_slots, stream_spec
-from raymask.store import write_table
+from raymask.run_files import write_table
 
 RAY_PEERS = ("raymask, prepared", "raymask, cold", "Ray Data, JPEG")
 KINDS = ("JPEG", "prepared")

@@ -42,7 +42,8 @@ from raymask.inference import Predictor, recipe_of
 from raymask.machine import usable_cpus
 from raymask.models import load_classifier, to_pixels
 from raymask.plan import input_spec, plan_actors
-from raymask.store import ReplicaId, Run, read_json, write_json
+from raymask.run_files import read_json, write_json
+from raymask.store import ReplicaId, Run
 from raymask.tasks import LabelSpace
 from raymask.tta import VIEWS, ZOOM_MARGIN
 from raymask.viewing import even

@@ -8,24 +8,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from raymask.config import RunConfig, load_config
+from raymask.config import RunConfig
 from raymask.config_files import deep_merge
 from raymask.display import Display
 from raymask.errors import InputError, one_of
 from raymask.paths import absolute
 from raymask.pipeline import Result, ray_errors, run
+from raymask.run_files import write_table
 from raymask.session import RaySession
-from raymask.store import ReplicaId, Run, load_run_config, read_json, save_run_config, write_table
+from raymask.store import ReplicaId, Run, read_ensemble, save_run_config, settled_config
 from raymask.tasks import JOINT, MULTI
 
 
-def refit(folder: Path, members: Sequence[str] = (), display: Display | None = None) -> list[ReplicaId]:
+def refit(folder: Path, members: Sequence[str] = (), display: Display | None = None, rule: str | None = None) -> list[ReplicaId]:
     """Trains members of a finished run on the people of all its folds; their models lie in `members/MEMBER/all`.
 
     Args:
         folder: directory of the run.
         members: names of members; none for all of them.
         display: what is said of it.
+        rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
 
     Raises:
         InputError: the directory holds no run whose folds are trained, or the run has no such member.
@@ -33,7 +35,7 @@ def refit(folder: Path, members: Sequence[str] = (), display: Display | None = N
     """
     display = display or Display()
     root = absolute(folder)
-    config = _config_where_it_lies(root)
+    config = _config_where_it_lies(root, rule)
     with ray_errors(root), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
         from raymask import singles, stages
@@ -50,18 +52,20 @@ def refit(folder: Path, members: Sequence[str] = (), display: Display | None = N
     return refitted
 
 
-def _config_where_it_lies(root: Path) -> RunConfig:
-    """The config of a run whose directory may have been moved."""
-    return load_run_config(Run(root)).model_copy(update={"runs": root.parent, "name": root.name})
+def _config_where_it_lies(root: Path, rule: str | None) -> RunConfig:
+    """The config of a run whose directory may have been moved, with the rule that the caller gives."""
+    config = settled_config(Run(root), (), {"vote": {"rule": rule}} if rule else None)
+    return config.model_copy(update={"runs": root.parent, "name": root.name})
 
 
-def soup(folder: Path, members: Sequence[str] = (), display: Display | None = None) -> list[ReplicaId]:
+def soup(folder: Path, members: Sequence[str] = (), display: Display | None = None, rule: str | None = None) -> list[ReplicaId]:
     """Averages the folds' models of a finished run to one a member; they lie in `members/MEMBER/soup` and `greedy-soup`.
 
     Args:
         folder: directory of the run, from which people are held out (`folds.reserve`).
         members: names of members; none for all of them.
         display: what is said of it.
+        rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
 
     Raises:
         InputError: the directory holds no run whose folds are trained, no one is held out, or the run has no such member.
@@ -69,7 +73,7 @@ def soup(folder: Path, members: Sequence[str] = (), display: Display | None = No
     """
     display = display or Display()
     root = absolute(folder)
-    config = _config_where_it_lies(root)
+    config = _config_where_it_lies(root, rule)
     with ray_errors(root), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
         from raymask import singles, stages
@@ -113,8 +117,8 @@ def vote(
     if into is None and len(runs) > 1:
         raise InputError("several runs vote into a folder of their own; name it by --into.")
     target = Run(absolute(into)) if into else runs[0]
+    config = settled_config(runs[0], settings, {"runs": target.root.parent, "name": target.name})
     voting = election.electorates(runs)
-    config = load_config(runs[0].config, settings, {"runs": target.root.parent, "name": target.name})
     with ray_errors(target.root), ExitStack() as stack:
         session = RaySession(stack, config.compute, display) if predict else None
         decided, scores = election.elect(voting, config.vote, target, config.seed, display)
@@ -146,7 +150,8 @@ def pseudo(folder: Path, name: str | None = None, settings: Sequence[str] = (), 
     """
     display = display or Display()
     parent = Run(absolute(folder))
-    if parent.ensemble.exists() and len({member["run"] for member in read_json(parent.ensemble).get("members", {}).values()}) > 1:
+    members = read_ensemble(parent).get("members", {}) if parent.ensemble.exists() else {}
+    if len({where.get("run") for where in members.values()}) > 1:
         raise InputError(f"'{parent.root}' is a vote of several runs; name the one to train anew, or take `raymask distil`.")
     teacher = {"truth": 1.0, "unlabelled": "hard", "precision": 0.95}
     config = _pupil(parent, name or f"{parent.name}-pseudo", {"teacher": teacher}, settings)
@@ -197,7 +202,7 @@ def distil(
     }
     config = _pupil(parent, name or f"{parent.name}-student", over, settings)
     result = run(config, display)
-    [whole] = refit(result.run.root, (), display)
+    [whole] = refit(result.run.root, (), display, config.vote.rule)
     told = _compared(parent, result.run, config, display)
     cost = "costs {:.4f}".format(-told["gain"]["score"]) if told["gain"]["score"] < 0 else "costs nothing"
     display.line("distil", f"one model in place of the ensemble {cost}: deploy {result.run.weights(whole)}")
@@ -206,16 +211,17 @@ def distil(
 
 def _pupil(parent: Run, name: str, over: Mapping[str, Any], settings: Sequence[str]) -> RunConfig:
     """The config of a run beside its teacher, which is its teacher's but for what is `over` it."""
-    load_run_config(parent)  # refuses what is no run
     values = deep_merge(over, {"runs": parent.root.parent, "name": name, "teacher": {"run": parent.root}})
-    return load_config(parent.config, settings, values)
+    return settled_config(parent, settings, values)
 
 
 def _compared(parent: Run, pupil: Run, config: RunConfig, display: Display) -> dict[str, Any]:
     with ray_errors(pupil.root), ExitStack() as stack:
         from raymask import gain
 
-        told = gain.compare_runs(parent, pupil, config.seed, RaySession(stack, config.compute, display), display)
+        told = gain.compare_runs(
+            parent, pupil, config.seed, config.vote.rule, RaySession(stack, config.compute, display), display
+        )
         gain.show(told, parent, pupil, display)
     return told
 
@@ -230,6 +236,7 @@ def predict(
     image_root: str | None = None,
     settings: Sequence[str] = (),
     display: Display | None = None,
+    rule: str | None = None,
 ) -> Path:
     """Predicts any number of images by a finished run, and returns the folder of Parquet files; cut off, it goes on.
 
@@ -243,13 +250,14 @@ def predict(
         image_root: folder that a table's relative paths start from (default: the table's own).
         settings: `compute.key=value`, in place of what the run's config says.
         display: what is said of it.
+        rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
 
     Raises:
         InputError: the run is not finished, the images are not there, or `out` holds other predictions.
         RunError: a part failed for good; started again, it goes on with what is unfinished.
     """
     display, root, target = display or Display(), absolute(folder), absolute(out)
-    config = load_config(Run(root).config, settings)
+    config = settled_config(Run(root), settings, {"vote": {"rule": rule}} if rule else None)
     with ray_errors(target), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
         session.begin()

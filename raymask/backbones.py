@@ -12,7 +12,8 @@ from raymask.config import Member, Recipe
 from raymask.data.features import file_stem
 from raymask.errors import InputError
 from raymask.hashing import file_digest, text_digest
-from raymask.store import Run, read_json, replacing, write_json
+from raymask.run_files import read_json, replacing, write_json
+from raymask.store import Run
 
 
 def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:

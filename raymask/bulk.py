@@ -22,7 +22,7 @@ from raymask.errors import InputError
 from raymask.inference import Models, Panel, Predictor, specs_of, weights_bytes
 from raymask.plan import ActorPool, split_pool
 from raymask.predict import PIXELS, decoded_block
-from raymask.store import read_json, replacing, write_json, write_table
+from raymask.run_files import read_json, replacing, write_json, write_table
 
 IMAGES_PER_CHUNK = 64
 CHUNKS_PER_SHARD = 32

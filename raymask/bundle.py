@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from raymask.data.decode import InputSpec, decode_file
+from raymask.inference import Models
 from raymask.store import Run
 
 TOLERANCE = 1e-4
@@ -54,11 +55,11 @@ class Images:
         return [torch.from_numpy(of_spec).permute(0, 3, 1, 2).contiguous() for of_spec in self.pixels]
 
 
-def read_check_images(run: Run, members: Mapping[str, Mapping[str, str]], specs: Sequence[InputSpec]) -> Images:
+def read_check_images(run: Run, models: Models, specs: Sequence[InputSpec]) -> Images:
     """A few random images, and some of the run's own where they can still be read."""
     rng = np.random.default_rng(0)
     read = [[rng.integers(0, 256, (spec.height, spec.width, 3), dtype=np.uint8) for spec in specs] for _ in range(RANDOM_IMAGES)]
-    homes = [run, *(Run(Path(where["run"])) for where in members.values() if "run" in where)]
+    homes = [run, *(Run(folder.parents[2]) for folder in models.values())]
     manifest = next((home.manifest for home in homes if home.manifest.is_file()), None)
     if manifest:
         paths = pd.read_parquet(manifest, columns=["path"])["path"].tolist()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -53,11 +53,6 @@ class Calibration:
     def to_json(self) -> dict[str, list[float]]:
         """Lists that JSON keeps exactly."""
         return {"scale": self.scale.tolist(), "bias": self.bias.tolist()}
-
-    @classmethod
-    def from_json(cls, written: dict[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        return cls(np.asarray(written["scale"], dtype=np.float64), np.asarray(written["bias"], dtype=np.float64))
 
 
 def fit_none(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration:

@@ -13,7 +13,7 @@ from raymask.config_files import dump_yaml
 from raymask.data.decode import InputSpec
 from raymask.data.sources import label_space
 from raymask.inference import FOLDS
-from raymask.store import Run, read_json
+from raymask.store import Run, read_ensemble
 from raymask.tasks import JOINT, LabelSpace
 from raymask.vote import Vote
 
@@ -120,7 +120,7 @@ def model_card(run: Run, config: RunConfig, told: Mapping[str, Any]) -> str:
         config: its config.
         told: the export's preprocessing.json.
     """
-    space, written = label_space(config.tasks), read_json(run.ensemble)
+    space, written = label_space(config.tasks), read_ensemble(run, "vote", "members", "prior")
     front = {
         "library_name": "raymask",
         "pipeline_tag": "image-classification",

@@ -10,24 +10,28 @@ import numpy as np
 import numpy.typing as npt
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from raymask.bundle import TOLERANCE, Bundle, Images
 from raymask.config import Recipe
 from raymask.ensemble import ByHead
-from raymask.inference import Models, Predictor, heads_of_model, recipe_of, specs_of
+from raymask.inference import Models, Predictor, specs_of
+from raymask.model_files import read_model
+from raymask.models import read_weights
 from raymask.plan import input_spec
+from raymask.run_files import within
 
 
 def write_checkpoints(bundle: Bundle, models: Models, predictor: Predictor, images: Images, singly: Mapping[str, ByHead]) -> None:
     """Each head that is linear on the backbone's features as a checkpoint of timm's own model, proved on the images."""
     specs, built = specs_of(models), dict[Any, nn.Module]()
     for (name, folder), model in zip(models.items(), predictor.models, strict=True):
-        recipe, member = recipe_of(folder), name.rpartition("/")[0]
+        told, member = read_model(folder), name.rpartition("/")[0]
+        recipe = told.recipe
         pixels = model.normalise(images.tensors()[specs.index(input_spec(recipe))])
-        state = load_file(folder / "model.safetensors")
-        for head, classes in heads_of_model(folder).items():
+        state = read_weights(told.weights, told.sha256)
+        for head, classes in told.classes.items():
             key = recipe.backbone, recipe.height_width, len(classes)
             built[key] = built.get(key) or timm_model(recipe, len(classes))
             why = fill_timm_model(built[key], state, head, recipe)
@@ -47,7 +51,7 @@ def write_checkpoints(bundle: Bundle, models: Models, predictor: Predictor, imag
                 "mean": list(model.statistics[:3]),
                 "std": list(model.statistics[3:]),
             }
-            (bundle.root / file).parent.mkdir(parents=True, exist_ok=True)
+            within(bundle.root, *file.split("/")).parent.mkdir(parents=True, exist_ok=True)
             tensors = {key: tensor.contiguous() for key, tensor in built[key].state_dict().items()}
             save_file(tensors, bundle.root / file, {"model": recipe.backbone, "classes": json.dumps(classes)})
     bundle.left_out = list(dict.fromkeys(bundle.left_out))

@@ -48,22 +48,24 @@ def train(
 def refit(
     run: Annotated[Path, typer.Argument(help="directory of a trained run")],
     member: Annotated[list[str] | None, typer.Option(metavar="NAME", help="a member (default: all of them)")] = None,
+    rule: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by")] = None,
 ) -> None:
     """Trains a finished run's members on the people of all folds. Started again, it goes on with what is unfinished."""
     from raymask import afterwards
 
-    afterwards.refit(run, member or ())
+    afterwards.refit(run, member or (), rule=rule)
 
 
 @app.command()
 def soup(
     run: Annotated[Path, typer.Argument(help="directory of a trained run from which people are held out (folds.reserve)")],
     member: Annotated[list[str] | None, typer.Option(metavar="NAME", help="a member (default: all of them)")] = None,
+    rule: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by")] = None,
 ) -> None:
     """Averages each member's models of all folds to one, and scores what is lost on the people held out."""
     from raymask import afterwards
 
-    afterwards.soup(run, member or ())
+    afterwards.soup(run, member or (), rule=rule)
 
 
 @app.command()
@@ -127,11 +129,12 @@ def predict(
     set_: Annotated[
         list[str] | None, typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="a setting, such as compute.cpus=2")
     ] = None,
+    rule: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by")] = None,
 ) -> None:
     """Predicts any number of images by a finished run. Started again, it goes on with what is unfinished."""
     from raymask import afterwards
 
-    afterwards.predict(run, images, out, models, image_column, id_column, image_root, set_ or ())
+    afterwards.predict(run, images, out, models, image_column, id_column, image_root, set_ or (), rule=rule)
 
 
 @app.command()
@@ -146,13 +149,14 @@ def serve(
     max_mb: Annotated[float, typer.Option(min=0.001, help="largest request")] = 10.0,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="largest image")] = 25.0,
     timeout_s: Annotated[float, typer.Option(min=0.001, help="longest time until an answer")] = 30.0,
+    rule: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by")] = None,
 ) -> None:
     """Answers photos with their labels over HTTP, with a page to try it, until Ctrl-C."""
     from raymask.serve import Settings, serve_until_stopped
     from raymask.uploads import Limits
 
     limits = Limits(max_mb, max_megapixels, timeout_s)
-    serve_until_stopped(run, Settings(host, port, models, replicas, batch_size, batch_wait_ms, limits))
+    serve_until_stopped(run, Settings(host, port, models, replicas, batch_size, batch_wait_ms, limits, rule))
 
 
 @app.command()
@@ -163,11 +167,12 @@ def export(
     member: Annotated[list[str] | None, typer.Option(metavar="NAME", help="a member (default: all of them and the vote)")] = None,
     format_: Annotated[str, typer.Option("--format", help="onnx, torch or both")] = "both",
     opset: Annotated[int, typer.Option(help="version of the ONNX operators")] = 20,
+    rule: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by")] = None,
 ) -> None:
     """Writes a finished run as ONNX and torch graphs, the vote among them, to be used without raymask; and checks them."""
     from raymask.export import export as export_run
 
-    export_run(run, out, models, member or (), format_, opset)
+    export_run(run, out, models, member or (), format_, opset, rule=rule)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from raymask.config_files import apply_setting, deep_merge, dump_yaml, read_recipe
+from raymask.config_files import RuleOfARun, apply_setting, deep_merge, dump_yaml, read_recipe
 from raymask.errors import InputError, one_of
 from raymask.explain import explain
 from raymask.names import canonical, tidy
@@ -201,11 +201,28 @@ class MemberConfig(Strict):
     recipe: dict[str, Any] = Field(default_factory=dict, description="what differs from the run's recipe")
 
 
+def believed(rule: Any) -> Any:
+    """A rule as it is, unless it is code that a run's config names."""
+    if isinstance(rule, RuleOfARun):
+        raise ValueError(unbelieved(rule, rule.file))
+    return rule
+
+
+def unbelieved(rule: str, file: Path) -> str:
+    """Why the import path of a rule is not followed from a run's file."""
+    return (
+        f"'{file}' names the rule '{rule}', which is code of its own, and a run's files do not choose which code runs; if it is "
+        f"yours, give it: --set vote.rule={rule}, --rule {rule} where there is no --set for it, in Python rule='{rule}'"
+    )
+
+
 class VoteConfig(Strict):
     """How members are combined; what is `auto` is decided on out-of-fold predictions."""
 
     metric: str = Field("joint.f1", description="what is to be great: a task, `joint` or `mean` (over tasks), and f1 or accuracy")
-    rule: str = Field("auto", description="auto, a rule's name, or the import path of your own, such as my.votes:rule")
+    rule: Annotated[str, BeforeValidator(believed)] = Field(
+        "auto", description="auto, a rule's name, or the import path of your own, such as my.votes:rule"
+    )
     level: Literal["auto", "joint", "task"] = Field("auto", description="whether joint classes are voted on, or each task alone")
     adjust: Literal["auto", "none", "prior", "thresholds"] = Field("auto", description="what is done to the result by class")
     calibrate: Literal["none", "temperature", "vector"] = Field("temperature", description="how members are calibrated first")

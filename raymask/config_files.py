@@ -17,6 +17,8 @@ from yamlcore import CCoreLoader
 from raymask.errors import InputError, one_of
 
 RECIPES = Path(__file__).parent / "recipes"
+RUN_CONFIG = "config.yaml"
+"""What a run calls its config; a recipe of that name is taken for a file of a run."""
 
 MOST_BYTES = 2**20
 MOST_VALUES = 100_000
@@ -179,12 +181,28 @@ def read_recipe(recipe: str, above: Sequence[str] = ()) -> dict[str, Any]:
     values = read_yaml(_read_text(file, recipe), f"'{file}'") or {}
     if not isinstance(values, dict):
         raise InputError(f"'{file}' must hold keys and values, not a {_kind(values)}.")
+    if file.name == RUN_CONFIG:
+        _disbelieve(values, file)
     base = values.pop("base", None)
     values.setdefault("name", file.stem)
     if not base:
         return values
     beside = file.parent / str(base)
     return deep_merge(read_recipe(str(beside) if is_file and beside.is_file() else str(base), [*above, recipe]), values)
+
+
+class RuleOfARun(str):
+    """An import path that stands in a run's config, and is not followed unless the caller gives it too."""
+
+    file: Path
+
+
+def _disbelieve(values: dict[str, Any], file: Path) -> None:
+    """Marks a rule of one's own in a run's config, so that it is refused unless the caller gives one in its place."""
+    vote = values.get("vote")
+    if isinstance(vote, dict) and isinstance(vote.get("rule"), str) and ":" in vote["rule"]:
+        vote["rule"] = RuleOfARun(vote["rule"])
+        vote["rule"].file = file
 
 
 def _read_text(file: Path, given: str) -> str:

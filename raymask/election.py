@@ -23,12 +23,14 @@ from raymask.metrics import Score, score_heads, score_joint
 from raymask.oof import collect_oof, oof_by_view, replica_by_head
 from raymask.plan import plan_actors
 from raymask.resample import compare, group_numbers, interval, parse_metric
+from raymask.run_files import read_json, write_json, write_table
 from raymask.session import RaySession
-from raymask.store import ReplicaId, Run, add_timing, load_run_config, read_json, write_json, write_table
+from raymask.store import ReplicaId, Run, add_timing, load_run_config, read_ensemble
 from raymask.submit import prediction_table, submission_table
 from raymask.tasks import JOINT, LabelSpace
 from raymask.viewing import ViewPlan
 from raymask.vote import Evidence, Vote, decide, summary
+from raymask.vote_files import read_vote
 
 Scores = dict[str, dict[str, Score]]
 ENSEMBLE_FORMAT = 3
@@ -99,9 +101,9 @@ def elect(runs: Sequence[Electorate], config: VoteConfig, into: Run, seed: int, 
     space = runs[0].space
     fingerprint = _fingerprint(runs, config, seed)
     if into.ensemble.exists() and into.oof_ensemble.exists():
-        known = read_json(into.ensemble)
+        known = read_ensemble(into)
         if known.get("fingerprint") == fingerprint:
-            vote = Vote.from_json(known["vote"], space)
+            vote = read_vote(into.ensemble, known["vote"], space, config.rule)
             display.line("vote", f"decided already: {vote.fitted.candidate}, views {vote.views}")
             return vote, known["oof"]
     began = time.monotonic()
@@ -259,7 +261,7 @@ def predict_test(
     joint = vote.over_rounds(by_round(runs, predicted))
     broken = (predicted[0]["problem"] != "").to_numpy()
     if broken.any():
-        joint[broken] = read_json(into.ensemble)["prior"]
+        joint[broken] = read_ensemble(into, "prior")["prior"]
         display.warn(
             f"{broken.sum()} test images cannot be read and get the classes' frequencies, see `problem` in {into.predictions}"
         )
@@ -289,7 +291,7 @@ def score_reserve(
     }
     elected = vote.over_rounds(rounds).argmax(axis=1)
     scores[ENSEMBLE] = score_joint(space, elected, truth)
-    known = read_json(into.ensemble)
+    known = read_ensemble(into, "metric", "estimate")
     metric = parse_metric(known["metric"], space)
     groups = group_numbers(held_out["group"])
     found, resampled = compare(metric, space, truth[JOINT], [elected], groups, seed)

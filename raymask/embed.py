@@ -14,7 +14,7 @@ from raymask.config import Recipe
 from raymask.data.features import BankSpec, part_path
 from raymask.data.stream import by_actors, limit_execution, numbered_tasks, prepared_images, stream_augmenter
 from raymask.plan import ActorPool
-from raymask.store import replacing
+from raymask.run_files import replacing
 
 Progress = Callable[[int, int], None]
 

@@ -25,10 +25,13 @@ from raymask.ensemble import ByHead
 from raymask.errors import InputError, one_of
 from raymask.graph_files import write_ensemble, write_models
 from raymask.graphs import output_names
-from raymask.inference import FOLDS, Panel, Predictor, heads_of_model, read_panel, recipe_of, specs_of
+from raymask.inference import FOLDS, Panel, Predictor, read_panel, specs_of
+from raymask.model_files import META, WEIGHTS, read_model
+from raymask.models import read_weights
 from raymask.paths import absolute
 from raymask.plan import input_spec
-from raymask.store import Run, load_run_config, read_json, replacing, save_run_config, write_json, write_text
+from raymask.run_files import replacing, within, write_json, write_text
+from raymask.store import Run, load_run_config, read_ensemble, save_run_config
 from raymask.viewing import ViewPlan, even
 
 FORMATS = {"onnx": ("onnx",), "torch": ("torch",), "both": ("onnx", "torch")}
@@ -45,6 +48,7 @@ def export(
     formats: str = "both",
     opset: int = OPSET,
     display: Display | None = None,
+    rule: str | None = None,
 ) -> Path:
     """Writes a finished run as graphs, checkpoints and a bundle, and checks each against raymask.
 
@@ -56,6 +60,7 @@ def export(
         formats: `onnx`, `torch` or `both`.
         opset: ONNX operators' version.
         display: what is said of it.
+        rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
 
     Returns:
         The folder.
@@ -66,7 +71,7 @@ def export(
     """
     run, target, shown = Run(absolute(folder)), absolute(out), display or Display()
     _check_asked(target, formats, opset)
-    chosen = _chosen(read_panel(run.root, models), members)
+    chosen = _chosen(read_panel(run.root, models, rule), members)
     with replacing(target) as draft:
         bundle = Bundle(draft, FORMATS[formats], opset)
         draft.mkdir()
@@ -74,10 +79,10 @@ def export(
             bundle.left_out.append("The vote is not part of this export, which holds some members alone.")
         else:
             _write_run(run, draft, chosen)
-        panel = chosen if members else read_panel(draft, models)
+        panel = chosen if members else read_panel(draft, models, rule)
         specs = specs_of(panel.models)
         predictor = _exact_predictor(panel, specs)
-        images = read_check_images(run, read_json(run.ensemble)["members"], specs)
+        images = read_check_images(run, chosen.models, specs)
         singly = _said(predictor, even(["original"]), images.pixels)
         write_models(bundle, predictor, images, singly, shown)
         if not members:
@@ -124,11 +129,14 @@ def _chosen(panel: Panel, members: Sequence[str]) -> Panel:
 def _write_run(run: Run, out: Path, panel: Panel) -> None:
     """The vote, the config and the models as a run directory has them."""
     for name, folder in panel.models.items():
-        (out / "members" / name).mkdir(parents=True)
-        for file in ("model.safetensors", "meta.json"):
-            shutil.copyfile(folder / file, out / "members" / name / file)
+        copy = within(out, "members", *name.split("/"))
+        copy.mkdir(parents=True)
+        told = read_model(folder)
+        read_weights(told.weights, told.sha256)  # so that what is damaged is told of by its own name
+        shutil.copyfile(told.weights, copy / WEIGHTS)
+        shutil.copyfile(folder / META, copy / META)
     save_run_config(Run(out), load_run_config(run))
-    write_json(Run(out).ensemble, {**read_json(run.ensemble), "members": {name: {"member": name} for name in panel.rounds[0]}})
+    write_json(Run(out).ensemble, {**read_ensemble(run), "members": {name: {"member": name} for name in panel.rounds[0]}})
 
 
 def _exact_predictor(panel: Panel, specs: Sequence[InputSpec]) -> Predictor:
@@ -153,11 +161,12 @@ def _told(bundle: Bundle, panel: Panel, specs: Sequence[InputSpec], part: str | 
     """What preprocessing.json says."""
     inputs, models = dict(zip(specs, input_names(specs), strict=True)), {}
     for name, folder in panel.models.items():
-        classes = heads_of_model(folder)
+        told_of_model = read_model(folder)
+        classes = told_of_model.classes
         outputs = {output: head for head, output in output_names(classes).items()}
         models[name] = {
             "files": bundle.files[name],
-            "input": inputs[input_spec(recipe_of(folder))],
+            "input": inputs[input_spec(told_of_model.recipe)],
             "outputs": {output: classes[head] for output, head in outputs.items()},
             "head": outputs,
         }

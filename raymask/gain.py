@@ -14,10 +14,12 @@ from raymask.election import Electorate
 from raymask.oof import replica_by_head
 from raymask.plan import plan_actors
 from raymask.resample import Interval, Metric, compare, group_numbers, interval, parse_metric
+from raymask.run_files import read_json, write_json
 from raymask.session import RaySession
-from raymask.store import ANY_FOLD, WHOLE, ReplicaId, Run, read_json, write_json
+from raymask.store import ANY_FOLD, WHOLE, ReplicaId, Run, read_ensemble
 from raymask.tasks import JOINT, Labels, LabelSpace
 from raymask.vote import Vote
+from raymask.vote_files import read_vote
 
 
 def gained(
@@ -59,7 +61,7 @@ def taught_by_class(targets: pd.DataFrame, space: LabelSpace) -> dict[str, dict[
     return counts
 
 
-def compare_runs(before: Run, after: Run, seed: int, session: RaySession, display: Display) -> dict[str, Any]:
+def compare_runs(before: Run, after: Run, seed: int, rule: str, session: RaySession, display: Display) -> dict[str, Any]:
     """Compares a run to its teacher, and keeps that in its `gain.json`; what is compared already is read there.
 
     Both are judged by their ensembles' cross-fitted out-of-fold predictions. Where people are held out from everything, the
@@ -69,10 +71,11 @@ def compare_runs(before: Run, after: Run, seed: int, session: RaySession, displa
         before: the teacher's run.
         after: the run that learned from it.
         seed: of the resamples.
+        rule: that the caller gives, see `raymask.vote_files.read_vote`.
         session: Ray, for the model of all people.
         display: what is said of it.
     """
-    known, taught = read_json(before.ensemble), read_json(after.ensemble)
+    known, taught = (read_ensemble(run, "vote", "fingerprint", "metric") for run in (before, after))
     [one] = election.electorates([after])
     member = next(iter(one.names.values()))
     whole = ReplicaId(member, WHOLE) if len(one.names) == 1 and after.finished(ReplicaId(member, WHOLE)) else None
@@ -88,7 +91,7 @@ def compare_runs(before: Run, after: Run, seed: int, session: RaySession, displa
     told["kept"] = told["gain"]["score"] > told["gain"]["se"]
     told["pseudo_labelled"] = taught_by_class(pd.read_parquet(after.targets), one.space)
     if "reserve" in taught:
-        vote = Vote.from_json(taught["vote"], one.space)
+        vote = read_vote(after.ensemble, taught["vote"], one.space, rule)
         held_out = known.get("reserve", {}) if known["metric"] == taught["metric"] else {}
         told["reserve"] = {
             "images": taught["reserve"]["images"],

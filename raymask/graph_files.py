@@ -24,6 +24,7 @@ from raymask.errors import RunError
 from raymask.graphs import COMBINE, EnsembleGraph, ModelGraph, output_names
 from raymask.inference import Panel, Predictor, specs_of
 from raymask.models import Classifier
+from raymask.run_files import within
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -111,7 +112,7 @@ def _exporting(what: str) -> Iterator[None]:
 
 def _save(bundle: Bundle, name: str, stem: str, program: ExportedProgram, onnx: ONNXProgram | None) -> None:
     """Writes the graphs of a model or of the ensemble."""
-    file = bundle.root / stem
+    file = within(bundle.root, *stem.split("/"))
     file.parent.mkdir(parents=True, exist_ok=True)
     bundle.files[name] = {kind: f"{stem}{SUFFIXES[kind]}" for kind in bundle.formats}
     if "torch" in bundle.formats:

@@ -24,7 +24,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from raymask.config import RunConfig
 from raymask.data import files
-from raymask.store import cache_root, write_table
+from raymask.run_files import write_table
+from raymask.store import cache_root
 
 DIGEST_BYTES = 16
 YOUNG_SECONDS = 2.0

@@ -15,20 +15,23 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raymask.config import Recipe
 from raymask.data import sources
 from raymask.data.colours import Pixels
 from raymask.data.decode import InputSpec
 from raymask.ensemble import ByHead
 from raymask.errors import InputError, one_of
+from raymask.formats import WrittenMember
 from raymask.given import at_least_one, check_ids, check_several, name_of, read_image
+from raymask.model_files import check_model, read_model
 from raymask.paths import absolute
 from raymask.plan import input_spec
-from raymask.store import PART_NAMES, ReplicaId, Run, load_run_config, read_json
+from raymask.run_files import damaged, within
+from raymask.store import PART_NAMES, ReplicaId, Run, load_run_config, read_ensemble
 from raymask.submit import prediction_table
 from raymask.tasks import JOINT, LabelSpace, Probabilities
 from raymask.viewing import ViewPlan
 from raymask.vote import Vote
+from raymask.vote_files import read_vote
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,24 +44,14 @@ Models = Mapping[str, Path]
 """Folders of trained models, each with meta.json and model.safetensors, by `MEMBER/PART`."""
 
 
-def recipe_of(folder: Path) -> Recipe:
-    """The recipe that a finished model was trained by."""
-    return Recipe.model_validate(read_json(folder / "meta.json")["recipe"])
-
-
 def weights_bytes(models: Models) -> int:
     """Bytes of models' weights on disk."""
     return sum((folder / "model.safetensors").stat().st_size for folder in models.values())
 
 
-def heads_of_model(folder: Path) -> dict[str, list[str]]:
-    """Class names by head of a finished model, in the order of its probabilities."""
-    return dict(read_json(folder / "meta.json")["classes"])
-
-
 def specs_of(models: Models) -> list[InputSpec]:
     """How files are prepared for these models, each way once."""
-    return sorted({input_spec(recipe_of(folder)) for folder in models.values()})
+    return sorted({input_spec(read_model(folder).recipe) for folder in models.values()})
 
 
 class Predictor:
@@ -87,10 +80,9 @@ class Predictor:
         self.models: list[Classifier] = []
         self.amp: list[Callable[[], AbstractContextManager[Any]]] = []
         for place, (name, folder) in enumerate(models.items()):
-            meta = read_json(folder / "meta.json")
-            recipe = Recipe.model_validate(meta["recipe"])
-            heads = {head: len(names) for head, names in meta["classes"].items()}
-            model = load_classifier(recipe, heads, folder / "model.safetensors")
+            told = read_model(folder)
+            recipe = told.recipe
+            model = load_classifier(recipe, told.heads, told.weights, told.sha256)
             shared = f"{recipe.backbone} {recipe.amp} {backbone_digest(model)}" if recipe.freeze == "backbone" else name
             group = self.groups[specs.index(input_spec(recipe))][shared]
             if group:
@@ -205,44 +197,49 @@ class Panel:
         return table
 
 
-def read_panel(folder: Path, part: str = FOLDS) -> Panel:
+def read_panel(folder: Path, part: str = FOLDS, rule: str | None = None) -> Panel:
     """The vote and the models of a finished run's directory, or of an exported one.
 
     Args:
         folder: a directory with config.yaml and ensemble.json.
         part: which models vote: `folds` for each fold's replicas, or one of `PART_NAMES` for one model a member.
+        rule: import path of the rule of the caller's own that the run may vote by.
 
     Raises:
-        InputError: the run is not finished, or lacks such models.
+        InputError: the run is not finished, lacks such models, is damaged, or votes by a rule that the caller does not give.
     """
     run = Run(folder)
     config = load_run_config(run)
     if not run.ensemble.exists():
         raise InputError(f"'{folder}' has no vote yet: finish it by `raymask train --recipe {run.config}`.")
-    written, space = read_json(run.ensemble), sources.label_space(config.tasks)
-    if "prior" not in written or "result" not in written.get("vote", {}):
-        raise InputError(f"'{run.ensemble}' is of an older raymask; decide the vote anew by `raymask vote {folder}`.")
+    written, space = read_ensemble(run, "vote", "members", "prior"), sources.label_space(config.tasks)
     if part not in (FOLDS, *PART_NAMES.values()):
         raise InputError(f"there are no models '{part}'; it may be {one_of([FOLDS, *PART_NAMES.values()], part)}.")
-    vote = Vote.from_json(written["vote"], space)
+    vote, prior = read_vote(run.ensemble, written["vote"], space, rule), np.asarray(written["prior"])
+    if set(written["members"]) != set(vote.calibrations):
+        raise damaged(run.ensemble, "its vote is by other members than it lists")
+    if prior.shape != (space.joint_size,) or not np.isclose(prior.sum(), 1) or (prior < 0).any():
+        raise damaged(run.ensemble, "its `prior` is no share of each joint class")
     of_member = {name: _parts(run, name, where, part) for name, where in written["members"].items()}
     number = max(map(len, of_member.values()))
     rounds = [{name: list(parts)[place % len(parts)] for name, parts in of_member.items()} for place in range(number)]
     models = {model: path for parts in of_member.values() for model, path in parts.items()}
-    return Panel(vote, space, np.asarray(written["prior"]), models, tuple(rounds))
+    for name, path in models.items():
+        check_model(read_model(path), space, vote.calibrations[name.rpartition("/")[0]])
+    return Panel(vote, space, prior, models, tuple(rounds))
 
 
-def _parts(run: Run, name: str, where: Mapping[str, str], part: str) -> dict[str, Path]:
+def _parts(run: Run, name: str, where: WrittenMember, part: str) -> dict[str, Path]:
     """Folders of a member's models; those of another run are looked for there."""
-    home = run if (run.root / "members" / where["member"]).is_dir() else Run(Path(where["run"]))
+    member = where["member"]
+    home = run if within(run.root, "members", *member.split("/")).is_dir() or "run" not in where else Run(Path(where["run"]))
     if part != FOLDS:
         number = next(fold for fold, known in PART_NAMES.items() if known == part)
-        found = [ReplicaId(where["member"], number)]
+        found = [ReplicaId(member, number)]
     else:
-        numbers = sorted(
-            int(path.name.removeprefix("fold-")) for path in (home.root / "members" / where["member"]).glob("fold-*")
-        )
-        found = [ReplicaId(where["member"], number) for number in numbers]
+        folders = within(home.root, "members", *member.split("/")).glob("fold-*")
+        numbers = sorted(int(path.name.removeprefix("fold-")) for path in folders if path.name.removeprefix("fold-").isdecimal())
+        found = [ReplicaId(member, number) for number in numbers]
     missing = [replica for replica in found if not home.finished(replica)]
     if missing or not found:
         raise InputError(f"'{home.root}' has no finished model {missing[0] if missing else name + '/fold-*'}.")
@@ -309,14 +306,15 @@ def stacked(read: Sequence[tuple[str, Sequence[Pixels]]], specs: Sequence[InputS
     return [np.stack([(images or black)[place] for _, images in read]) for place in range(len(specs))]
 
 
-def load(folder: str | Path, models: str = FOLDS) -> Ensemble:
+def load(folder: str | Path, models: str = FOLDS, rule: str | None = None) -> Ensemble:
     """A finished run, ready to predict in this process; Ray is not needed.
 
     Args:
         folder: the run's directory.
         models: `folds` for all replicas; `all`, `soup` or `greedy-soup` for one model a member, where they were made.
+        rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
 
     Raises:
-        InputError: the run is not finished, or lacks such models.
+        InputError: the run is not finished, lacks such models, or is damaged.
     """
-    return Ensemble(read_panel(absolute(folder), models))
+    return Ensemble(read_panel(absolute(folder), models, rule))

@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from raymask.config import HeadConfig, Recipe
 from raymask.errors import InputError, shortened
 from raymask.kernels import fold_batch_norms
+from raymask.run_files import check_regular, damaged, digest_of
 
 Logits = dict[str, Tensor]
 
@@ -182,11 +184,37 @@ def save_classifier(model: Classifier, file: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, str(file))
 
 
-def load_classifier(recipe: Recipe, heads: Mapping[str, int], file: Path) -> Classifier:
-    """The model that `save_classifier` wrote, in evaluation mode."""
-    model = build_classifier(recipe, heads)
-    model.load_state_dict(load_file(str(file)), strict=True)
+def load_classifier(recipe: Recipe, heads: Mapping[str, int], file: Path, sha256: str | None = None) -> Classifier:
+    """The model that `save_classifier` wrote, in evaluation mode.
+
+    Raises:
+        DamagedFileError: the weights are not those that were written, or of another model.
+    """
+    model, weights = build_classifier(recipe, heads), read_weights(file, sha256)
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise damaged(file, _reason(error)) from None
     return model.eval()
+
+
+def read_weights(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The weights that `save_classifier` wrote, by name.
+
+    Args:
+        file: where they are.
+        sha256: the digest that the file must have; None where it is not known.
+
+    Raises:
+        DamagedFileError: they are not those that were written.
+    """
+    check_regular(file)
+    if sha256 and digest_of(file) != sha256:
+        raise damaged(file, "its SHA-256 is not that in meta.json")
+    try:
+        return dict(load_file(str(file)))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise damaged(file, _reason(error)) from None
 
 
 def quicken_prediction(model: Classifier, recipe: Recipe) -> None:

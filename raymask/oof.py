@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from raymask.ensemble import check_complete
-from raymask.store import ReplicaId, Run, write_table
+from raymask.run_files import write_table
+from raymask.store import ReplicaId, Run
 
 
 def collect_oof(run: Run, member: str, folds: Sequence[int], validated: pd.Series) -> bool:

@@ -14,8 +14,9 @@ from raymask.config import RunConfig
 from raymask.display import Display
 from raymask.errors import RunError
 from raymask.paths import absolute
+from raymask.run_files import write_text
 from raymask.session import RaySession
-from raymask.store import Run, write_text
+from raymask.store import Run
 
 if TYPE_CHECKING:
     from raymask.election import Scores

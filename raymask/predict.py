@@ -12,7 +12,8 @@ import ray.data
 
 from raymask.data.decode import InputSpec, decode_file
 from raymask.data.stream import by_actors
-from raymask.inference import Predictor, heads_of_model, specs_of, stacked
+from raymask.inference import Predictor, specs_of, stacked
+from raymask.model_files import read_model
 from raymask.plan import ActorPool, even_chunk
 from raymask.store import ReplicaId, Run
 from raymask.viewing import ViewPlan
@@ -72,7 +73,7 @@ def predict(
 
 def columns_of(models: Mapping[str, Path]) -> list[str]:
     """Names of the probabilities of finished models, in order: `MEMBER/PART|HEAD:CLASS`."""
-    heads = {model: heads_of_model(folder) for model, folder in models.items()}
+    heads = {model: read_model(folder).classes for model, folder in models.items()}
     return [f"{model}|{head}:{name}" for model, of_model in heads.items() for head, names in of_model.items() for name in names]
 
 

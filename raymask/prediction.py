@@ -11,8 +11,8 @@ from raymask.display import Display
 from raymask.inference import read_panel
 from raymask.machine import usable_memory
 from raymask.plan import ActorPool, Node, plan_actors
+from raymask.run_files import write_table
 from raymask.session import RaySession
-from raymask.store import write_table
 from raymask.submit import submission_table
 
 SHARE_OF_MEMORY = 0.5
@@ -32,7 +32,7 @@ def predict_images(
     display: Display,
 ) -> Path:
     """See `raymask.afterwards.predict`."""
-    panel, space = read_panel(root, models), label_space(config.tasks)
+    panel, space = read_panel(root, models, config.vote.rule), label_space(config.tasks)
     wanted = read_images(images, config.data, space, image_column, id_column, image_root)
     missing = check_missing(wanted, config.data.max_missing_test, "--image-root")
     display.line("data", f"{len(wanted.images)} images; {len(panel.models)} models under {len(panel.vote.views.names)} view(s)")

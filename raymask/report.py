@@ -28,7 +28,8 @@ from raymask.errors import shortened
 from raymask.metrics import heads_of, score
 from raymask.plots import plot_curves, plot_reliability
 from raymask.report_vote import Section, counts_votes, member_calibration, vote_line, vote_section
-from raymask.store import ReplicaId, Run, load_run_config, read_json, write_text
+from raymask.run_files import read_json, write_text
+from raymask.store import ReplicaId, Run, load_run_config
 from raymask.tasks import JOINT, UNLABELLED, Labels, LabelSpace, Probabilities
 
 MOST_CLASSES = 40

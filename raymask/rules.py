@@ -11,13 +11,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from raymask.errors import InputError, one_of
 from raymask.tasks import Labels, Probabilities
+from raymask.trees import constant, tree_probabilities, trees_of, wrong_with_trees
 
 Ballots = Probabilities
 """(V, N, C): the probabilities that each voter gives each image."""
@@ -60,6 +61,8 @@ class Rule:
     combine: Combine
     fit: Fit = lambda evidence: {}
     levels: tuple[str, ...] = ("joint", "task")
+    wrong: Callable[[Params, int, int], str] = lambda params, voters, classes: ""
+    """What keeps params that were read from a file from being used for so many voters and classes; "" for nothing."""
 
 
 def quick_score(aim: Aim, labels: Labels, elected: Labels, classes: int) -> float:
@@ -262,9 +265,9 @@ def fit_boosted(evidence: Evidence) -> Params:
         random_state=evidence.seed,
     )
     if len(np.unique(evidence.labels)) < 2:
-        return {"model": None, "only": int(evidence.labels[0])}
+        return constant(int(evidence.labels[0]))
     with one_thread():
-        return {"model": model.fit(log_features(evidence.ballots), evidence.labels)}
+        return trees_of(model.fit(log_features(evidence.ballots), evidence.labels))
 
 
 def one_thread() -> AbstractContextManager[Any]:
@@ -275,18 +278,35 @@ def one_thread() -> AbstractContextManager[Any]:
 
 
 def combine_boosted(ballots: Ballots, params: Params) -> Probabilities:
-    """(N, C) probabilities of the boosted trees in `model`."""
+    """(N, C) probabilities of boosted trees, see `raymask.trees`; what they never learned of gets none."""
     combined = np.zeros(ballots.shape[1:])
-    if params["model"] is None:
-        combined[:, params["only"]] = 1.0
-    else:
-        with one_thread():
-            combined[:, params["model"].classes_] = params["model"].predict_proba(log_features(ballots))
+    combined[:, params["classes"]] = tree_probabilities(params, log_features(ballots))
     return combined
 
 
 def _plain(combine: Callable[[Ballots], Probabilities]) -> Combine:
     return lambda ballots, params: combine(ballots)
+
+
+def _wrong_weights(params: Params, voters: int, classes: int) -> str:
+    weights = params.get("weights")
+    fits = _numbers(weights, (voters,)) and bool((weights >= 0).all())
+    return "" if fits else f"needs `weights` of {voters} voters"
+
+
+def _wrong_logistic(params: Params, voters: int, classes: int) -> str:
+    fits = _numbers(params.get("coefficients"), (classes, voters * classes)) and _numbers(params.get("intercepts"), (classes,))
+    return "" if fits else f"needs `coefficients` and `intercepts` of {voters} voters and {classes} classes"
+
+
+def _numbers(values: Any, shape: tuple[int, ...]) -> TypeGuard[npt.NDArray[Any]]:
+    return (
+        isinstance(values, np.ndarray) and values.dtype.kind in "if" and values.shape == shape and bool(np.isfinite(values).all())
+    )
+
+
+def _wrong_boosted(params: Params, voters: int, classes: int) -> str:
+    return wrong_with_trees(params, voters * classes, classes)
 
 
 RULES: dict[str, Rule] = {
@@ -296,12 +316,12 @@ RULES: dict[str, Rule] = {
         Rule("geometric", 1, _plain(geometric_vote)),
         Rule("rank", 2, _plain(rank_vote)),
         Rule("hard", 3, _plain(hard_vote)),
-        Rule("best", 4, weighted_vote, fit_best),
-        Rule("weighted", 5, weighted_vote, fit_weights),
-        Rule("greedy", 6, weighted_vote, fit_greedy),
-        Rule("weighted_hard", 7, weighted_hard_vote, fit_hard_weights),
-        Rule("logistic", 8, combine_logistic, fit_logistic),
-        Rule("boosted", 9, combine_boosted, fit_boosted, levels=("task",)),
+        Rule("best", 4, weighted_vote, fit_best, wrong=_wrong_weights),
+        Rule("weighted", 5, weighted_vote, fit_weights, wrong=_wrong_weights),
+        Rule("greedy", 6, weighted_vote, fit_greedy, wrong=_wrong_weights),
+        Rule("weighted_hard", 7, weighted_hard_vote, fit_hard_weights, wrong=_wrong_weights),
+        Rule("logistic", 8, combine_logistic, fit_logistic, wrong=_wrong_logistic),
+        Rule("boosted", 9, combine_boosted, fit_boosted, levels=("task",), wrong=_wrong_boosted),
     )
 }
 

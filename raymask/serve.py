@@ -34,8 +34,9 @@ from raymask.display import Display
 from raymask.errors import InputError, RunError
 from raymask.inference import FOLDS, Ensemble, Panel, read_panel, specs_of, weights_bytes
 from raymask.machine import usable_cpus, usable_memory
+from raymask.model_files import read_model
 from raymask.paths import absolute
-from raymask.store import Run, load_run_config, read_json
+from raymask.store import Run, load_run_config
 from raymask.uploads import MOST_IMAGES, Limits, Refusal
 from raymask.web import Door, Told, build
 
@@ -62,6 +63,8 @@ class Settings:
     batch_size: int = 16
     batch_wait_ms: float = 10.0
     limits: Limits = field(default_factory=Limits)
+    rule: str | None = None
+    """Import path of the rule of your own that the run votes by, if it does."""
 
     @property
     def url(self) -> str:
@@ -72,7 +75,7 @@ class Settings:
 class Voter:
     """All models in one process. They compute in one thread of their own, so that the next images come in meanwhile."""
 
-    def __init__(self, folder: Path, models: str, threads: int, batch_size: int, batch_wait_s: float) -> None:
+    def __init__(self, folder: Path, models: str, rule: str | None, threads: int, batch_size: int, batch_wait_s: float) -> None:
         from raymask.device import prepare_process
 
         self.predict.set_max_batch_size(batch_size)
@@ -81,7 +84,7 @@ class Voter:
         self.closed: deque[tuple[Sequence[Sequence[Pixels]], asyncio.Future[list[Told]]]] = deque()
         self.worker = ThreadPoolExecutor(1, "models")
         self.worker.submit(prepare_process, threads).result()
-        self.ensemble = Ensemble(read_panel(folder, models))
+        self.ensemble = Ensemble(read_panel(folder, models, rule))
         self.worker.submit(self.told, [None]).result()  # the first pass is slow
 
     async def ready(self) -> bool:
@@ -175,7 +178,7 @@ def serve_until_stopped(folder: Path, settings: Settings, display: Display | Non
     """
     display = display or Display()
     root = absolute(folder)
-    panel = read_panel(root, settings.models)
+    panel = read_panel(root, settings.models, settings.rule)
     compute = load_run_config(Run(root)).compute
     with connect(compute) as cluster, _stopped_by_signals():
         cluster = replace(cluster, nodes=usable_nodes(compute, lambda sentence: display.line("ray", sentence)))
@@ -283,7 +286,9 @@ def application(root: Path, panel: Panel, settings: Settings, replicas: int, res
         max_queued_requests=MOST_IMAGES,
         max_constructor_retry_count=1,
         **options,
-    )(Voter).bind(root, settings.models, int(resources["num_cpus"]), settings.batch_size, settings.batch_wait_ms / 1000)
+    )(Voter).bind(
+        root, settings.models, settings.rule, int(resources["num_cpus"]), settings.batch_size, settings.batch_wait_ms / 1000
+    )
     ingress = serve.deployment(
         name="ingress",
         ray_actor_options={"num_cpus": 0},
@@ -301,7 +306,7 @@ def about(root: Path, panel: Panel, models: str) -> About:
         models=models,
         number=len(panel.models),
         members=list(panel.rounds[0]),
-        versions=read_json(first / "meta.json").get("versions", {}),
+        versions=read_model(first).versions,
         server=raymask.__version__,
     )
 

@@ -51,9 +51,10 @@ from raymask.plan import input_spec, plan_actors, plan_slots
 from raymask.refit import check_trained, named_members
 from raymask.report import build_report
 from raymask.resample import group_numbers, parse_metric
+from raymask.run_files import read_json, write_json, write_table
 from raymask.session import RaySession
 from raymask.stages import Opened, prepare_images, timed
-from raymask.store import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, add_timing, read_json, write_json, write_table
+from raymask.store import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, add_timing, read_ensemble
 from raymask.tasks import JOINT
 from raymask.viewing import ViewPlan
 from raymask.vote import Vote
@@ -86,7 +87,7 @@ def voted(opened: Opened, session: RaySession, display: Display) -> tuple[Electo
     """
     voting, config = electorates([opened.run]), opened.config
     vote, _ = elect(voting, config.vote, opened.run, config.seed, display)
-    if "reserve" not in read_json(opened.run.ensemble):
+    if "reserve" not in read_ensemble(opened.run):
         score_reserve(voting, vote, opened.run, config.seed, session, display)
     return voting[0], vote
 
@@ -174,7 +175,7 @@ def compare_singles(one: Electorate, vote: Vote, session: RaySession, display: D
     run = one.run
     held_out = reserved_images(run)
     singles = _singles(one, vote.views)
-    known = read_json(run.singles) if run.singles.exists() else {}
+    known: dict[str, Any] = read_json(run.singles) if run.singles.exists() else {}
     told = {"format": SINGLES_FORMAT, "fingerprint": _fingerprint(one, vote, held_out, singles)}
     if told.items() <= known.items():
         display.line("singles", "the models are compared already")
@@ -198,7 +199,7 @@ def _singles(one: Electorate, views: ViewPlan) -> list[ReplicaId]:
 
 
 def _fingerprint(one: Electorate, vote: Vote, held_out: pd.DataFrame, singles: Sequence[ReplicaId]) -> str:
-    known = read_json(one.run.ensemble)
+    known = read_ensemble(one.run, "fingerprint", "metric")
     stamps = _stamps(one.run, [*_replicas(one, one.folds), *singles])
     parts = (known["fingerprint"], known["metric"], vote.views.to_json(), fingerprint(held_out), stamps)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
@@ -218,7 +219,7 @@ def _compared(
     one: Electorate, vote: Vote, held_out: pd.DataFrame, singles: Sequence[ReplicaId], session: RaySession, display: Display
 ) -> dict[str, Any]:
     space = vote.space
-    metric = parse_metric(read_json(one.run.ensemble)["metric"], space)
+    metric = parse_metric(read_ensemble(one.run, "metric")["metric"], space)
     truth = {target: held_out[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
     groups = group_numbers(held_out["group"])
     rounds = by_round([one], [replica_predictions(one, held_out, "reserve", vote.views, session, display)])

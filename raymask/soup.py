@@ -45,6 +45,8 @@ class Ingredient:
     """Its weights, as `save_classifier` writes them."""
     score: float
     """On its own fold, higher is better: the order in which the greedy soup tries it."""
+    sha256: str | None = None
+    """Of the file."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ def soup_of_member(
         InputError: the reserved people are too few, or the ingredients of different architectures.
     """
     halves = halves_of(reserved, seed)
-    models = [load_classifier(recipe, heads, ingredient.file) for ingredient in ingredients]
+    models = [load_classifier(recipe, heads, ingredient.file, ingredient.sha256) for ingredient in ingredients]
     calibration = _drawn(training, seed)
     order = sorted(range(len(models)), key=lambda number: -ingredients[number].score)
     everywhere = np.arange(len(halves))

@@ -24,7 +24,8 @@ from raymask.errors import InputError
 from raymask.inference import BATCH, Predictor, specs_of
 from raymask.metrics import Score
 from raymask.plan import ActorPool, Slots
-from raymask.store import GREEDY_SOUP, SOUP, ReplicaId, Run, read_json, write_table
+from raymask.run_files import read_json, write_table
+from raymask.store import GREEDY_SOUP, SOUP, ReplicaId, Run
 from raymask.tasks import JOINT, UNLABELLED, LabelSpace
 from raymask.viewing import ViewPlan
 

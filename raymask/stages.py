@@ -25,18 +25,9 @@ from raymask.errors import InputError, shortened
 from raymask.hashing import file_digest
 from raymask.paths import absolute
 from raymask.plan import Job, bank_spec, input_spec, plan_actors, plan_run, room_of
+from raymask.run_files import read_json, write_json, write_table
 from raymask.session import RaySession
-from raymask.store import (
-    ReplicaId,
-    Run,
-    add_timing,
-    cache_root,
-    load_run_config,
-    read_json,
-    save_run_config,
-    write_json,
-    write_table,
-)
+from raymask.store import ReplicaId, Run, add_timing, cache_root, load_run_config, read_timings, save_run_config
 from raymask.tasks import JOINT, LabelSpace
 from raymask.teacher import Lesson, Teacher, check_teacher, learn, open_teacher
 from raymask.tta import expand_views
@@ -344,7 +335,7 @@ def summarise(run: Run, space: LabelSpace, scores: Scores, seconds: float, displ
         for name, of_member in scores.items()
     ]
     display.table("Out-of-fold scores (macro-F1 and accuracy)", columns, rows)
-    timings = read_json(run.timings) if run.timings.exists() else {}
+    timings = read_timings(run)
     display.table("Wall time", [*timings, "this command"], [[*map(duration, timings.values()), duration(seconds)]])
     names = [path for path in (run.submission, run.predictions, run.report, run.ensemble, run.rejected) if path.exists()]
     display.table("Files", ["", ""], [[path.name, str(path)] for path in names])

@@ -1,26 +1,21 @@
-"""The one owner of a run directory's paths and formats.
+"""The one owner of a run directory's paths.
 
-A file is written under another name and renamed when complete, so that its existence means that it is whole.
+A file is written under another name and renamed when complete, so that its existence means that it is whole; see `run_files`.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pandas as pd
-
-from raymask.config import RunConfig, dump_config, validate
-from raymask.config_files import read_recipe
+from raymask.config import RunConfig, dump_config, load_config, resolve_members, validate
+from raymask.config_files import RuleOfARun, read_recipe
 from raymask.errors import InputError
+from raymask.formats import Ensemble, WrittenMember
 from raymask.paths import absolute
+from raymask.run_files import DamagedFileError, damaged, read_json, read_text, within, write_json, write_text
 
 WHOLE, SOUP, GREEDY_SOUP = -2, -3, -4
 """What stands for the fold of a member's model that is trained on all people, or averaged from its folds' replicas."""
@@ -58,6 +53,9 @@ class Run:
 
     root: Path
 
+    def _at(self, *parts: str) -> Path:
+        return within(self.root, *parts)
+
     @property
     def name(self) -> str:
         """Name of the run, that of its directory."""
@@ -66,17 +64,17 @@ class Run:
     @property
     def config(self) -> Path:
         """Resolved config, from which the same run can be started again."""
-        return self.root / "config.yaml"
+        return self._at("config.yaml")
 
     @property
     def manifest(self) -> Path:
         """One row a training image: image_id, path, group, labels, fold, and where it lies in the cache."""
-        return self.root / "manifest.parquet"
+        return self._at("manifest.parquet")
 
     @property
     def source(self) -> Path:
         """Fingerprint of the training images and labels that the run began with."""
-        return self.root / "source.json"
+        return self._at("source.json")
 
     @property
     def backbones(self) -> Path:
@@ -86,185 +84,221 @@ class Run:
     @property
     def test_source(self) -> Path:
         """Fingerprint of the test images that were predicted."""
-        return self.root / "test" / "source.json"
+        return self._at("test", "source.json")
 
     @property
     def test_predictions(self) -> Path:
         """Every replica's probabilities for each test image."""
-        return self.root / "test" / "replicas.parquet"
+        return self._at("test", "replicas.parquet")
 
     @property
     def reserve(self) -> Path:
         """Images of people that are held out from everything, like the manifest but without folds."""
-        return self.root / "reserve" / "manifest.parquet"
+        return self._at("reserve", "manifest.parquet")
 
     @property
     def reserve_predictions(self) -> Path:
         """Every replica's probabilities for each reserved image."""
-        return self.root / "reserve" / "replicas.parquet"
+        return self._at("reserve", "replicas.parquet")
 
     @property
     def reserve_singles(self) -> Path:
         """Probabilities for each reserved image of the models that no fold is left out of."""
-        return self.root / "reserve" / "singles.parquet"
+        return self._at("reserve", "singles.parquet")
 
     @property
     def targets(self) -> Path:
         """What a teacher says of images: soft targets of the loss."""
-        return self.root / "targets.parquet"
+        return self._at("targets.parquet")
 
     @property
     def teacher(self) -> Path:
         """Which run the targets are of, and the fingerprint of what it said then."""
-        return self.root / "teacher.json"
+        return self._at("teacher.json")
 
     @property
     def gain(self) -> Path:
         """How a run that learned from another compares to it."""
-        return self.root / "gain.json"
+        return self._at("gain.json")
 
     @property
     def singles(self) -> Path:
         """Scores and speed of models that stand for the whole ensemble, beside it."""
-        return self.root / "singles.json"
+        return self._at("singles.json")
 
     @property
     def rejected(self) -> Path:
         """What was set aside and why."""
-        return self.root / "rejected.csv"
+        return self._at("rejected.csv")
 
     @property
     def ensemble(self) -> Path:
         """Rule of the vote and the OOF scores."""
-        return self.root / "ensemble.json"
+        return self._at("ensemble.json")
 
     @property
     def oof_ensemble(self) -> Path:
         """Out-of-fold prediction of the whole ensemble."""
-        return self.root / "oof" / "_ensemble.parquet"
+        return self._at("oof", "_ensemble.parquet")
 
     @property
     def predictions(self) -> Path:
         """Joint and per-task probabilities of the test images."""
-        return self.root / "predictions.parquet"
+        return self._at("predictions.parquet")
 
     @property
     def submission(self) -> Path:
         """The test file with its answers."""
-        return self.root / "submission.csv"
+        return self._at("submission.csv")
 
     @property
     def report(self) -> Path:
         """The run as one page."""
-        return self.root / "report.html"
+        return self._at("report.html")
 
     @property
     def tune(self) -> Path:
         """Ray Tune's own records of the trials."""
-        return self.root / "tune"
+        return self._at("tune")
 
     @property
     def timings(self) -> Path:
         """Wall time in seconds of each stage that really ran."""
-        return self.root / "timings.json"
+        return self._at("timings.json")
 
     def oof(self, member: str) -> Path:
         """Out-of-fold predictions of a member."""
-        return self.root / "oof" / f"{member}.parquet"
+        return self._at("oof", f"{member}.parquet")
 
     def replica(self, replica: ReplicaId) -> Path:
         """Folder of a replica."""
-        return self.root / "members" / replica.member / replica.part
+        return self._at("members", *replica.member.split("/"), replica.part)
 
     def weights(self, replica: ReplicaId) -> Path:
         """A replica's weights."""
-        return self.replica(replica) / "model.safetensors"
+        return self._at("members", *replica.member.split("/"), replica.part, "model.safetensors")
 
     def meta(self, replica: ReplicaId) -> Path:
         """All that is needed to rebuild and feed the model; written last, so that it marks a finished replica."""
-        return self.replica(replica) / "meta.json"
+        return self._at("members", *replica.member.split("/"), replica.part, "meta.json")
 
     def history(self, replica: ReplicaId) -> Path:
         """Metrics of each epoch."""
-        return self.replica(replica) / "history.csv"
+        return self._at("members", *replica.member.split("/"), replica.part, "history.csv")
 
     def replica_oof(self, replica: ReplicaId) -> Path:
         """A replica's predictions of its own fold."""
-        return self.replica(replica) / "oof.parquet"
+        return self._at("members", *replica.member.split("/"), replica.part, "oof.parquet")
 
     def replica_reserve(self, replica: ReplicaId) -> Path:
         """What is to be expected of a greedy soup on reserved images: cross-fitted, like the replicas' predictions of them."""
-        return self.replica(replica) / "reserve.parquet"
+        return self._at("members", *replica.member.split("/"), replica.part, "reserve.parquet")
 
     def checkpoint(self, replica: ReplicaId) -> Path:
         """State after the last finished epoch of a replica that is still being trained."""
-        return self.replica(replica) / "checkpoint.pt"
+        return self._at("members", *replica.member.split("/"), replica.part, "checkpoint.pt")
 
     def finished(self, replica: ReplicaId) -> bool:
         """Whether a replica is trained and has predicted its fold."""
         return self.meta(replica).exists()
 
 
+END_OF_CONFIG = "..."
+"""YAML's own end of a document, by which a run's config is known to be whole."""
+
+
 def load_run_config(run: Run) -> RunConfig:
-    """The config that a run directory holds.
+    """The config that a run directory holds, to be looked at; see `settled_config` for one to act by.
 
     Raises:
         InputError: the directory holds no run, or its config cannot be read.
     """
-    if not run.config.is_file():
+    _check_whole(run)
+    try:
+        values = read_recipe(str(run.config))
+    except InputError as error:
+        raise damaged(run.config, str(error).rstrip(".")) from None
+    if isinstance(values.get("vote"), dict) and isinstance(values["vote"].get("rule"), RuleOfARun):
+        values["vote"]["rule"] = str(values["vote"]["rule"])
+    return _checked(run, values)
+
+
+def settled_config(run: Run, settings: Iterable[str] = (), overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The config that a run directory holds, with the caller's overrides and `key.path=value` settings, to act by.
+
+    Raises:
+        InputError: as `load_run_config`; or the config names a voting rule of one's own, and the caller does not.
+    """
+    load_run_config(run)
+    return load_config(run.config, settings, overrides)
+
+
+def _check_whole(run: Run) -> None:
+    if not run.config.exists():
         raise InputError(f"'{run.root}' holds no run: it has no {run.config.name}.")
-    return validate(read_recipe(str(run.config)))
+    lines = read_text(run.config).rstrip().splitlines()
+    if lines[-1:] != [END_OF_CONFIG]:
+        raise damaged(run.config, f"its last line is not '{END_OF_CONFIG}', so that its end is missing")
+    if any(line.startswith("base:") for line in lines):
+        raise damaged(run.config, "it has a `base`, which no run's config has")
+
+
+def _checked(run: Run, values: Mapping[str, Any]) -> RunConfig:
+    """A config in which all that an opened run knows is there."""
+    try:
+        config = validate(values)
+        resolve_members(config)
+    except InputError as error:
+        raise damaged(run.config, str(error).rstrip(".")) from None
+    tasks = [task for task in config.tasks.values() if task is not None]
+    if not tasks or any(task.classes is None for task in tasks):
+        raise damaged(run.config, "it does not say which classes its tasks have")
+    return config
+
+
+def read_ensemble(run: Run, *needed: str) -> dict[str, Any]:
+    """What `ensemble.json` holds, these keys among it.
+
+    Raises:
+        DamagedFileError: it cannot be read, or lacks one of them.
+    """
+    written: dict[str, Any] = read_json(run.ensemble, Ensemble)
+    if lacking := [key for key in needed if key not in written]:
+        raise damaged(run.ensemble, f"it has no `{lacking[0]}`")
+    for name, where in written.get("members", {}).items():
+        _check_member(run, name, where)
+    return written
+
+
+def _check_member(run: Run, name: str, where: WrittenMember) -> None:
+    """Refuses names that lead elsewhere when they become folders: `RUN/MEMBER` or `MEMBER` in the vote, `MEMBER` in its run."""
+    try:
+        for each in (name, where["member"]):
+            if each.count("/") > 1:
+                raise InputError(f"'{each}' is neither MEMBER nor RUN/MEMBER.")
+            within(run.root, *each.split("/"))
+        if not Path(where.get("run", "/")).is_absolute() or "\0" in where.get("run", ""):
+            raise InputError(f"the run of '{name}' is no absolute path.")
+    except KeyError:
+        raise damaged(run.ensemble, f"it does not say which member '{name}' is") from None
+    except InputError as error:
+        raise damaged(run.ensemble, str(error).rstrip(".")) from None
 
 
 def save_run_config(run: Run, config: RunConfig) -> None:
     """Writes the resolved config."""
-    write_text(run.config, dump_config(config))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, renamed to it when the block ends well and removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        if draft.is_dir():
-            shutil.rmtree(draft)
-        else:
-            draft.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or none."""
-    with replacing(path) as draft:
-        draft.write_text(text)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes a whole file or none."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Values of a JSON file."""
-    return json.loads(path.read_text())
-
-
-def write_table(path: Path, table: pd.DataFrame, line_end: str = "\n") -> None:
-    """Writes a whole Parquet or CSV file, by the path's ending, or none."""
-    with replacing(path) as draft:
-        if path.suffix == ".csv":
-            # Python's csv leaves a carriage return unquoted that is no part of a line's end, and readers end the line there.
-            texts = chain(table.columns, table.to_numpy(dtype=object).flat)
-            quoting: Literal[0, 1] = 1 if any("\r" in text for text in texts if isinstance(text, str)) else 0
-            table.to_csv(draft, index=False, lineterminator=line_end, quoting=quoting)
-        else:
-            table.to_parquet(draft, index=False)
+    write_text(run.config, f"{dump_config(config)}{END_OF_CONFIG}\n")
 
 
 def add_timing(run: Run, stage: str, seconds: float) -> None:
     """Records the wall time of a stage."""
-    timings = read_json(run.timings) if run.timings.exists() else {}
-    write_json(run.timings, {**timings, stage: round(seconds, 2)})
+    write_json(run.timings, {**read_timings(run), stage: round(seconds, 2)})
+
+
+def read_timings(run: Run) -> dict[str, float]:
+    """Seconds by stage; none where they are lost, since nothing depends on them."""
+    try:
+        timings: dict[str, float] = read_json(run.timings, dict[str, float])
+    except DamagedFileError:
+        return {}
+    return timings

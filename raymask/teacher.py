@@ -30,10 +30,12 @@ from raymask.display import Display
 from raymask.election import ENSEMBLE_FORMAT, Electorate
 from raymask.ensemble import ByHead, check_complete
 from raymask.errors import InputError, shortened
+from raymask.run_files import read_json, write_json, write_table
 from raymask.session import RaySession
-from raymask.store import ANY_FOLD, WHOLE, Run, read_json, write_json, write_table
+from raymask.store import ANY_FOLD, WHOLE, Run, read_ensemble
 from raymask.tasks import JOINT, UNLABELLED, Labels, LabelSpace, Probabilities
 from raymask.vote import Vote
+from raymask.vote_files import read_vote
 
 PREFIX = "test/"
 """Before the ids of unlabelled images."""
@@ -180,7 +182,7 @@ def open_teacher(config: RunConfig, source: Source, unlabelled: pd.DataFrame | N
         raise InputError(
             f"teacher.run: '{run.root}' has not voted yet; finish it first by `raymask train --recipe {run.config}`."
         )
-    known = read_json(run.ensemble)
+    known = read_ensemble(run, "vote", "members", "fingerprint")
     if known.get("format") != ENSEMBLE_FORMAT:
         raise InputError(
             f"teacher.run: the vote of '{run.root}' is of another raymask; count it again by `raymask vote {run.root}`."
@@ -197,7 +199,8 @@ def open_teacher(config: RunConfig, source: Source, unlabelled: pd.DataFrame | N
     if unlabelled is not None:
         digest.update(election.fingerprint(unlabelled).encode())
     oof = pd.read_parquet(run.oof_ensemble)
-    return Teacher(config.teacher, voting, Vote.from_json(known["vote"], space), oof, unlabelled, digest.hexdigest()[:16])
+    vote = read_vote(run.ensemble, known["vote"], space, config.vote.rule)
+    return Teacher(config.teacher, voting, vote, oof, unlabelled, digest.hexdigest()[:16])
 
 
 def _voting(run: Run, members: Mapping[str, Mapping[str, str]]) -> tuple[Electorate, ...]:

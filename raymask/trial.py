@@ -27,7 +27,8 @@ from raymask.feeds import FeatureFeed, Feed, PixelFeed
 from raymask.metrics import heads_of
 from raymask.models import Classifier, build_classifier, load_backbone, save_classifier
 from raymask.plan import Job, Pack, Slots
-from raymask.store import ANY_FOLD, PART_NAMES, ReplicaId, Run, replacing, write_json, write_table
+from raymask.run_files import digest_of, replacing, write_json, write_table
+from raymask.store import ANY_FOLD, PART_NAMES, ReplicaId, Run
 from raymask.tasks import JOINT, UNLABELLED, Labels, LabelSpace, Probabilities
 
 SECONDS_BETWEEN_REPORTS = 2.0
@@ -216,6 +217,7 @@ def write_model(run: Run, member: Member, fold: int, model: Classifier, space: L
         "classes": {head: space.classes(head) for head in model.classes},
         "recipe": member.recipe.model_dump(mode="json"),
         "seed": member.seed,
+        "sha256": digest_of(run.weights(replica)),
         **more,
         "versions": {name: version(name) for name in ("torch", "timm")} | {"raymask": raymask.__version__},
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,11 +55,6 @@ class ViewPlan:
     def to_json(self) -> dict[str, Any]:
         """All that tells plans apart, as plain values."""
         return {"names": list(self.names), "weights": list(self.weights), "merge": self.merge}
-
-    @classmethod
-    def from_json(cls, written: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        return cls(tuple(written["names"]), tuple(written["weights"]), written["merge"])
 
     @property
     def complexity(self) -> float:

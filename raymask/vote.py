@@ -1,8 +1,7 @@
-"""The vote: views, calibrations, rule and adjustment, decided on out-of-fold predictions, written down, and used on new ones."""
+"""The vote: views, calibrations, rule and adjustment, decided on out-of-fold predictions and used on new ones."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -64,7 +63,7 @@ class Vote:
         return np.asarray(np.mean([self(members) for members in rounds], axis=0))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values from which `from_json` makes the same vote again."""
+        """Plain values from which `raymask.vote_files.vote_from_json` makes the same vote again."""
         candidate, views = self.fitted.candidate, self.views
         heads = {name: list(by_head) for name, by_head in self.calibrations.items()}
         return {
@@ -82,47 +81,9 @@ class Vote:
             },
         }
 
-    @classmethod
-    def from_json(cls, written: Mapping[str, Any], space: LabelSpace) -> Vote:
-        """The inverse of `to_json`."""
-        return cls(
-            space=space,
-            views=ViewPlan.from_json(written["views"]),
-            calibrations={
-                name: {head: Calibration.from_json(of_head) for head, of_head in by_head.items()}
-                for name, by_head in written["calibrations"].items()
-            },
-            fitted=Fitted(
-                candidate=Candidate(written["rule"], written["level"], written["adjust"]),
-                params={name: _fitted(params) for name, params in written["params"].items()},
-                factors={name: None if of is None else np.asarray(of) for name, of in written["factors"].items()},
-            ),
-            result=Calibration.from_json(written["result"]),
-        )
-
 
 def _plain(params: Params) -> dict[str, Any]:
-    """Arrays as lists, and trees as skops writes them, which unlike pickles run no code when they are read."""
-    plain: dict[str, Any] = {}
-    for name, value in params.items():
-        if name == "model" and value is not None:
-            import skops.io
-
-            plain[name] = base64.b64encode(skops.io.dumps(value)).decode()
-        else:
-            plain[name] = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-    return plain
-
-
-def _fitted(plain: Mapping[str, Any]) -> Params:
-    params = {name: np.asarray(value) if isinstance(value, list) else value for name, value in plain.items()}
-    if plain.get("model") is not None:
-        import skops.io
-
-        written = base64.b64decode(str(plain["model"]))
-        known = [name for name in skops.io.get_untrusted_types(data=written) if name.startswith(("sklearn.", "numpy."))]
-        params["model"] = skops.io.loads(written, trusted=known)
-    return params
+    return {name: value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value for name, value in params.items()}
 
 
 @dataclass(frozen=True, eq=False)

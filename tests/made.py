@@ -1,20 +1,29 @@
-"""A finished run without training: random weights, and a vote decided on drawn out-of-fold predictions."""
+"""A finished run without training: random weights, drawn predictions, and a vote that is decided on them."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from rich.console import Console
 
-from raymask.config import load_config, resolve_members
-from raymask.data.sources import read_source
+from raymask import election
+from raymask.config import Member, load_config, resolve_members
+from raymask.data.sources import Source, read_source
+from raymask.data.test_sets import read_test
+from raymask.display import Display
 from raymask.metrics import heads_of
-from raymask.models import build_classifier, save_classifier
-from raymask.store import ReplicaId, Run, save_run_config, write_json
-from raymask.tasks import JOINT
-from raymask.vote import Evidence, decide, summary
+from raymask.models import build_classifier
+from raymask.report import build_report
+from raymask.run_files import write_json, write_table
+from raymask.store import ReplicaId, Run, add_timing, load_run_config, save_run_config
+from raymask.tasks import LabelSpace
+from raymask.trial import write_model
+from raymask.viewing import ViewPlan
 
 FOLDS = 2
 RECIPE = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "amp": "off"}
@@ -29,7 +38,7 @@ VOTE = {"rule": "soft", "level": "joint", "adjust": "none", "views": "all", "mer
 
 
 def make_run(root: Path, photos: Path, **over: Any) -> Run:
-    """Writes config.yaml, ensemble.json and the members' models of a run on a data set in the competition's layout.
+    """Writes a run on a data set in the competition's layout as training leaves it, and its vote.
 
     Args:
         root: directory of the run.
@@ -41,35 +50,71 @@ def make_run(root: Path, photos: Path, **over: Any) -> Run:
     config = config.model_copy(update={"data": config.data.model_copy(update={"kind": "competition"})})
     source = read_source(config)
     config = config.model_copy(update={"tasks": source.task_configs})
-    run = Run(root)
+    run, rng = Run(root), np.random.default_rng(0)
     save_run_config(run, config)
-    heads = {member.name: heads_of(member.task, source.space) for member in resolve_members(config)}
+    write_json(run.source, {"fingerprint": election.fingerprint(source.images)})
+    write_table(run.rejected, source.rejected)
+    manifest = source.images.assign(fold=np.unique(source.images["group"], return_inverse=True)[1] % FOLDS)
+    write_table(run.manifest, manifest)
     for place, member in enumerate(resolve_members(config)):
         for fold in range(FOLDS):
-            folder = run.replica(ReplicaId(member.name, fold))
-            folder.mkdir(parents=True)
             torch.manual_seed(10 * place + fold)
-            save_classifier(build_classifier(member.recipe, heads[member.name]), folder / "model.safetensors")
-            meta = {
-                "classes": {head: source.space.classes(head) for head in heads[member.name]},
-                "recipe": member.recipe.model_dump(mode="json"),
-                "member": member.name,
-                "fold": fold,
-                "task": member.task,
-                "versions": {},
-            }
-            write_json(folder / "meta.json", meta)
-    truth = source.images[f"label_{JOINT}"].to_numpy(np.int64)
-    rng = np.random.default_rng(0)
-    drawn = {
-        name: {head: rng.dirichlet(np.ones(classes), (len(config.views), len(truth))) for head, classes in of_member.items()}
-        for name, of_member in heads.items()
-    }
-    groups = np.unique(source.images["group"], return_inverse=True)[1]
-    evidence = Evidence(source.space, drawn, tuple(config.views), truth, groups, groups % FOLDS)
-    told = summary(decide(evidence, config.vote, 0))
-    prior = np.bincount(truth, minlength=source.space.joint_size) / len(truth)
-    members = {name: {"run": str(root), "member": name} for name in heads}
-    counted = {"images": len(truth), "groups": len(np.unique(groups))}
-    write_json(run.ensemble, {"members": members, "prior": prior.tolist(), **counted, "oof": {}, **told})
+            _write_replica(run, member, fold, manifest, config.views, source.space, rng)
+    add_timing(run, "train", 1.5)
+    election.elect(election.electorates([run]), config.vote, run, 0, _silent())
     return run
+
+
+def _silent() -> Display:
+    return Display(Console(file=io.StringIO()))
+
+
+def _write_replica(
+    run: Run, member: Member, fold: int, manifest: pd.DataFrame, views: tuple[str, ...], space: LabelSpace, rng: Any
+) -> None:
+    replica, heads = ReplicaId(member.name, fold), heads_of(member.task, space)
+    ids = manifest["image_id"][manifest["fold"] == fold]
+    tables = [
+        pd.DataFrame({"image_id": ids, "view": view, **_drawn(heads, space, len(ids), rng)}).astype({"view": str})
+        for view in views
+    ]
+    write_table(run.replica_oof(replica), pd.concat(tables))
+    epochs = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5], "loss": [1.1, 0.9], "f1": [0.3, 0.5]})
+    write_table(run.history(replica), epochs.assign(images_per_second=100.0, waiting=0.25))
+    write_model(run, member, fold, build_classifier(member.recipe, heads), space, epochs=2, scores={"f1": 0.5})
+
+
+def _drawn(heads: dict[str, int], space: LabelSpace, images: int, rng: Any, prefix: str = "") -> dict[str, Any]:
+    """Columns of random probabilities."""
+    said = {head: rng.dirichlet(np.ones(classes), images).astype(np.float32) for head, classes in heads.items()}
+    return {
+        f"{prefix}{head}:{name}": of_head[:, label]
+        for head, of_head in said.items()
+        for label, name in enumerate(space.classes(head))
+    }
+
+
+def predict_and_report(run: Run, source: Source) -> None:
+    """Writes drawn predictions of the test set and of some people held out, what is voted of them, and the report."""
+    [one], config, rng = election.electorates([run]), load_run_config(run), np.random.default_rng(1)
+    vote, _ = election.elect([one], config.vote, run, 0, _silent())
+    test = read_test(config.data, one.space)
+    assert test is not None
+    write_table(run.reserve, source.images.head(20))
+    for file, images in ((run.test_predictions, test.images), (run.reserve_predictions, election.reserved_images(run))):
+        _write_predictions(file, run, images, vote.views, one.space, rng)
+    election.predict_test([one], vote, test, run, None, _silent())
+    election.score_reserve([one], vote, run, 0, None, _silent())
+    build_report(run)
+
+
+def _write_predictions(file: Path, run: Run, images: pd.DataFrame, views: ViewPlan, space: LabelSpace, rng: Any) -> None:
+    columns: dict[str, Any] = {}
+    for member in resolve_members(load_run_config(run)):
+        for fold in range(FOLDS):
+            prefix = f"{ReplicaId(member.name, fold)}|"
+            columns |= _drawn(heads_of(member.task, space), space, len(images), rng, prefix)
+    table = pd.DataFrame({"image_id": images["image_id"].to_numpy(), "problem": "", **columns})
+    write_table(file, table.sort_values("image_id", kind="stable"))
+    wanted = {"fingerprint": election.fingerprint(images[["image_id", "path"]]), "views": views.to_json()}
+    write_json(file.with_name("source.json"), wanted)

@@ -35,7 +35,8 @@ from raymask.metrics import heads_of
 from raymask.models import Classifier, build_classifier, save_classifier, to_pixels
 from raymask.resample import Metric
 from raymask.rules import RULES
-from raymask.store import ReplicaId, Run, read_json, save_run_config, write_json, write_table
+from raymask.run_files import read_json, write_json, write_table
+from raymask.store import ReplicaId, Run, save_run_config
 from raymask.tasks import JOINT, LabelSpace, Task
 from raymask.tta import MERGES, VIEWS
 from raymask.tta import merge_views as merged_by_numpy

@@ -21,7 +21,8 @@ import raymask
 from raymask.errors import InputError
 from raymask.given import read_image
 from raymask.inference import Ensemble, Predictor, read_panel, specs_of, stacked
-from raymask.store import ReplicaId, Run, read_json, write_json
+from raymask.run_files import digest_of, read_json, write_json
+from raymask.store import ReplicaId, Run
 from raymask.tta import VIEWS
 from raymask.viewing import even
 
@@ -257,7 +258,9 @@ class TestFrozenBackbones:
         tensors = load(same)
         other = load(run.weights(ReplicaId("mask", 1)).read_bytes())
         whole = {**other, **{name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}}
-        save_file(whole, str(run.weights(ReplicaId("mask", 1))))
+        changed = ReplicaId("mask", 1)
+        save_file(whole, str(run.weights(changed)))
+        write_json(run.meta(changed), {**read_json(run.meta(changed)), "sha256": digest_of(run.weights(changed))})
         return run
 
     def test_models_of_one_recipe_and_other_weights_say_together_what_they_say_alone(

@@ -20,8 +20,10 @@ ROOT = Path(raymask.__file__).parent
 # From bottom to top: a module may import those of the levels below its own, at the top of its file or inside a function.
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "machine"}),
-    frozenset({"names", "paths", "device", "display", "kernels", "plots", "data.portraits", "data.colours", "data.embedded"}),
-    frozenset({"config_files", "explain", "tasks", "data.files", "data.demo"}),
+    frozenset(
+        {"names", "paths", "device", "display", "kernels", "plots", "trees", "data.portraits", "data.colours", "data.embedded"}
+    ),
+    frozenset({"config_files", "explain", "tasks", "formats", "run_files", "data.files", "data.demo"}),
     frozenset({"config", "calibration", "data.decode", "data.parquet"}),
     frozenset(
         {
@@ -38,10 +40,11 @@ LEVELS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"optim", "rules", "given", "hashing", "data.batches", "data.competition", "data.duplicates", "data.folders"}),
-    frozenset({"adjust", "ensemble", "resample", "data.features", "data.sources", "data.test_sets", "data.kinds"}),
+    frozenset({"adjust", "ensemble", "resample", "data.features", "data.sources", "data.test_sets", "data.kinds", "model_files"}),
     frozenset({"oof", "choice", "submit", "feeds"}),
     frozenset({"viewing"}),
     frozenset({"plan", "engine", "vote"}),
+    frozenset({"vote_files"}),
     frozenset({"ways", "cluster", "backbones", "soup", "inference", "report_vote", "data.prepare", "data.stream"}),
     frozenset({"capacity"}),
     frozenset({"session", "graphs", "card", "bundle", "answers", "uploads"}),

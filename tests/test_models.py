@@ -24,6 +24,7 @@ from raymask.models import (
     save_classifier,
     to_pixels,
 )
+from raymask.run_files import DamagedFileError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -172,7 +173,7 @@ class TestWeights:
 
     def test_a_model_of_other_heads_does_not_load(self, tmp_path: Path) -> None:
         save_classifier(build_classifier(recipe_of(), HEADS), tmp_path / "model.safetensors")
-        with pytest.raises(RuntimeError, match="age-head"):
+        with pytest.raises(DamagedFileError, match="age-head"):
             load_classifier(recipe_of(), {"mask": 3}, tmp_path / "model.safetensors")
 
     def local(self, tmp_path: Path, name: str, **kwargs: Any) -> tuple[Path, dict[str, torch.Tensor]]:

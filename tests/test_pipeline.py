@@ -28,10 +28,11 @@ from raymask.models import load_classifier, to_pixels
 from raymask.pipeline import run
 from raymask.plan import ActorPool, input_spec
 from raymask.predict import predict
-from raymask.store import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, load_run_config, read_json, write_table
+from raymask.run_files import read_json, write_table
+from raymask.store import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, load_run_config
 from raymask.tta import VIEWS
 from raymask.viewing import even
-from raymask.vote import Vote
+from raymask.vote_files import read_vote
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -466,7 +467,10 @@ def test_a_run_is_trained_anew_with_pseudo_labels_of_its_test_images(reserving: 
     targets, [one] = pd.read_parquet(taught.targets), electorates([parent])
     joint = [name for name in targets if name.startswith("joint:")]
     assert set(np.unique(targets[joint])) == {0, 1}
-    vote, predicted = Vote.from_json(read_json(parent.ensemble)["vote"], one.space), pd.read_parquet(parent.test_predictions)
+    vote, predicted = (
+        read_vote(parent.ensemble, read_json(parent.ensemble)["vote"], one.space),
+        pd.read_parquet(parent.test_predictions),
+    )
     for fold, members in enumerate(by_round([one], [predicted])):
         of_fold = targets[targets["fold"] == fold]
         assert of_fold["image_id"].tolist() == ("test/" + predicted["image_id"]).tolist()

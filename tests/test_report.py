@@ -18,7 +18,8 @@ from raymask.config import VoteConfig, validate
 from raymask.data.sources import label_space
 from raymask.metrics import score_joint
 from raymask.report import build_report
-from raymask.store import ReplicaId, Run, read_json, save_run_config, write_json, write_table
+from raymask.run_files import read_json, write_json, write_table
+from raymask.store import ReplicaId, Run, save_run_config
 from raymask.submit import prediction_table
 from raymask.tasks import JOINT, LabelSpace
 from raymask.vote import Evidence, decide, summary

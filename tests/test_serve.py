@@ -33,8 +33,9 @@ from raymask.inference import load, read_panel
 from raymask.metrics import heads_of
 from raymask.models import build_classifier, save_classifier
 from raymask.plan import Node
+from raymask.run_files import replacing, write_json
 from raymask.serve import Settings, Voter, plan_replicas, serving
-from raymask.store import ReplicaId, Run, replacing, save_run_config, write_json
+from raymask.store import ReplicaId, Run, save_run_config
 from raymask.tasks import JOINT
 from raymask.uploads import Limits
 from raymask.viewing import even

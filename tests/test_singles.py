@@ -15,9 +15,10 @@ from raymask.choice import Candidate, Fitted
 from raymask.ensemble import ByHead
 from raymask.oof import replica_by_head
 from raymask.resample import parse_metric
+from raymask.run_files import write_json
 from raymask.singles import _made
 from raymask.soups import reserve_table, seconds_of
-from raymask.store import GREEDY_SOUP, SOUP, ReplicaId, Run, write_json
+from raymask.store import GREEDY_SOUP, SOUP, ReplicaId, Run
 from raymask.tasks import JOINT, Labels, LabelSpace, Task
 from raymask.viewing import even
 from raymask.vote import Vote

@@ -16,7 +16,7 @@ from raymask.config import DataConfig
 from raymask.data.test_sets import TestSet as Given
 from raymask.data.test_sets import read_test
 from raymask.errors import InputError
-from raymask.store import write_table
+from raymask.run_files import write_table
 from raymask.submit import prediction_table, submission_table
 from raymask.tasks import JOINT, LabelSpace, Task
 

@@ -12,7 +12,7 @@ import ray.data
 
 from raymask.data.cache import index_path, shard_path, shard_rows
 from raymask.data.decode import InputSpec, decode_file
-from raymask.store import replacing, write_table
+from raymask.run_files import replacing, write_table
 
 Progress = Callable[[int, int], None]
 

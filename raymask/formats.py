@@ -1,0 +1,130 @@
+"""What stands in the JSON files of a run, as far as anything reads it; see `run_files.read_json`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict  # pydantic wants that one before Python 3.12
+
+CHECKED = ConfigDict(extra="allow", allow_inf_nan=False)
+"""Numbers are finite; keys that nothing reads may stand beside."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Score(TypedDict):
+    """See `raymask.metrics.Score`."""
+
+    f1: float
+    accuracy: float
+
+
+class Interval(TypedDict):
+    """See `raymask.resample.Interval`."""
+
+    __pydantic_config__ = CHECKED  # type: ignore[misc]
+
+    score: float
+    se: float
+    low: float
+    high: float
+
+
+class Estimate(Interval):
+    """What is expected of a vote."""
+
+    optimism: float
+
+
+class Reserve(Interval):
+    """What came true of it on the groups held out."""
+
+    images: Count
+    groups: Count
+
+
+class RuleRow(Interval):
+    """One of the ways to vote that were compared."""
+
+    rule: str
+    level: Literal["joint", "task"]
+    adjust: str
+    behind: float
+    behind_se: float
+    chosen: bool
+
+
+class ViewsRow(Interval):
+    """One of the sets of views that were compared."""
+
+    views: str
+    gain: Interval
+    chosen: bool
+
+
+class Bin(TypedDict):
+    """See `raymask.calibration.reliability`."""
+
+    images: float
+    confidence: float
+    accuracy: float
+
+
+class Calibrated(TypedDict):
+    """How a head's probabilities are calibrated."""
+
+    __pydantic_config__ = CHECKED  # type: ignore[misc]
+
+    ece: float
+    brier: float
+    reliability: Annotated[list[Bin], Field(min_length=1)]
+
+
+class WrittenMember(TypedDict, total=False):
+    """Where a member of the vote lies: its name in its run, and that run's folder, if it is another."""
+
+    member: str
+    run: str
+
+
+class Ensemble(TypedDict, total=False):
+    """`ensemble.json`; `vote` is checked by `raymask.vote_files.read_vote`."""
+
+    __pydantic_config__ = CHECKED  # type: ignore[misc]
+
+    format: int
+    fingerprint: str
+    images: Count
+    groups: Count
+    metric: str
+    vote: dict[str, Any]
+    members: dict[str, WrittenMember]
+    prior: list[float]
+    oof: dict[str, dict[str, Score]]
+    estimate: Estimate
+    reserve: Reserve
+    rules: Annotated[list[RuleRow], Field(min_length=1)]
+    views: list[ViewsRow]
+    calibration: dict[str, dict[str, dict[Literal["before", "after"], Calibrated]]]
+
+
+class Meta(TypedDict):
+    """`meta.json` of a model: all that is needed to rebuild and feed it."""
+
+    __pydantic_config__ = CHECKED  # type: ignore[misc]
+
+    classes: Annotated[dict[str, list[str]], Field(min_length=1)]
+    recipe: dict[str, Any]
+    versions: NotRequired[dict[str, str]]
+    sha256: NotRequired[str | None]
+    scores: NotRequired[dict[str, Any]]
+    views: NotRequired[dict[str, Any]]
+
+
+class Fingerprint(TypedDict):
+    """`source.json` and `teacher.json`."""
+
+    __pydantic_config__ = CHECKED  # type: ignore[misc]
+
+    fingerprint: str

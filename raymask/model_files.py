@@ -1,0 +1,73 @@
+"""A finished model's folder: `meta.json`, which says how to rebuild and feed it, and its weights, whose digest stands there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from raymask.config import Recipe
+from raymask.explain import explain
+from raymask.formats import Meta
+from raymask.run_files import damaged, read_json, within
+from raymask.tasks import LabelSpace
+
+META, WEIGHTS = "meta.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model as its folder tells of it."""
+
+    folder: Path
+    recipe: Recipe
+    classes: dict[str, list[str]]
+    """Class names by head, in the order of its probabilities."""
+    versions: dict[str, str]
+    sha256: str | None
+    """SHA-256 of its weights; None in folders that were written without."""
+
+    @property
+    def weights(self) -> Path:
+        """Its weights."""
+        return within(self.folder, WEIGHTS)
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Number of classes by head."""
+        return {head: len(names) for head, names in self.classes.items()}
+
+
+def read_model(folder: Path) -> ModelFolder:
+    """What a model's `meta.json` says.
+
+    Raises:
+        DamagedFileError: it cannot be read, or its recipe is none.
+    """
+    file = within(folder, META)
+    meta = read_json(file, Meta)
+    try:
+        recipe = Recipe.model_validate(meta["recipe"])
+    except ValidationError as error:
+        raise damaged(file, explain(error, Recipe, "recipe").rstrip(".")) from None
+    return ModelFolder(folder, recipe, meta["classes"], meta.get("versions", {}), meta.get("sha256"))
+
+
+def check_model(model: ModelFolder, space: LabelSpace, heads: Collection[str]) -> None:
+    """Refuses a model that does not say what the vote counts.
+
+    Args:
+        model: the model.
+        space: the label space.
+        heads: what the vote calibrates of its member.
+
+    Raises:
+        DamagedFileError: it has other heads, or other classes.
+    """
+    if set(model.classes) != set(heads):
+        raise damaged(model.folder / META, f"it predicts {', '.join(model.classes)}, but the vote counts {', '.join(heads)}")
+    for head, names in model.classes.items():
+        if tuple(names) != space.classes(head):
+            raise damaged(model.folder / META, f"its head '{head}' has other classes than the run's config")

@@ -1,0 +1,286 @@
+"""Reading and writing the files of a run: written whole or not at all, and read as what may be cut, altered or a stranger's.
+
+Whatever is wrong with a file ends in a `DamagedFileError`, which names the file, what is wrong, and how it is made again. Nothing
+that is read is ever executed, and no name from a file becomes a path but by `within`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import stat
+import uuid
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from raymask.errors import InputError
+
+MOST_TEXT_BYTES = 2**28
+"""A larger JSON, YAML or CSV file is none of ours."""
+
+Kind = Literal["text", "whole", "number", "finite"]
+"""Of a column's values: texts, whole numbers, or numbers, which may be NaN or not."""
+
+
+class DamagedFileError(InputError):
+    """A file of a run is missing, cut, or holds something else than it should."""
+
+
+def damaged(file: Path, why: str) -> DamagedFileError:
+    """The error for a file, with what to do."""
+    return DamagedFileError(f"'{file}' is damaged ({why}); {how_to_mend(file)}.")
+
+
+MENDS = {
+    "members/*/fold-*/*": "delete the folder '{folder}', and `raymask train --recipe {config}` trains that model again",
+    "members/*/all/*": "delete the folder '{folder}', and `raymask refit {root}` trains that model again",
+    "members/*/*soup/*": "delete the folder '{folder}', and `raymask soup {root}` makes that model again",
+    "config.yaml": "it says what the run is: bring back a copy of it, or train the run anew under another --name",
+    "reserve/manifest.parquet": "delete it and '{root}/manifest.parquet', and `raymask train --recipe {config}` makes both again",
+    "manifest.parquet": "delete it, and `raymask train --recipe {config}` makes it again",
+    "targets.parquet": "delete it, and `raymask train --recipe {config}` makes it again",
+    "teacher.json": "delete it and '{root}/targets.parquet', and `raymask train --recipe {config}` makes both again",
+    "source.json": "delete it, and `raymask train --recipe {config}` makes it again",
+    "*": "`raymask vote {root}` makes it again",
+}
+"""What makes a file of a run again, by the end of its path."""
+
+
+def how_to_mend(file: Path) -> str:
+    """What makes a file of a run, of a vote of several runs, or of an export again."""
+    root = next((folder for folder in file.parents if (folder / "config.yaml").exists()), file.parent)
+    if (root / "preprocessing.json").exists():
+        return "export the run again by `raymask export`"
+    if not (root / "members").is_dir() and file.name != "config.yaml":
+        return f"the command that made '{root}' makes it again"
+    mend = next(mend for pattern, mend in MENDS.items() if file.match(pattern))
+    return mend.format(root=root, folder=file.parent, config=root / "config.yaml")
+
+
+def within(root: Path, *parts: str) -> Path:
+    """The path below a folder that names lead to; the only way from a name to a path.
+
+    Raises:
+        InputError: a name is none of a file, or a link leads out of the folder.
+    """
+    path = root
+    for part in parts:
+        if part in ("", ".", "..") or not part.isprintable() or set(part) & set("/\\:"):
+            raise InputError(
+                f"'{part}' cannot name a file below '{root}': it may have no '/', '\\' or ':', nor be empty or dots."
+            )
+        path = path / part
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"'{path}' is a link that leads out of '{root}'; put the file itself there.")
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, renamed to it when the block ends well and removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        yield draft
+        _give_usual_rights(draft)
+        draft.replace(path)
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+def _give_usual_rights(written: Path) -> None:
+    """The rights that a new file has here, to files that were written by way of `tempfile`, which keeps them to their owner."""
+    files = [file for file in written.rglob("*") if file.is_file()] if written.is_dir() else [written]
+    private = [file for file in files if not stat.S_IMODE(file.stat().st_mode) & 0o077]
+    if private:
+        usual = written.with_name(f"{written.name}.rights")
+        usual.touch()
+        rights = stat.S_IMODE(usual.stat().st_mode)
+        usual.unlink()
+        for file in private:
+            file.chmod(rights)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file or none."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes a whole file or none."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame, line_end: str = "\n") -> None:
+    """Writes a whole Parquet or CSV file, by the path's ending, or none."""
+    with replacing(path) as draft:
+        if path.suffix == ".csv":
+            # Python's csv leaves a carriage return unquoted that is no part of a line's end, and readers end the line there.
+            texts = chain(table.columns, table.to_numpy(dtype=object).flat)
+            quoting: Literal[0, 1] = 1 if any("\r" in text for text in texts if isinstance(text, str)) else 0
+            table.to_csv(draft, index=False, lineterminator=line_end, quoting=quoting)
+        else:
+            table.to_parquet(draft, index=False, write_page_checksum=True)
+
+
+def check_regular(file: Path, most_bytes: float = float("inf")) -> None:
+    """Refuses what is not there, is no regular file, or is too large.
+
+    Raises:
+        DamagedFileError: so it is.
+    """
+    try:
+        status = file.stat()
+    except (OSError, ValueError) as error:
+        raise damaged(file, "it is missing" if isinstance(error, FileNotFoundError) else _reason(error)) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise damaged(file, "it is no regular file")
+    if status.st_size > most_bytes:
+        raise damaged(file, f"it has {status.st_size} bytes, which is too many")
+    if not status.st_size:
+        raise damaged(file, "it is empty")
+
+
+def read_text(file: Path) -> str:
+    """A text file.
+
+    Raises:
+        DamagedFileError: it cannot be read, or is no UTF-8.
+    """
+    check_regular(file, MOST_TEXT_BYTES)
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise damaged(file, _reason(error)) from None
+
+
+def read_json(file: Path, schema: Any = dict[str, Any]) -> Any:
+    """Values of a JSON file.
+
+    Args:
+        file: its path.
+        schema: a type that pydantic knows, such as a `TypedDict`, whose values are returned.
+
+    Raises:
+        DamagedFileError: it cannot be read, is no JSON, or holds something else.
+    """
+    content = read_text(file)
+    try:
+        values = from_json(content)
+    except ValueError as error:
+        raise damaged(file, f"it is no whole JSON: {error}") from None
+    try:
+        return _adapter(schema).validate_python(values, strict=True)
+    except ValidationError as error:
+        raise damaged(file, first_problem(error)) from None
+
+
+@cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that a schema finds wrong, in a few words."""
+    problem = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(map(str, problem["loc"]))
+    return f"`{where}`: {problem['msg']}" if where else problem["msg"]
+
+
+def read_table(file: Path, columns: Mapping[str, Kind], only: bool = False, others: Kind | None = None) -> pd.DataFrame:
+    """A Parquet or CSV file, by the path's ending, that has these columns.
+
+    Args:
+        file: its path.
+        columns: what each must hold.
+        only: whether other columns are left out.
+        others: what other columns must hold; None for anything.
+
+    Raises:
+        DamagedFileError: it cannot be read, or lacks a column or has another kind of values there.
+    """
+    check_regular(file, MOST_TEXT_BYTES if file.suffix == ".csv" else float("inf"))
+    try:
+        table = _read_csv(file, columns) if file.suffix == ".csv" else _read_parquet(file, columns, only)
+    except Exception as error:  # pyarrow and pandas raise whatever they like for bytes that are none of theirs
+        raise damaged(file, _reason(error)) from None
+    wanted = {**dict.fromkeys(map(str, table.columns), others), **columns} if others else columns
+    for name, kind in wanted.items():
+        if name not in table:
+            raise damaged(file, f"it has no column '{name}'")
+        if kind and not _is(table[name], kind):
+            raise damaged(file, f"its column '{name}' holds other values than {KINDS[kind]}")
+    return table[list(columns)] if only else table
+
+
+def _read_parquet(file: Path, columns: Mapping[str, Kind], only: bool) -> pd.DataFrame:
+    opened = pq.ParquetFile(file, page_checksum_verification=True)
+    for field in opened.schema_arrow:  # an extension's values may be pickles, which Ray's are
+        if pa.types.is_nested(field.type) or isinstance(field.type, pa.BaseExtensionType):
+            raise ValueError(f"its column '{field.name}' is of the type {field.type}")
+    wanted = [name for name in columns if name in opened.schema_arrow.names] if only else None
+    # What pandas has written about its columns is passed over, so that a file cannot choose the types that are made of it.
+    return pd.DataFrame(opened.read(columns=wanted).to_pandas(ignore_metadata=True))
+
+
+def _read_csv(file: Path, columns: Mapping[str, Kind]) -> pd.DataFrame:
+    table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
+    numbers = [name for name in map(str, table) if columns.get(name, "text") != "text"]
+    return table.assign(**{name: pd.to_numeric(table[name]) for name in numbers})
+
+
+KINDS: dict[Kind, str] = {"text": "texts", "whole": "whole numbers", "number": "numbers", "finite": "finite numbers"}
+
+
+def _is(values: pd.Series, kind: Kind) -> bool:
+    if values.empty:
+        return True
+    if kind == "text":
+        return bool(values.map(lambda value: isinstance(value, str)).all())
+    known = values.dtype.kind in ("iu" if kind == "whole" else "iuf")
+    return known and (kind != "finite" or bool(np.isfinite(values.to_numpy()).all()))
+
+
+def check_archive(file: Path) -> None:
+    """Refuses an archive of `torch.save` whose parts are not what was written.
+
+    Raises:
+        DamagedFileError: so it is.
+    """
+    check_regular(file)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        raise damaged(file, _reason(error)) from None
+    if broken:
+        raise damaged(file, "its bytes are not those that were written")
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file's content."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """What an error of another library says, on one line."""
+    said = " ".join((error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split())[:160]
+    return said.rstrip(".:") or type(error).__name__
