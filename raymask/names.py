@@ -93,10 +93,10 @@ def written_twice(what: str, values: pd.Series, forms: pd.Series) -> str:
         values: (N,) as they are written.
         forms: (N,) equal where they are one.
     """
+    if values.nunique() == forms.nunique():
+        return ""
     ways = pd.DataFrame({"value": values.astype(str), "form": forms}).drop_duplicates()
     several = ways[ways["form"].duplicated(keep=False)].sort_values(["form", "value"])
-    if several.empty:
-        return ""
     one, other = several["value"][several["form"] == several["form"].iloc[0]].iloc[:2].map(legible)
     return f"{what} written in several ways are taken as one: {several['form'].nunique()}, such as '{one}' and '{other}'"
 

@@ -106,9 +106,9 @@ COLUMNS = {
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> tuple[list[list[str]], dict[str, Any], dict[str, Any]]:
-    """Header and rows, the data's keys, and the task."""
-    number = draw(st.sampled_from([12, 10, 8, 8, 6, 6, 4, 2, 1, 0]))
+def tables(draw: st.DrawFn) -> tuple[list[list[str]], dict[str, Any], dict[str, Any], str]:
+    """Header and rows, the data's keys, the task, and what is written: a CSV file, or Parquet of texts, numbers or categories."""
+    number = draw(st.sampled_from([10, 8, 8, 6, 6, 5, 4, 3, 1, 0]))
     names = {what: draw(st.sampled_from(written)) for what, (written, _) in COLUMNS.items()}
     order = draw(st.permutations([*COLUMNS, *([] if draw(st.integers(0, 15)) else ["label"])]))
     columns = [draw(st.lists(COLUMNS[what][1], min_size=number, max_size=number)) for what in order]
@@ -118,7 +118,37 @@ def tables(draw: st.DrawFn) -> tuple[list[list[str]], dict[str, Any], dict[str, 
     keys = {"image_column": names["image"]}
     keys |= {"group_column": names["person"]} if draw(st.integers(0, 3)) else {}
     keys |= {"id_column": names["key"]} if draw(st.booleans()) else {}
-    return rows, keys, {"column": names["label"], **draw(st.sampled_from(TASKS))}
+    kind = (
+        draw(st.sampled_from(["csv", "csv", "csv", "csv", "csv", "csv", "text", "number", "category"]))
+        if len(set(rows[0])) == len(rows[0])
+        else "csv"
+    )
+    return rows, keys, {"column": names["label"], **draw(st.sampled_from(TASKS))}, kind
+
+
+def write(folder: Path, rows: list[list[str]], keys: dict[str, Any], kind: str) -> tuple[Path, pd.DataFrame]:
+    """A file of a table, and its values as texts."""
+    whole = [[*row, *[""] * (len(rows[0]) - len(row))] for row in rows[1:]]
+    table = pd.DataFrame(whole, columns=rows[0], dtype=object)
+    file = folder / ("all.csv" if kind == "csv" else "all.parquet")
+    if kind == "csv":
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        file.write_bytes(text.getvalue().encode())
+        return file, table
+    for name in table.columns.difference([keys["image_column"]]):
+        if kind == "number":
+            table[name] = pd.to_numeric(table[name], errors="coerce").astype(float)
+        else:
+            table[name] = table[name].where(table[name] != "", None).astype("category" if kind == "category" else object)
+    table.to_parquet(file)
+    return file, table.astype(object).map(as_text)
+
+
+def as_text(value: Any) -> str:
+    """A value of Parquet as a text: whole numbers without a point."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return "" if pd.isna(value) else str(int(value) if whole else value)
 
 
 def word(value: str) -> str:
@@ -159,20 +189,17 @@ def check(source: Source, table: pd.DataFrame, keys: dict[str, Any], task: dict[
     folds = assign_folds(images, FoldsConfig(k=2), 0)
     if "group_column" in keys and ids.is_unique:
         written = table[keys["group_column"]].set_axis(ids).loc[images["image_id"]]
-        known = {both for both in zip(written.map(person), folds.tolist(), strict=True) if both[0] is not None}
+        known = {both for both in zip(map(person, written), folds.tolist(), strict=True) if both[0] is not None}
         assert len(known) == len({who for who, _ in known})
 
 
 @given(drawn=tables())
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_table_becomes_a_manifest_without_doubles_or_one_sentence(folder: Path, drawn: Any) -> None:
-    (header, *rows), keys, task = drawn
-    text = io.StringIO()
-    csv.writer(text).writerows([header, *rows])
-    (folder / "all.csv").write_bytes(text.getvalue().encode())
+    rows, keys, task, kind = drawn
+    file, table = write(folder, rows, keys, kind)
     try:
-        source = read(folder / "all.csv", {"my": task}, kind="csv", max_rejected=1, **keys)
-        check(source, pd.DataFrame(rows, columns=header).fillna(""), keys, task)
+        check(read(file, {"my": task}, kind="csv", max_rejected=1, **keys), table, keys, task)
     except InputError as refusal:
         sentence = str(refusal)
     else:
