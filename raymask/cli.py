@@ -147,16 +147,34 @@ def serve(
     batch_size: Annotated[int, typer.Option(min=1, help="most images that are predicted at once")] = 16,
     batch_wait_ms: Annotated[float, typer.Option(min=0, help="how long a batch waits for more images")] = 10.0,
     max_mb: Annotated[float, typer.Option(min=0.001, help="largest request")] = 10.0,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="largest image")] = 25.0,
-    timeout_s: Annotated[float, typer.Option(min=0.001, help="longest time until an answer")] = 30.0,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, max=178, help="largest image")] = 25.0,
+    max_request_megapixels: Annotated[float, typer.Option(min=0.001, help="most of all images of a request together")] = 100.0,
+    timeout_s: Annotated[float, typer.Option(min=0.001, help="longest time from a request's last byte to its answer")] = 30.0,
+    upload_s: Annotated[float, typer.Option(min=0.001, help="longest time from a request's first byte to its last")] = 60.0,
+    drain_s: Annotated[float, typer.Option(min=0, help="longest wait for requests under way, at Ctrl-C or SIGTERM")] = 30.0,
+    token_file: Annotated[
+        Path | None, typer.Option(help="file of the token that requests must carry (default: RAYMASK_TOKEN, or none)")
+    ] = None,
+    allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help="a name to be asked by (default: any)")] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="a site whose pages may ask, such as https://example.com")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="file of requests and failures, - for the terminal (default: serve-PORT.log in the run)")
+    ] = None,
     rule: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by")] = None,
 ) -> None:
-    """Answers photos with their labels over HTTP, with a page to try it, until Ctrl-C."""
-    from raymask.serve import Settings, serve_until_stopped
+    """Answers photos with their labels over HTTP, with a page to try it, until Ctrl-C, which answers first what is under way."""
+    from raymask.guard import Access
+    from raymask.paths import absolute
+    from raymask.serve import TERMINAL, Settings, serve_until_stopped
     from raymask.uploads import Limits
 
-    limits = Limits(max_mb, max_megapixels, timeout_s)
-    serve_until_stopped(run, Settings(host, port, models, replicas, batch_size, batch_wait_ms, limits, rule))
+    limits = Limits(max_mb, max_megapixels, max_request_megapixels, timeout_s, upload_s)
+    access = Access.checked(token_file and absolute(token_file), allow_host or (), allow_origin or ())
+    file = log if log is None or log == TERMINAL else absolute(log)
+    settings = Settings(host, port, models, replicas, batch_size, batch_wait_ms, limits, rule, access, drain_s, file)
+    serve_until_stopped(run, settings)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""A run's ensemble behind HTTP by Ray Serve: one deployment takes requests in and decodes, another holds the models."""
+"""A run's ensemble behind HTTP: this process takes requests in and decodes, a deployment of Ray Serve holds the models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import io
 import logging
 import signal
-import socket
 import threading
 import time
 from collections import deque
@@ -14,14 +13,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 import raymask
@@ -29,16 +27,20 @@ from raymask.answers import About, predictions_of
 from raymask.capacity import usable_nodes
 from raymask.cluster import Cluster, check_shared, connect
 from raymask.data.colours import Pixels
-from raymask.data.decode import InputSpec
 from raymask.display import Display
 from raymask.errors import InputError, RunError
+from raymask.gate import Gate
+from raymask.guard import Access
 from raymask.inference import FOLDS, Ensemble, Panel, read_panel, specs_of, weights_bytes
+from raymask.listen import bound, listening, log_path, writing_down
 from raymask.machine import usable_cpus, usable_memory
 from raymask.model_files import read_model
 from raymask.paths import absolute
 from raymask.store import Run, load_run_config
-from raymask.uploads import MOST_IMAGES, Limits, Refusal
+from raymask.uploads import Limits, Refusal
 from raymask.web import Door, Told, build
+
+log = logging.getLogger("raymask.server")
 
 APP = "raymask"
 MOST_DECODERS = 8
@@ -48,6 +50,9 @@ MOST_ON_CPUS = 4
 """Processes that hold all models on CPUs, unless more are asked for."""
 SHARE_OF_MEMORY, PROCESS_BYTES = 0.5, 2**30
 """Of the machine's memory, what those may take; and what each takes beside the weights."""
+TERMINAL = Path("-")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+FAILED = "The models have failed and are started again; try again in a minute."
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -65,6 +70,11 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     rule: str | None = None
     """Import path of the rule of your own that the run votes by, if it does."""
+    access: Access = field(default_factory=Access)
+    drain_s: float = 30.0
+    """Longest time until all requests under way are answered, when the server is to end."""
+    log: Path | None = None
+    """File of requests and failures; None for one in the run's folder, `TERMINAL` for none."""
 
     @property
     def url(self) -> str:
@@ -128,44 +138,35 @@ class Voter:
         return [Told(prediction, 0 if place else len(images)) for place, prediction in enumerate(predictions)]
 
 
-@serve.ingress()
-class Ingress:
-    """Takes requests in, see `raymask.web`. It is one process, so that its metrics count everything."""
+class Asker:
+    """Asks the voters, from the thread in which the HTTP server runs."""
 
-    def __init__(self, voter: DeploymentHandle, about: About, specs: Sequence[InputSpec], limits: Limits) -> None:
-        self.voter, self.about, self.specs, self.limits = voter, about, specs, limits
-        self.heard = -PATIENCE_S
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """What Ray Serve calls for the app, after the constructor."""
-        threads = min(MOST_DECODERS, usable_cpus())
-        return build(Door(self.about, self.specs, self.ask, self.ready), self.limits, threads)
+    def __init__(self, voter: DeploymentHandle) -> None:
+        self.voter, self.heard = voter, -PATIENCE_S
 
     async def ask(self, pixels: Sequence[Pixels]) -> Told:
-        """Asks a voter."""
+        """What a voter says of one image."""
         response = self.voter.predict.remote(pixels)
         try:
             told: Told = await response
         except asyncio.CancelledError:
             response.cancel()
             raise
-        except BackPressureError:
-            raise Refusal(503, "The server is busy with other images; try again in a second.", {"Retry-After": "1"}) from None
         except (RayError, RayServeException):
-            raise Refusal(503, "The models have failed and are started again; try again in a minute.") from None
-        self.heard = asyncio.get_running_loop().time()
+            log.exception("the models have failed")
+            raise Refusal(503, FAILED, {"Retry-After": "10"}) from None
+        self.heard = time.monotonic()
         return told
 
     async def ready(self) -> bool:
         """Whether a voter has answered just now, or does."""
-        now = asyncio.get_running_loop().time()
-        if now - self.heard < PATIENCE_S:
+        if time.monotonic() - self.heard < PATIENCE_S:
             return True
         try:
             await asyncio.wait_for(self.voter.ready.remote(), PATIENCE_S)
         except (TimeoutError, RayError, RayServeException):
             return False
-        self.heard = now
+        self.heard = time.monotonic()
         return True
 
 
@@ -183,10 +184,11 @@ def serve_until_stopped(folder: Path, settings: Settings, display: Display | Non
     with connect(compute) as cluster, _stopped_by_signals():
         cluster = replace(cluster, nodes=usable_nodes(compute, lambda sentence: display.line("ray", sentence)))
         display.line("serve", f"loading {len(panel.models)} models of {root.name}")
-        with serving(root, panel, settings, cluster) as replicas:
+        with serving(root, panel, settings, cluster, display) as replicas:
             where = f"on {replicas} processes" if replicas > 1 else "on one process"
             display.line("serve", f"{settings.url} answers, {where}; its API at {settings.url}/docs; Ctrl-C ends it")
             threading.Event().wait()
+        display.line("serve", "ended")
 
 
 @contextmanager
@@ -206,29 +208,53 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 @contextmanager
-def serving(root: Path, panel: Panel, settings: Settings, cluster: Cluster) -> Iterator[int]:
-    """Serves on a Ray that runs; yields the number of replicas when they are ready.
+def serving(root: Path, panel: Panel, settings: Settings, cluster: Cluster, display: Display | None = None) -> Iterator[int]:
+    """Serves on a Ray that runs; yields the number of replicas when they are ready, and at the end answers what is under way.
 
     Raises:
         InputError: the port is taken, Ray serves something already, or has fewer processors than replicas.
         RunError: the models cannot be loaded where Ray runs.
     """
+    display = display or Display()
     replicas, resources = plan_replicas(cluster, settings.replicas, weights_bytes(panel.models))
-    if cluster.started_here:
-        _check_port(settings.host, settings.port)
+    listener = bound(settings.host, settings.port)
     check_shared(root)
     logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
-    if serve.status().proxies:
+    if serve.status().applications:
         raise InputError("this Ray serves something already; end that (`serve shutdown`), or leave RAY_ADDRESS empty.")
+    file = None if settings.log == TERMINAL else log_path(settings.log, root, settings.port)
+    say = partial(display.line, "serve")
     try:
-        address = {"host": settings.host, "port": settings.port}
-        serve.start(proxy_location="HeadOnly", http_options=address, logging_config=QUIET)
-        serve.run(application(root, panel, settings, replicas, resources), name=APP, logging_config=QUIET)
-        yield replicas
+        serve.start(proxy_location="Disabled", logging_config=QUIET)
+        handle = serve.run(application(root, settings, replicas, resources), name=APP, route_prefix=None, logging_config=QUIET)
+        asker, gate = Asker(handle), Gate(settings.limits)
+        door = Door(
+            about(root, panel, settings.models),
+            specs_of(panel.models),
+            asker.ask,
+            asker.ready,
+            at_once=2 * replicas * settings.batch_size,
+            log=file.name if file else "the terminal",
+        )
+        threads = min(MOST_DECODERS, usable_cpus())
+        app = build(door, settings.limits, threads, settings.access, gate)
+        for line in notices(settings, file):
+            say(line)
+        with writing_down(file), listening(app, listener, gate, settings.drain_s, say):
+            yield replicas
     except (RuntimeError, RayError, RayServeException) as error:
         raise RunError(f"'{root}' cannot be served ({_why(error)}).") from error
     finally:
+        listener.close()
         _shut_down()
+
+
+def notices(settings: Settings, file: Path | None) -> list[str]:
+    """What an operator is told at the start."""
+    told = [f"requests and failures are written down in {file}"] if file else []
+    if not settings.access.token and settings.host not in LOOPBACK:
+        told.append(f"warning: whoever reaches {settings.host} may ask; --token-file or RAYMASK_TOKEN keeps others out")
+    return told
 
 
 def _why(error: Exception) -> str:
@@ -271,31 +297,24 @@ def plan_replicas(cluster: Cluster, wanted: int | None, weights: int) -> tuple[i
     return replicas, {"num_cpus": max(1, min(cpus // replicas, int(min(node.cpus for node in cluster.nodes))))}
 
 
-def application(root: Path, panel: Panel, settings: Settings, replicas: int, resources: dict[str, float]) -> serve.Application:
-    """The ingress bound to the voters.
+def application(root: Path, settings: Settings, replicas: int, resources: dict[str, float]) -> serve.Application:
+    """The voters.
 
     Images wait in the voters, whose batches so are full when there are enough of them: Ray Serve's router knocks again at a full
-    replica only after a pause. What is more than they take is sent away; so are requests above the ingress's own limit.
+    replica only after a pause. How many are sent there is decided by `raymask.web.Work`.
     """
-    options: dict[str, Any] = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": 5, "logging_config": QUIET}
-    voters = serve.deployment(
+    return serve.deployment(
         name="voter",
         num_replicas=replicas,
         ray_actor_options=resources,
-        max_ongoing_requests=max(4 * settings.limits.waiting, 2 * settings.batch_size),
-        max_queued_requests=MOST_IMAGES,
+        max_ongoing_requests=4 * replicas * settings.batch_size,
         max_constructor_retry_count=1,
-        **options,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=5,
+        logging_config=QUIET,
     )(Voter).bind(
         root, settings.models, settings.rule, int(resources["num_cpus"]), settings.batch_size, settings.batch_wait_ms / 1000
     )
-    ingress = serve.deployment(
-        name="ingress",
-        ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=4 * settings.limits.waiting,
-        **options,
-    )(Ingress)
-    return ingress.bind(voters, about(root, panel, settings.models), specs_of(panel.models), settings.limits)
 
 
 def about(root: Path, panel: Panel, models: str) -> About:
@@ -309,15 +328,3 @@ def about(root: Path, panel: Panel, models: str) -> About:
         versions=read_model(first).versions,
         server=raymask.__version__,
     )
-
-
-def _check_port(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind((host, port))
-    except OSError as error:
-        raise InputError(
-            f"port {port} of {host} cannot be served ({error.strerror}); name others by --host and --port."
-        ) from None

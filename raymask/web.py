@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from raymask.answers import About, Answer, Prediction, Problem, Ready
 from raymask.data.colours import Pixels
 from raymask.data.decode import InputSpec
-from raymask.uploads import MOST_IMAGES, Limits, Refusal, check_sizes, decode_checked, read_images
+from raymask.gate import LEAVE, Gate, leaving
+from raymask.gauges import Metrics
+from raymask.guard import Access, Guard
+from raymask.turns import Turns
+from raymask.uploads import MOST_NAME, Limits, Refusal, check_sizes, decode_checked, read_images
 
-CLOSED = 499
-"""What is counted where the client is gone; nginx has the number too."""
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'"
+Result = TypeVar("Result")
+REFUSED = (400, 401, 403, 408, 413, 415, 421, 422, 431, 503, 504)
+EVERYBODY = Access()
 
 
 class Told(NamedTuple):
@@ -47,40 +49,13 @@ class Door:
     ask: Callable[[Sequence[Pixels]], Awaitable[Told]]
     """Predicts one image, given its pixels for each spec; may raise `Refusal`."""
     ready: Callable[[], Awaitable[bool]]
+    at_once: int = 64
+    """Images that are asked of the models at a time; others wait here, where their turns are fair."""
+    log: str = "the terminal"
+    """Where more is written of a failure."""
 
 
-class Metrics:
-    """What an operator wants to know, of this process."""
-
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.waiting = 0
-        """Requests that have no answer yet."""
-        seconds, images = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60), (1, 2, 4, 8, 16, 32, 64, 128)
-        said = "Requests to /predict by the status of their answers"
-        self.requests = Counter("raymask_requests", said, ["status"], registry=registry)
-        said = "Seconds from a request's arrival to its answer"
-        self.seconds = Histogram("raymask_request_seconds", said, buckets=seconds, registry=registry)
-        self.images = Counter("raymask_images", "Images predicted", registry=registry)
-        said = "Images that the models predicted at once"
-        self.batches = Histogram("raymask_batch_images", said, buckets=images, registry=registry)
-        waiting = Gauge("raymask_waiting_requests", "Requests to /predict that have no answer yet", registry=registry)
-        waiting.set_function(lambda: self.waiting)
-
-    def count(self, status: int, seconds: float, batches: Sequence[int] = ()) -> None:
-        """Takes note of an answer and of the sizes of its images' batches, see `Told`."""
-        self.requests.labels(str(status)).inc()
-        self.seconds.observe(seconds)
-        self.images.inc(len(batches))
-        for size in filter(None, batches):
-            self.batches.observe(size)
-
-    def __str__(self) -> str:
-        """Prometheus' text format."""
-        return generate_latest(self.registry).decode()
-
-
-def build(door: Door, limits: Limits, threads: int) -> FastAPI:
+def build(door: Door, limits: Limits, threads: int, access: Access = EVERYBODY, gate: Gate | None = None) -> Guard:
     """The app.
 
     Images are decoded here, by threads, and not where the models are: these compute meanwhile, broken images take no place in
@@ -90,17 +65,20 @@ def build(door: Door, limits: Limits, threads: int) -> FastAPI:
         door: what predicts.
         limits: what is refused.
         threads: images that are decoded at a time.
+        access: who may ask.
+        gate: counts what is under way; one of its own, if it is not given.
     """
     title = f"raymask: {door.about.name}"
     app = FastAPIOffline(title=title, version=door.about.server, description="Predicts labels of photos.")
-    decoders = ThreadPoolExecutor(threads, "decode")
-    metrics = Metrics()
-    refused: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 413, 415, 422, 503, 504)}
-    page = _page(door, limits)
+    gate = gate or Gate(limits)
+    work = Work(door, limits, threads)
+    metrics = Metrics(gate)
+    refused: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in REFUSED}
+    page = _page(door, limits, bool(access.token))
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def front() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
+        return HTMLResponse(page)
 
     body = {"requestBody": _body()}
 
@@ -108,28 +86,27 @@ def build(door: Door, limits: Limits, threads: int) -> FastAPI:
     async def predict(request: Request) -> Answer:
         """The labels of one photo or of several, sent as a form's files `image` or as JSON in base64."""
         began, status, told = time.perf_counter(), 500, []
-        metrics.waiting += 1
         try:
-            async with _admitted(metrics, limits):
-                told = await _told(request, door, limits, decoders)
+            told = await _told(request, work, limits, gate)
             status = 200
         except Refusal as refusal:
             status = refusal.status
             raise
-        except asyncio.CancelledError:
-            status = CLOSED
-            raise
+        except asyncio.CancelledError:  # by the server alone, which ends
+            status = 503
+            raise Refusal(503, "The server ended before there was an answer; ask again.", LEAVE) from None
         finally:
             seconds = time.perf_counter() - began
-            metrics.waiting -= 1
             metrics.count(status, seconds, [one.batch for one in told])
         return Answer(model=door.about, predictions=[one.prediction for one in told], milliseconds=round(1000 * seconds, 1))
 
     @app.get("/health", summary="Readiness", response_model=Ready, responses={503: {"model": Problem}})
     async def health() -> Ready:
         """Whether the models are loaded and answer."""
+        if gate.draining:
+            raise Refusal(503, "The server drains: it answers what is under way, and ends.", LEAVE)
         if not await door.ready():
-            raise Refusal(503, "The models do not answer yet.")
+            raise Refusal(503, "The models do not answer yet.", {"Retry-After": "1"})
         return Ready(model=door.about)
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -139,58 +116,88 @@ def build(door: Door, limits: Limits, threads: int) -> FastAPI:
 
     @app.exception_handler(Refusal)
     async def refuse(request: Request, refusal: Refusal) -> JSONResponse:
-        return JSONResponse({"error": str(refusal)}, refusal.status, refusal.headers)
+        headers = {**refusal.headers, **({"Connection": "close"} if gate.draining else {})}
+        return JSONResponse({"error": str(refusal)}, refusal.status, headers)
 
     @app.exception_handler(HTTPException)
     async def lost(request: Request, error: HTTPException) -> JSONResponse:
-        where, why = request.url.path, str(error.detail)
+        where, why = request.url.path[:MOST_NAME], str(error.detail)
         said = {404: f"There is nothing at {where}; see /docs.", 405: f"{where} takes no {request.method}; see /docs."}
         return JSONResponse({"error": said.get(error.status_code, why)}, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": f"The server failed ({type(error).__name__}); its log says more."}, 500)
+        return JSONResponse({"error": f"The server failed ({type(error).__name__}); its log, {door.log}, says more."}, 500)
 
-    return app
-
-
-@asynccontextmanager
-async def _admitted(metrics: Metrics, limits: Limits) -> AsyncIterator[None]:
-    """Room and time for a request, or its refusal."""
-    if metrics.waiting > limits.waiting:
-        raise Refusal(503, f"The server is busy with {limits.waiting} requests; try again in a second.", {"Retry-After": "1"})
-    try:
-        async with asyncio.timeout(limits.timeout_s):
-            yield
-    except TimeoutError:
-        raise Refusal(
-            504, f"There was no answer within {limits.timeout_s:g} s; the server is busy, or the upload slow."
-        ) from None
-    except ClientDisconnect:
-        raise Refusal(CLOSED, "The client is gone.") from None
+    return Guard(app, access)
 
 
-async def _told(request: Request, door: Door, limits: Limits, decoders: ThreadPoolExecutor) -> list[Told]:
-    images = await read_images(request, limits)
-    loop = asyncio.get_running_loop()
-    await loop.run_in_executor(decoders, check_sizes, images, limits)
+class Work:
+    """What is done for a request's images: each is decoded and predicted, in fair turns with those of other requests."""
 
-    async def one(name: str, content: bytes) -> Told:
-        told = await door.ask(await loop.run_in_executor(decoders, decode_checked, name, content, door.specs, limits))
+    def __init__(self, door: Door, limits: Limits, threads: int) -> None:
+        self.door, self.limits = door, limits
+        self.threads = ThreadPoolExecutor(threads, "decode")
+        self.decoding, self.predicting = Turns(threads), Turns(door.at_once)
+
+    async def told(self, images: Sequence[tuple[str, bytes]]) -> list[Told]:
+        """What the models say of a request's images."""
+        owner = object()
+        await self._in_thread(owner, check_sizes, images, self.limits)
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(self._one(owner, *image)) for image in images]
+        return [task.result() for task in asked]
+
+    async def _one(self, owner: object, name: str, content: bytes) -> Told:
+        pixels = await self._in_thread(owner, decode_checked, name, content, self.door.specs, self.limits)
+        async with self.predicting.place(owner):
+            told = await self.door.ask(pixels)
         told.prediction.name = name
         return told
 
-    asked = [asyncio.ensure_future(one(*image)) for image in images]
+    async def _in_thread(self, owner: object, function: Callable[..., Result], *given: Any) -> Result:
+        """A place of a thread is held until the function ends, also where nobody waits for it any more: it cannot be stopped."""
+        async with self.decoding.place(owner):
+            running = asyncio.get_running_loop().run_in_executor(self.threads, lambda: function(*given))
+            try:
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:
+                await asyncio.wait([running])
+                raise
+
+
+async def _told(request: Request, work: Work, limits: Limits, gate: Gate) -> list[Told]:
+    with leaving():
+        with gate.upload():
+            images = await read_images(request, limits)
+        request.state.images = len(images)
+        async with gate.place(sum(len(content) for _, content in images)):
+            return await _unless_gone(request, work.told(images))
+
+
+async def _unless_gone(request: Request, working: Coroutine[Any, Any, list[Told]]) -> list[Told]:
+    """What a request's work comes to, or the end of that work when the client goes."""
+    work, gone = asyncio.ensure_future(working), asyncio.ensure_future(_gone(request))
     try:
-        return list(await asyncio.gather(*asked))
+        await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return await work
+    except BaseExceptionGroup as several:
+        raise several.exceptions[0] from None
     finally:
-        for task in asked:
-            task.cancel()
+        work.cancel()
+        gone.cancel()
 
 
-def _page(door: Door, limits: Limits) -> str:
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _page(door: Door, limits: Limits, token: bool) -> str:
     pages = Environment(loader=PackageLoader("raymask"), autoescape=True, undefined=StrictUndefined)
-    return pages.get_template("serve.html.j2").render(about=door.about, limits=limits, most_images=MOST_IMAGES)
+    return pages.get_template("serve.html.j2").render(about=door.about, limits=limits, token=token)
 
 
 def _body() -> dict[str, Any]:

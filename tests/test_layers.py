@@ -21,7 +21,20 @@ ROOT = Path(raymask.__file__).parent
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "machine"}),
     frozenset(
-        {"names", "paths", "device", "display", "kernels", "plots", "trees", "data.portraits", "data.colours", "data.embedded"}
+        {
+            "names",
+            "paths",
+            "device",
+            "display",
+            "kernels",
+            "plots",
+            "trees",
+            "data.portraits",
+            "guard",
+            "turns",
+            "data.colours",
+            "data.embedded",
+        }
     ),
     frozenset({"config_files", "explain", "tasks", "formats", "run_files", "data.files", "data.demo"}),
     frozenset({"config", "calibration", "data.decode", "data.parquet"}),
@@ -40,14 +53,26 @@ LEVELS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"optim", "rules", "given", "hashing", "data.batches", "data.competition", "data.duplicates", "data.folders"}),
-    frozenset({"adjust", "ensemble", "resample", "data.features", "data.sources", "data.test_sets", "data.kinds", "model_files"}),
-    frozenset({"oof", "choice", "submit", "feeds"}),
-    frozenset({"viewing"}),
+    frozenset(
+        {
+            "adjust",
+            "uploads",
+            "ensemble",
+            "resample",
+            "data.features",
+            "data.sources",
+            "data.test_sets",
+            "data.kinds",
+            "model_files",
+        }
+    ),
+    frozenset({"oof", "gate", "choice", "submit", "feeds"}),
+    frozenset({"viewing", "gauges", "listen"}),
     frozenset({"plan", "engine", "vote"}),
     frozenset({"vote_files"}),
     frozenset({"ways", "cluster", "backbones", "soup", "inference", "report_vote", "data.prepare", "data.stream"}),
     frozenset({"capacity"}),
-    frozenset({"session", "graphs", "card", "bundle", "answers", "uploads"}),
+    frozenset({"session", "graphs", "card", "bundle", "answers"}),
     frozenset({"train", "trial", "embed", "predict", "bulk", "report", "web", "graph_files", "checkpoints"}),
     frozenset({"election", "prediction", "soups", "serve", "export"}),
     frozenset({"teacher", "gain"}),

@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +25,7 @@ import pytest
 import ray
 from PIL import Image
 from ray import serve
+from ray.util.state import list_actors
 
 import raymask
 from raymask.answers import predictions_of
@@ -140,7 +146,8 @@ class TestServer:
         by_json = server.post("/predict", json={"image": images}).json()
         assert len({row["joint"] for row in table.to_dict("records")}) > 1
         for form, posted, row in zip(by_form["predictions"], by_json["predictions"], table.to_dict("records"), strict=True):
-            assert {**posted, "name": form["name"]} == form
+            assert posted["labels"] == form["labels"]
+            assert posted["members"].keys() == form["members"].keys()
             assert form["name"] == f"{row['image_id']}.png"
             assert form["labels"] == {task: row[task] for task in TASKS}
             assert form["joint"]["number"] == row[JOINT]
@@ -223,6 +230,68 @@ class TestServer:
         ):
             pass
         assert server.get("/health").status_code == 200
+
+
+class TestDrain:
+    """The real command, by a real signal."""
+
+    @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_loses_no_request(self, run: Run, sent: signal.Signals, tmp_path: Path) -> None:
+        port, log = free_port(), tmp_path / "requests.log"
+        command = [sys.executable, "-m", "raymask.cli", "serve", str(run.root), "--port", str(port), "--log", str(log)]
+        command += ["--batch-size", "2", "--batch-wait-ms", "300", "--replicas", "1"]
+        url, files = f"http://127.0.0.1:{port}", [("image", (f"{place}.png", PHOTOS[place])) for place in range(8)]
+        with (
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            ) as server,
+            ThreadPoolExecutor(8) as clients,
+        ):
+            until = time.monotonic() + 120
+            while not answers(url) and time.monotonic() < until and server.poll() is None:
+                time.sleep(0.2)
+            under_way = [clients.submit(httpx.post, f"{url}/predict", files=files, timeout=60) for _ in range(8)]
+            while "raymask_waiting_requests 8.0" not in httpx.get(f"{url}/metrics").text and time.monotonic() < until:
+                time.sleep(0.02)
+            if sent == signal.SIGINT:
+                os.killpg(server.pid, sent)  # as a terminal does: to all that the command started
+            else:
+                os.kill(server.pid, sent)
+            time.sleep(0.2)
+            late = [httpx.get(f"{url}/health"), httpx.post(f"{url}/predict", files=files[:1])]
+            assert [answer.result().status_code for answer in under_way] == [200] * 8
+            assert all(len(answer.result().json()["predictions"]) == 8 for answer in under_way)
+            assert server.wait(60) == 0
+            said = server.stdout.read() if server.stdout else ""
+        assert [answer.status_code for answer in late] == [503, 503]
+        assert "drains" in late[0].json()["error"]
+        assert late[1].headers["connection"] == "close"
+        assert "8 requests are under way, answered within 30 s" in said
+        assert str(log) in said
+        assert "Traceback" not in said
+        assert log.read_text().count("POST /predict 200 ") == 8
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+class TestHealing:
+    def test_killed_models_come_back(self, server: httpx.Client) -> None:
+        """While they do not answer, it is said so; no request hangs."""
+        voters = [row for row in list_actors(filters=[("state", "=", "ALIVE")]) if "ServeReplica:raymask:voter" in row.class_name]
+        assert len(voters) == 1
+        os.kill(voters[0].pid, signal.SIGKILL)
+        statuses = []
+        until = time.monotonic() + 120
+        while statuses[-3:] != [200] * 3 and time.monotonic() < until:
+            statuses.append(server.post("/predict", files={"image": PHOTOS[0]}).status_code)
+            time.sleep(0.05)
+        assert statuses[-3:] == [200] * 3
+        assert set(statuses) <= {200, 503}
 
 
 def ensemble_reader(ensemble: Any) -> Any:
