@@ -6,6 +6,7 @@ import io
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from raymask import afterwards, bulk
 from raymask.bulk import Output, missing_shards, read_predictions, split_models
 from raymask.display import Display
 from raymask.errors import InputError
-from raymask.inference import read_panel
+from raymask.inference import read_panel, specs_of
+from raymask.predict import decoded_block
 from raymask.store import Run
 
 
@@ -52,6 +54,19 @@ def predict(run: Run, images: Path, out: Path, **more: object) -> str:
 
 def check_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(found, expected, check_dtype=False, atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_models_of_a_run_whose_folder_holds_a_bar_are_told_apart(run: Run, folder: Path, expected: pd.DataFrame) -> None:
+    panel = read_panel(run.root)
+    names = {name: f"a|b/{name}" for name in panel.models}
+    rounds = tuple({member: names[model] for member, model in models.items()} for models in panel.rounds)
+    renamed = replace(panel, models={names[name]: path for name, path in panel.models.items()}, rounds=rounds)
+    specs, files = specs_of(renamed.models), sorted(folder.iterdir())[:3]
+    block = {"chunk": np.zeros(3), "row": np.arange(3), "image_id": np.array([file.name for file in files], dtype=object)}
+    speaker = bulk.Speaker(renamed.models, renamed.vote.views, specs, 1, renamed)
+    table = speaker(block | decoded_block([str(file) for file in files], specs))
+    check_same(table.drop(columns=["chunk", "row"]), expected[:3])
 
 
 @pytest.mark.usefixtures("ray_session")
