@@ -24,6 +24,7 @@ import pandas as pd
 
 from raymask import election
 from raymask.config import RunConfig, TeacherConfig
+from raymask.data.duplicates import among
 from raymask.data.folds import TRAIN_ONLY
 from raymask.data.sources import Source
 from raymask.display import Display
@@ -150,6 +151,8 @@ class Teacher:
     unlabelled: pd.DataFrame | None
     """image_id, path, size and stamp of the test images; None where they do not join."""
     fingerprint: str
+    labelled: frozenset[str] = frozenset()
+    """Ids of the test images that are labelled images too, and would join the folds that are validated on them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +203,8 @@ def open_teacher(config: RunConfig, source: Source, unlabelled: pd.DataFrame | N
         digest.update(election.fingerprint(unlabelled).encode())
     oof = pd.read_parquet(run.oof_ensemble)
     vote = read_vote(run.ensemble, known["vote"], space, config.vote.rule)
-    return Teacher(config.teacher, voting, vote, oof, unlabelled, digest.hexdigest()[:16])
+    labelled = frozenset[str]() if unlabelled is None else among(unlabelled, source.images)
+    return Teacher(config.teacher, voting, vote, oof, unlabelled, digest.hexdigest()[:16], labelled)
 
 
 def _voting(run: Run, members: Mapping[str, Mapping[str, str]]) -> tuple[Electorate, ...]:
@@ -321,9 +325,12 @@ def _targets(teacher: Teacher, labelled: pd.DataFrame, session: RaySession, disp
 def _said_of_unlabelled(teacher: Teacher, session: RaySession, display: Display) -> tuple[list[str], dict[int, Probabilities]]:
     """Prefixed ids of the unlabelled images that can be read, and what the teacher says of them by fold."""
     assert teacher.unlabelled is not None
+    if teacher.labelled:
+        display.warn(f"{len(teacher.labelled)} unlabelled images are labelled images too, and do not join")
     images, views = teacher.unlabelled[["image_id", "path"]], teacher.vote.views
     predicted = [election.replica_predictions(one, images, "test", views, session, display) for one in teacher.voting]
-    readable = [table[table["problem"] == ""].reset_index(drop=True) for table in predicted]
+    joining = [(table["problem"] == "") & ~table["image_id"].isin(teacher.labelled) for table in predicted]
+    readable = [table[here].reset_index(drop=True) for table, here in zip(predicted, joining, strict=True)]
     ids = readable[0]["image_id"].tolist()
     for table in readable:
         check_complete("the predictions of the test set", table["image_id"].tolist(), ids)

@@ -70,6 +70,12 @@ def once(images: pd.DataFrame, rejected: Rejected, grouped: bool, ids_are_paths:
     return images.assign(group=one), remarks
 
 
+def among(images: pd.DataFrame, others: pd.DataFrame) -> frozenset[str]:
+    """Ids of the images whose file is one of the others'; path, size and stamp of each are known."""
+    known = set(file_keys(others))
+    return frozenset(name for name, key in zip(images["image_id"], file_keys(images), strict=True) if key in known)
+
+
 def file_keys(images: pd.DataFrame) -> list[Hashable]:
     """What tells files apart, however their paths are spelled, by links too.
 
@@ -88,7 +94,7 @@ def _file_key(path: str, size: int, stamp: str) -> Hashable:
         status = os.stat(local)
     except (OSError, ValueError):
         return os.path.realpath(local)
-    return (status.st_dev, status.st_ino, size) if status.st_ino else os.path.normcase(os.path.realpath(local))
+    return (status.st_dev, status.st_ino, status.st_size) if status.st_ino else os.path.normcase(os.path.realpath(local))
 
 
 def joined(groups: pd.Series, file: pd.Series) -> pd.Series:

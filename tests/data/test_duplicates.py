@@ -12,7 +12,7 @@ import pytest
 from layouts import aside, image, read, sentence, write, write_table
 
 from raymask.config import FoldsConfig
-from raymask.data.duplicates import file_keys, joined, read_groups
+from raymask.data.duplicates import among, file_keys, joined, read_groups
 from raymask.data.folds import assign_folds
 from raymask.data.sources import Source, class_counts
 
@@ -146,6 +146,15 @@ def test_files_whose_names_differ_in_blanks_and_unicode_are_others(here: Path) -
         write(here / name, image())
     source = read_rows(here, ["image", "label"], [[name, "xy"[place % 2]] for place, name in enumerate(names)])
     assert sorted(source.images["image_id"]) == sorted(names)
+
+
+def test_images_that_are_among_others_are_found_by_any_path(here: Path) -> None:
+    ways = spelled(here, "0.jpg")
+    absolute = [way if way.startswith(("/", "file:")) else str(here / way) for way in ways]
+    paths = [*absolute, str(here / "1.jpg"), str(here / "gone.jpg")]
+    images = pd.DataFrame({"image_id": [f"i{place}" for place in range(len(paths))], "path": paths, "size": 1, "stamp": ""})
+    others = pd.DataFrame({"path": [str(here / "0.jpg"), str(here / "2.jpg")], "size": 2, "stamp": "other"})
+    assert among(images, others) == {f"i{place}" for place in range(len(ways))}
 
 
 def test_objects_behind_urls_are_told_by_their_version_too() -> None:
