@@ -242,7 +242,7 @@ def predict(
 
     Args:
         folder: directory of the run.
-        images: a folder, CSV or Parquet file of images, local or by URL.
+        images: a folder or a table (CSV, TSV, Parquet) of images, local or by URL.
         out: folder of the predictions.
         models: `folds` for all replicas; `all`, `soup` or `greedy-soup` for one model a member.
         image_column: column of a table that holds the images' paths.

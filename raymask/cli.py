@@ -25,9 +25,12 @@ def train(
         str, typer.Option("--recipe", "-r", help="a recipe's name (see `raymask recipes`) or a YAML file")
     ] = "demo",
     data: Annotated[
-        str | None, typer.Option(help="training data: a folder, a CSV file or a URL; without it the demo's people are drawn")
+        str | None,
+        typer.Option(
+            help="training data: a folder, a table (CSV, TSV, Parquet) or a URL; without it the demo's people are drawn"
+        ),
     ] = None,
-    test: Annotated[str | None, typer.Option(help="test data: a CSV file or a folder")] = None,
+    test: Annotated[str | None, typer.Option(help="test data: a folder or a table (CSV, TSV, Parquet)")] = None,
     name: Annotated[str | None, typer.Option(help="the run's name (default: the recipe's)")] = None,
     runs: Annotated[Path | None, typer.Option(help="folder of all runs; on a cluster one that all nodes see")] = None,
     set_: Annotated[
@@ -118,7 +121,7 @@ def vote(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="directory of a finished run, or of an exported one")],
-    images: Annotated[str, typer.Option(help="a folder, CSV or Parquet file of images, or its URL")],
+    images: Annotated[str, typer.Option(help="a folder or a table (CSV, TSV, Parquet) of images, or its URL")],
     out: Annotated[Path, typer.Option(help="folder of the predictions; on a cluster one that all nodes see")],
     models: Annotated[str, typer.Option(help="folds, or one model a member: all, soup or greedy-soup")] = "folds",
     image_column: Annotated[str | None, typer.Option(help="column of the images' paths")] = None,

@@ -34,6 +34,7 @@ LEVELS: tuple[frozenset[str], ...] = (
             "turns",
             "data.colours",
             "data.embedded",
+            "data.splits",
         }
     ),
     frozenset({"config_files", "explain", "tasks", "formats", "run_files", "data.files", "data.demo"}),

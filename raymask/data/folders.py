@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import pandas as pd
 
 from raymask.data import files
 from raymask.data.rejected import is_image, left_out
+from raymask.data.splits import TEST, TRAIN, part_of
 from raymask.errors import InputError, shortened
-
-TRAIN, TEST = "train", "test"
-WORDS = {
-    **dict.fromkeys(("train", "training", "trainval", "trainset", "trn"), TRAIN),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "testset", "tst", "eval", "evaluation", "holdout"), TEST),
-}
-"""Words in the names of folders that are parts of a split and no classes."""
 
 Listed = dict[str, files.State]
 
@@ -38,12 +30,6 @@ class Folders:
     def label(self, name: str) -> str:
         """The class of an image."""
         return name.split("/")[1 if self.split_at == 0 else 0]
-
-
-def part_of(folder: str) -> str | None:
-    """The part of a split that a folder's name says: `Training` -> train, `seg_test` -> test, `val2017` -> val; else None."""
-    parts = {WORDS[word] for word in re.split(r"[^a-z]+", folder.lower()) if word in WORDS}
-    return parts.pop() if len(parts) == 1 else None
 
 
 def list_folders(root: str) -> Folders:

@@ -31,6 +31,7 @@ from raymask.data.duplicates import once, read_groups
 from raymask.data.folders import list_folders, read_folders
 from raymask.data.parquet import Table
 from raymask.data.rejected import Rejected, check_rejected, reasons
+from raymask.data.splits import TRAIN
 from raymask.data.tables import images_of, need_columns, read_table
 from raymask.errors import InputError, one_of, shortened
 from raymask.explain import explain
@@ -132,7 +133,7 @@ def _apart(table: pd.DataFrame) -> tuple[pd.DataFrame, Table]:
 def _read_csv(data: DataConfig) -> tuple[pd.DataFrame, Table]:
     """What a table says about its images, under names of ours, and the table with the user's."""
     assert data.path is not None
-    table = read_table(data.path, data, (data.image_column,))
+    table = read_table(data.path, data, (data.image_column,), TRAIN)
     images = images_of(table, data, data.path, data.image_root)
     if data.group_column:
         need_columns(table, (data.group_column,), data.path)

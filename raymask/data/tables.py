@@ -16,7 +16,8 @@ from raymask.config import DataConfig
 from raymask.data import files
 from raymask.data.parquet import Table, read_parquet
 from raymask.data.rejected import is_image
-from raymask.errors import InputError, one_of
+from raymask.data.splits import TEST, part_of
+from raymask.errors import InputError, one_of, shortened
 
 UNPACKERS = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\x00": lzma.decompress}
 PARQUET = b"PAR1"
@@ -37,7 +38,7 @@ SEPARATORS = (",", ";", "\t", "|")
 NO_ID = "its id is empty"
 
 
-def read_table(path: str, data: DataConfig, image_columns: Collection[str] = ()) -> Table:
+def read_table(path: str, data: DataConfig, image_columns: Collection[str] = (), part: str | None = None) -> Table:
     """A CSV, TSV or Parquet file, or a folder of Parquet files, with every value as the text that it is.
 
     What a file holds is told by its content, not by its name: CSV and TSV may be packed by gzip, bzip2 or xz.
@@ -46,12 +47,13 @@ def read_table(path: str, data: DataConfig, image_columns: Collection[str] = ())
         path: the file or folder, local or by URL.
         data: encoding and separator.
         image_columns: columns of a Parquet file that may hold images themselves.
+        part: of a folder whose files are named by the parts of a split, `train` for all that are not for tests, or `test`.
 
     Raises:
         InputError: it is missing, empty or no table, or its encoding or separator is another.
     """
     if files.is_folder(path):
-        parts = parquet_files(path)
+        parts = parquet_files(path, part)
         if not parts:
             raise InputError(f"'{path}' is a folder without Parquet files; give a table, or a folder of images.")
         return read_parquet(parts, image_columns)
@@ -71,9 +73,20 @@ def read_table(path: str, data: DataConfig, image_columns: Collection[str] = ())
     return Table(_parsed(text, path, data), line_end="\r\n" if text.partition("\n")[0].endswith("\r") else "\n")
 
 
-def parquet_files(folder: str) -> list[str]:
-    """The Parquet files that lie in a folder itself, sorted."""
+def parquet_files(folder: str, part: str | None = None) -> list[str]:
+    """The Parquet files that lie in a folder itself, sorted; where a part of a split is named, its alone, see `read_table`.
+
+    Raises:
+        InputError: a part is named, and files of a training and of a test part lie beside others.
+    """
     names = [name for name in files.list_names(folder) if name.endswith(PARQUET_SUFFIXES) and not files.is_hidden(name)]
+    parts = {name: part_of(name.rpartition(".")[0]) for name in names}
+    if part and TEST in parts.values():
+        if unknown := [name for name in names if parts[name] is None]:
+            raise InputError(f"'{folder}' has Parquet files for tests beside {shortened(unknown)}; move those away.")
+        names = [name for name in names if (parts[name] == TEST) == (part == TEST)]
+    elif part == TEST:
+        names = []
     return [files.join(files.absolute(folder), name) for name in names]
 
 

@@ -13,6 +13,7 @@ from raymask.data.competition import competition_info
 from raymask.data.folders import list_folders
 from raymask.data.parquet import Table
 from raymask.data.rejected import is_image, left_out, reasons
+from raymask.data.splits import TEST
 from raymask.data.tables import NO_ID, images_of, need_columns, parquet_files, read_table
 from raymask.errors import InputError, shortened
 from raymask.tasks import LabelSpace
@@ -49,7 +50,7 @@ def read_test(data: DataConfig, space: LabelSpace) -> TestSet | None:
         info = data.test or competition_info(data.path)
         return None if info is None else _of_info(read_table(info, data), data, info, data.test_root, "data.test")
     if data.test is None:
-        return None
+        return _of_parquet(data) if data.kind == "csv" else None
     table = read_table(data.test, data, (data.image_column,))
     return _of_table(table, data, data.test, data.test_root or data.image_root, "data.test")
 
@@ -60,6 +61,16 @@ def _of_folder(folder: str, key: str) -> TestSet:
     if not images:
         raise InputError(f"{key}: '{folder}' names no image.")
     return TestSet(_listed(folder, images), None, None, tuple(filter(None, [left_out(listed)])))
+
+
+def _of_parquet(data: DataConfig) -> TestSet | None:
+    """The test images of a folder of Parquet files, some of which are for tests by their names."""
+    path = data.path
+    if path is None or not files.is_folder(path) or not parquet_files(path, TEST):
+        return None
+    found = _of_table(read_table(path, data, (data.image_column,), TEST), data, path, data.image_root, "data.path")
+    said = f"the Parquet files in '{path}' that are for tests by their names are the test images, and are not trained on"
+    return replace(found, remarks=(said, *found.remarks))
 
 
 def _of_split(root: str) -> TestSet | None:
@@ -97,9 +108,11 @@ def _of_table(table: Table, data: DataConfig, where: str, root: str | None, key:
     nameless = images["problem"] == NO_ID
     rows = images["image_id"][nameless].tolist()
     remarks = [f"{len(rows)} rows have no id and go by their number: {shortened(rows)}"] if rows else []
-    return TestSet(
-        images.assign(problem=images["problem"].mask(nameless, "")), table.values, None, tuple(remarks), table.line_end
-    )
+    template = table.values
+    if data.image_column in table.images and data.id_column is None:
+        template = template.assign(**{data.image_column: images["image_id"]})  # images in Parquet often have no names
+    images["problem"] = images["problem"].mask(nameless, "")
+    return TestSet(images, template, None, tuple(remarks), table.line_end)
 
 
 def check_missing(test: TestSet, most: float, root_key: str) -> str:

@@ -20,6 +20,7 @@ import fsspec
 import pytest
 
 from raymask.data import files
+from raymask.data.decode import InputSpec, decode_file
 from raymask.errors import InputError
 
 CONTENT = {"a.txt": b"abc", "deep/er/b.txt": b"", "deep/.hidden": b"12345"}
@@ -305,6 +306,19 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_what_a_server_refuses_is_said(server: str, path: str, why: str) -> None:
     assert files.stat_files([server + path, f"{server}/200"]) == [files.State(files.MISSING, "", why), files.State(3, "")]
     assert why_not(server + path) == why
+
+
+def test_what_cannot_be_opened_is_that_images_problem_and_nothing_more(server: str, local: str) -> None:
+    paths = [f"{server}/403", f"{server}/410", "foo://a/b.jpg", "zip://a.jpg", f"{local}/a\0b", "", f"{local}/gone.jpg"]
+    assert [decode_file(path, [InputSpec(4, 4, 1.0)])[0] for path in paths] == [
+        "the server answers 403 Forbidden",
+        "the server answers 410 Gone",
+        "'foo://a/b.jpg' cannot be opened: Protocol not known: foo",
+        "'zip://a.jpg' names no archive; write 'zip://a.jpg::ARCHIVE', or unpack it",
+        "its path holds a character that no file's name can have",
+        "its path is empty",
+        "the file is missing",
+    ]
 
 
 def test_a_busy_server_is_asked_again(server: str) -> None:

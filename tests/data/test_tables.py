@@ -23,7 +23,7 @@ from raymask.data import embedded, files
 from raymask.data.decode import InputSpec, decode_file
 from raymask.data.rejected import check_rejected, is_image
 from raymask.data.tables import need_columns, read_table
-from raymask.data.test_sets import read_images
+from raymask.data.test_sets import read_images, read_test
 from raymask.errors import InputError
 from raymask.tasks import LabelSpace, Task
 
@@ -308,3 +308,22 @@ def test_a_folder_of_parquet_files_is_one_table(tmp_path: Path) -> None:
     assert [files.read_bytes(path) for path in source.images["path"]] == [image(shade) for shade in (0, 1, 10, 11)]
     parquet(tmp_path / "parts" / "2.parquet", image=[image()], colour=["x"])
     assert "has other columns than" in sentence(lambda: read(tmp_path / "parts", ["label"]))
+
+
+def test_parquet_files_for_tests_are_not_trained_on(tmp_path: Path) -> None:
+    names = ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001", "test-00000-of-00001")
+    for number, name in enumerate(names):
+        path = write(tmp_path / "data" / f"{name}.parquet", b"")
+        parquet(path, image=[image(10 * number + shade) for shade in range(2)], label=["x", "y"])
+    source = read(tmp_path / "data", ["label"])
+    assert len(source.images) == 6
+    assert not any("/test-" in path for path in source.images["path"])
+    found = read_test(DataConfig(kind="csv", path=str(tmp_path / "data")), source.space)
+    assert found is not None
+    assert [files.read_bytes(path) for path in found.images["path"]] == [image(30), image(31)]
+    assert found.template is not None
+    assert found.template["image"].tolist() == ["row 1", "row 2"]
+    assert "are not trained on" in found.remarks[0]
+    assert len(read_images(str(tmp_path / "data"), DataConfig(), source.space).images) == 8
+    parquet(tmp_path / "data" / "extra.parquet", image=[image()], label=["x"])
+    assert "has Parquet files for tests beside extra.parquet" in sentence(lambda: read(tmp_path / "data", ["label"]))
