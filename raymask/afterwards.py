@@ -11,8 +11,8 @@ from typing import Any
 from raymask.config import RunConfig
 from raymask.config_files import deep_merge
 from raymask.display import Display
-from raymask.errors import InputError, one_of
-from raymask.paths import absolute
+from raymask.errors import BEGINS_ANEW, InputError, one_of
+from raymask.paths import absolute, check_writable
 from raymask.pipeline import Result, ray_errors, run
 from raymask.run_files import write_table
 from raymask.session import RaySession
@@ -36,6 +36,7 @@ def refit(folder: Path, members: Sequence[str] = (), display: Display | None = N
     display = display or Display()
     root = absolute(folder)
     config = _config_where_it_lies(root, rule)
+    check_writable(root, "run, such as a copy of it")
     with ray_errors(root), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
         from raymask import singles, stages
@@ -74,6 +75,7 @@ def soup(folder: Path, members: Sequence[str] = (), display: Display | None = No
     display = display or Display()
     root = absolute(folder)
     config = _config_where_it_lies(root, rule)
+    check_writable(root, "run, such as a copy of it")
     with ray_errors(root), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
         from raymask import singles, stages
@@ -118,8 +120,9 @@ def vote(
         raise InputError("several runs vote into a folder of their own; name it by --into.")
     target = Run(absolute(into)) if into else runs[0]
     config = settled_config(runs[0], settings, {"runs": target.root.parent, "name": target.name})
+    check_writable(target.root, "--into")
     voting = election.electorates(runs)
-    with ray_errors(target.root), ExitStack() as stack:
+    with ray_errors(target.root, BEGINS_ANEW), ExitStack() as stack:
         session = RaySession(stack, config.compute, display) if predict else None
         decided, scores = election.elect(voting, config.vote, target, config.seed, display)
         test = read_test(stages.drawn_data(config, display), voting[0].space)
@@ -258,6 +261,7 @@ def predict(
     """
     display, root, target = display or Display(), absolute(folder), absolute(out)
     config = settled_config(Run(root), settings, {"vote": {"rule": rule}} if rule else None)
+    check_writable(target, "--out")
     with ray_errors(target), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
         session.begin()

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from raymask.errors import InputError, RunError
+from raymask.endings import conclude, open_streams
+from raymask.errors import InputError
+
+RESUMES = ("train", "refit", "soup", "pseudo", "distil", "predict")
+"""Commands that go on where they were cut off."""
+USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
+"""What typer raises for arguments that it cannot take."""
 
 app = typer.Typer(
     name="raymask",
@@ -216,8 +223,9 @@ def demo_data(
 ) -> None:
     """Draws a data set in the competition's layout."""
     from raymask.data.demo import write_demo
-    from raymask.paths import absolute
+    from raymask.paths import absolute, check_writable
 
+    check_writable(absolute(folder), "folder")
     try:
         typer.echo(write_demo(absolute(folder), people=people, test_people=test_people, seed=seed))
     except ValueError as error:
@@ -230,18 +238,34 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs the command line; what is the user's to mend ends in one sentence and status 2."""
+    """Runs the command line; what ends it early is one sentence, and a status: 2 for what is the user's to mend."""
+    open_streams()
+    arguments = sys.argv[1:] or ["--help"]
+    sys.exit(conclude(lambda: _invoke(arguments), resumes=arguments[0] in RESUMES))
+
+
+def _invoke(arguments: list[str]) -> None:
+    _refuse_empty(arguments)
+    command = typer.main.get_command(app)
     try:
-        app()
-    except InputError as error:
-        print(f"raymask: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RunError as error:
-        print(f"raymask: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("raymask: interrupted; the same command goes on with what is unfinished.", file=sys.stderr)
-        sys.exit(130)
+        with command.make_context("raymask", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        if ended.exit_code:
+            raise
+    except USAGE_ERROR as error:
+        where = error.ctx.command_path if error.ctx else "raymask"
+        raise InputError(f"{error.format_message().rstrip('.?')}; `{where} --help` lists what there is.") from None
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """Refuses empty values: an empty path would be the working directory."""
+    for before, argument in pairwise(["", *arguments]):
+        option, equals, value = argument.partition("=")
+        if not argument.strip():
+            raise InputError(f"{before if before.startswith('-') else 'an argument'} is empty; give it a value, or leave it out.")
+        if option.startswith("--") and equals and not value.strip():
+            raise InputError(f"{option} is empty; give it a value, or leave it out.")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
+import signal
 import sys
 import tempfile
+import threading
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any
 # Read by Ray when it is imported: quiet driver logs, and Tune's old output, which alone can be silent.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends a run wherever it is, and ends it resumably
 
 import ray
 import ray.data
@@ -28,6 +30,7 @@ from raymask.config import ComputeConfig
 from raymask.errors import InputError
 from raymask.machine import usable_cpus, usable_memory
 from raymask.plan import Node
+from raymask.ray_environment import address_to_join, beside_the_jobs, bytecode_folder, short_folder, why_not_joined
 
 # What every worker of a run finds in its environment.
 WORKER_ENVIRONMENT = {
@@ -62,6 +65,8 @@ class Cluster:
     dashboard: str | None
     """URL of Ray's dashboard, None where it is off."""
     started_here: bool
+    folder: Path | None = None
+    """Where Ray keeps its files, if not in its usual place."""
 
 
 @contextmanager
@@ -73,18 +78,15 @@ def connect(compute: ComputeConfig) -> Iterator[Cluster]:
     """
     _quiet()
     joined = ray.is_initialized()
-    address = os.environ.get("RAY_ADDRESS")
-    if not joined and address:
-        _check_answers(address)
-        try:
-            with _silent_stderr():
-                ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **INIT)
-        except (ConnectionError, ValueError) as error:
-            raise InputError(f"RAY_ADDRESS is '{address}', but no Ray answers there ({str(error).splitlines()[0]}).") from None
-    elif not joined:
-        _start(compute)
+    address = None if joined else address_to_join()
+    folder = None if joined or address else short_folder()
+    with _own_sigterm():
+        if address:
+            _join(address)
+        elif not joined:
+            _start(compute, folder)
     try:
-        yield Cluster(_nodes(), _dashboard(), started_here=not joined and not address)
+        yield Cluster(_nodes(), _dashboard(), started_here=not joined and not address, folder=folder)
     finally:
         if not joined:
             ray.shutdown()
@@ -118,31 +120,29 @@ def _look(token: Path, node_id: str) -> ray.ObjectRef[bool]:
     return ray.remote(num_cpus=0)(os.path.exists).options(scheduling_strategy=strategy).remote(str(token))
 
 
-def _check_answers(address: str) -> None:
-    """Refuses an address where nothing listens; Ray itself would knock there for minutes."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon or not port.isdigit():
-        return  # a name that Ray resolves itself, such as `auto`
+def _join(address: str) -> None:
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise InputError(f"RAY_ADDRESS is '{address}', but no Ray answers there ({error.strerror or error}).") from None
+        with _silent_stderr():
+            ray.init(address=address, runtime_env={"env_vars": beside_the_jobs(WORKER_ENVIRONMENT)}, **INIT)
+    except Exception as error:  # of many types: ConnectionError, RuntimeError of another version, Ray's own
+        raise why_not_joined(address, error) from error
 
 
-def _start(compute: ComputeConfig) -> None:
+def _start(compute: ComputeConfig, folder: Path | None) -> None:
     cpus = compute.cpus or usable_cpus()
     # Workers inherit their environment; by way of a runtime environment Ray would start none of them ahead of need.
     wanted = WORKER_ENVIRONMENT | LOCAL_ENVIRONMENT | {"RAY_num_workers_soft_limit": str(2 * cpus + 2)}
     if "PYTHONDONTWRITEBYTECODE" in os.environ:
         # Without bytecode each worker compiles torch anew, 5 s of CPU; with a prefix the user's folders stay clean as wanted.
-        wanted["PYTHONPYCACHEPREFIX"] = str(Path.home() / ".cache" / "raymask" / "bytecode")
-    with _environment(wanted), _silent_stderr():
+        wanted["PYTHONPYCACHEPREFIX"] = str(bytecode_folder())
+    with _environment(wanted, folder), _silent_stderr():
         ray.init(
             address="local",
             num_cpus=cpus,
             num_gpus=compute.gpus,
             object_store_memory=_store_memory(),
             include_dashboard=True,
+            _temp_dir=str(folder) if folder else None,
             **INIT,
         )
 
@@ -156,32 +156,49 @@ def _store_memory() -> int | None:
 
 
 @contextmanager
-def _environment(wanted: dict[str, str]) -> Iterator[None]:
-    """Variables that are set while Ray is started, where the user has not set them; others are never missing meanwhile."""
-    added = {key: value for key, value in wanted.items() if key not in os.environ}
-    bytecode = os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ.update(added)
+def _own_sigterm() -> Iterator[None]:
+    """Keeps what SIGTERM does: Ray, when it starts in the main thread, sets a handler of its own."""
+    before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        for key in added:
-            os.environ.pop(key, None)
-        if bytecode:
-            os.environ["PYTHONDONTWRITEBYTECODE"] = bytecode
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _environment(wanted: dict[str, str], folder: Path | None) -> Iterator[None]:
+    """Variables that are set while Ray is started, where the user has not set them; others are never missing meanwhile.
+
+    Where Ray's files have a folder of their own, that of temporary files is it too, as Ray's processes make sockets in both.
+    """
+    changed = {key: value for key, value in wanted.items() if key not in os.environ}
+    changed |= {"TMPDIR": str(folder)} if folder else {}
+    before = {key: os.environ.get(key) for key in (*changed, "PYTHONDONTWRITEBYTECODE")}
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
 
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Keeps what Ray's C++ part says while it starts from the screen, unless it fails."""
+    """Keeps what Ray's C++ part says while it starts from the screen; where it fails, it is noted with what is raised."""
     sys.stderr.flush()
     screen = os.dup(2)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             said.seek(0)
-            os.write(screen, said.read())
+            error.add_note(said.read().decode(errors="replace"))
             raise
         finally:
             os.dup2(screen, 2)
@@ -194,8 +211,9 @@ def _quiet() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    for name in ("ray", "ray.data", "ray.tune", "ray.train"):
+    for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the errors of its trials lie in their folders
 
 
 def alive_nodes() -> list[dict[str, Any]]:

@@ -20,12 +20,20 @@ WIDTH_OF_LOGS = 200
 Counter = Callable[[int, int], None]
 
 
+class _Console(Console):
+    """A console that says by an error when nobody reads it any more, where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Called in the handler of a `BrokenPipeError`."""
+        raise
+
+
 class Display:
     """Speaks to one console; `live` is whether it is a terminal."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
-        self.live = self.console.is_terminal
+        self.console = console or _Console(highlight=False)
+        self.live = self.console.is_terminal and not self.console.is_dumb_terminal
         if not self.live:
             self.console.width = WIDTH_OF_LOGS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -26,14 +27,18 @@ def absolute(path: str | Path) -> Path:
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         raise InputError(f"'{text}' starts at a home folder that is not known; give the path from / on.")
-    if os.path.isabs(expanded):
-        return Path(expanded)
     try:
-        return (Path.home() if in_ray_job() else Path.cwd()) / expanded
+        whole = Path(expanded) if os.path.isabs(expanded) else (Path.home() if in_ray_job() else Path.cwd()) / expanded
     except RuntimeError:
         raise InputError(f"'{text}' starts at the home folder in a Ray job, and there is none; give it from / on.") from None
     except OSError as error:
         raise InputError(f"'{text}' starts at the working directory, which is gone ({error.strerror}).") from None
+    try:
+        whole.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"'{text[:40]}…' is longer than a path may be.") from None
+    return whole
 
 
 def check_writable(folder: Path, option: str) -> None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from raymask.config import RunConfig
 from raymask.display import Display
-from raymask.errors import RunError
-from raymask.paths import absolute
+from raymask.endings import log_of
+from raymask.errors import GOES_ON, InputError, RunError, is_full, reason
+from raymask.paths import absolute, check_writable
 from raymask.run_files import write_text
 from raymask.session import RaySession
-from raymask.store import Run
+from raymask.store import Run, cache_root
 
 if TYPE_CHECKING:
     from raymask.election import Scores
@@ -40,7 +41,10 @@ def run(config: RunConfig, display: Display | None = None) -> Result:
     """
     display = display or Display()
     began = time.monotonic()
-    folder = absolute(config.runs) / config.name
+    config = config.model_copy(update={"runs": absolute(config.runs)})
+    folder = config.runs / config.name
+    check_writable(folder, "--runs")
+    check_writable(cache_root(config), "folder by --set cache=FOLDER")
     with ray_errors(folder), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
         if not Run(folder).report.exists():
@@ -62,17 +66,25 @@ def run(config: RunConfig, display: Display | None = None) -> Result:
 
 
 @contextmanager
-def ray_errors(folder: Path) -> Iterator[None]:
-    """Turns what Ray raises into one sentence, the whole of it being kept in a file."""
+def ray_errors(folder: Path, again: str = GOES_ON) -> Iterator[None]:
+    """Turns what Ray raises, and a full disk, into one sentence, the whole of it being kept in a file.
+
+    Args:
+        folder: where the file is written.
+        again: what is said of starting the command again.
+    """
     try:
         yield
     except Exception as error:
-        if not type(error).__module__.startswith("ray."):
+        cause = getattr(error, "cause", None)  # what was raised inside a task of Ray
+        if isinstance(cause, InputError | RunError):
+            raise type(cause)(str(cause)) from error
+        if not type(error).__module__.startswith("ray.") and not is_full(error):
             raise
-        log = folder / "error.log"
-        write_text(log, "".join(traceback.format_exception(error)))
-        last = [line for line in str(error).splitlines() if line.strip()][-1:]
-        raise RunError(
-            f"a part of the run failed ({' '.join([type(error).__name__, *last]).strip()}); all that is known lies in {log}. "
-            "The same command goes on with what is unfinished."
-        ) from error
+        log = str(folder / "error.log")
+        try:
+            write_text(Path(log), "".join(traceback.format_exception(error)))
+        except OSError:  # the disk may be full
+            log = log_of(error)
+        said = f"a part of the run failed ({reason(error, folder)}); all that is known lies in {log}"
+        raise RunError(f"{said}. Once its cause is gone, {again}.") from error

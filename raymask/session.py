@@ -77,4 +77,5 @@ def _described(cluster: Cluster) -> str:
     nodes = f"{len(cluster.nodes)} nodes, " if len(cluster.nodes) > 1 else ""
     dashboard = f", dashboard at {cluster.dashboard}" if cluster.dashboard else ""
     how = "started" if cluster.started_here else "joined"
-    return f"{how} with {nodes}{cpus:g} CPUs and {gpus:g} GPUs{dashboard}"
+    folder = f"; its files are in {cluster.folder}, as TMPDIR is too long for its sockets" if cluster.folder else ""
+    return f"{how} with {nodes}{cpus:g} CPUs and {gpus:g} GPUs{dashboard}{folder}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray import tune
 
-from raymask.errors import InputError, RunError
+from raymask.errors import GOES_ON, InputError, RunError, reason
 from raymask.plan import Job, Pack, Plan, Slots
 
 OnReport = Callable[[dict[str, Any]], None]
@@ -55,12 +55,13 @@ def train(job: Job, plan: Plan, retries: int, on_report: OnReport, work: Work = 
     if listener.refusal:
         raise InputError(listener.refusal)
     if results.errors:
+        first = next(result for result in results if result.error)
         raise RunError(
-            f"{len(results.errors)} of {len(packs)} packs failed ({_last_line(results.errors[0])}); the whole error lies below "
-            f"{results.experiment_path}. Started again, the run goes on with what is unfinished."
+            f"{len(results.errors)} of {len(packs)} packs failed ({reason(first.error, job.run.root)}); the whole error lies in "
+            f"{first.path}/error.txt. Once its cause is gone, {GOES_ON}."
         )
     if not all(job.run.finished(replica) for pack in plan.packs for replica in pack.replicas):
-        raise RunError("training was interrupted; the same command goes on with what is unfinished.")
+        raise RunError(f"training ended before its end; {GOES_ON}.")
 
 
 class _Listener(tune.Callback):  # type: ignore[misc]
@@ -79,11 +80,6 @@ class _Listener(tune.Callback):  # type: ignore[misc]
             self.refusal = result["refusal"]
         else:
             self.on_report(result)
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _trial(config: dict[str, Any], job: Job, packs: Mapping[str, Pack], slots: Slots, work: Work) -> None:

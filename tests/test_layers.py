@@ -24,6 +24,7 @@ LEVELS: tuple[frozenset[str], ...] = (
         {
             "names",
             "paths",
+            "endings",
             "device",
             "display",
             "kernels",
@@ -37,7 +38,7 @@ LEVELS: tuple[frozenset[str], ...] = (
             "data.splits",
         }
     ),
-    frozenset({"config_files", "explain", "tasks", "formats", "run_files", "data.files", "data.demo"}),
+    frozenset({"config_files", "ray_environment", "explain", "tasks", "formats", "run_files", "data.files", "data.demo"}),
     frozenset({"config", "calibration", "data.decode", "data.parquet"}),
     frozenset(
         {
