@@ -204,14 +204,13 @@ class _Passage:
 
     def note(self, state: Mapping[str, Any]) -> None:
         """A line in the log: client, method, path, status, milliseconds, bytes of the body, images."""
-        client = (self.scope.get("client") or ("-",))[0]
+        client = (self.scope.get("client") or ("-",))[0]  # behind a proxy of this machine, what that says
         path = self.scope.get("raw_path") or self.scope["path"].encode("utf-8", "replace")
+        said = (client, self.scope["method"], path.decode("ascii", "backslashreplace"))
+        who, how, where = (text.translate(CONTROL)[:200] for text in said)
         milliseconds = 1000 * (time.perf_counter() - self.began)
-        shown = path.decode("ascii", "backslashreplace").translate(CONTROL)[:200]
-        log.info(
-            "%s %s %s %d %.1fms %dB %d images",
-            *(client, self.scope["method"][:20], shown, self.status or 499, milliseconds, self.bytes, state.get("images", 0)),
-        )
+        status, images = self.status or 499, state.get("images", 0)
+        log.info("%s %s %s %d %.1fms %dB %d images", who, how, where, status, milliseconds, self.bytes, images)
 
 
 CONTROL = {number: f"\\x{number:02x}" for number in (*range(33), 127)}

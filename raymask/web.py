@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -81,8 +82,11 @@ def build(door: Door, limits: Limits, threads: int, access: Access = EVERYBODY, 
         return HTMLResponse(page)
 
     body = {"requestBody": _body()}
+    asks: list[Any] = [Depends(HTTPBearer(auto_error=False))] if access.token else []  # what /docs asks for; `Guard` checks it
 
-    @app.post("/predict", summary="Labels of photos", response_model=Answer, responses=refused, openapi_extra=body)
+    @app.post(
+        "/predict", summary="Labels of photos", response_model=Answer, responses=refused, openapi_extra=body, dependencies=asks
+    )
     async def predict(request: Request) -> Answer:
         """The labels of one photo or of several, sent as a form's files `image` or as JSON in base64."""
         began, status, told = time.perf_counter(), 500, []
@@ -109,7 +113,9 @@ def build(door: Door, limits: Limits, threads: int, access: Access = EVERYBODY, 
             raise Refusal(503, "The models do not answer yet.", {"Retry-After": "1"})
         return Ready(model=door.about)
 
-    @app.get("/metrics", summary="Prometheus metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+
+    @app.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=text, dependencies=asks)
     async def count() -> Response:
         """Requests by status, their seconds, and the images in each batch, in Prometheus' text format."""
         return Response(str(metrics), media_type=CONTENT_TYPE_LATEST)

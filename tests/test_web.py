@@ -691,6 +691,12 @@ class TestAccess:
         assert 'href="metrics"' not in page
         assert 'href="metrics"' in client().get("/").text
 
+    def test_openapi_says_what_needs_it(self) -> None:
+        paths = client(access=Access(self.TOKEN)).get("/openapi.json").json()["paths"]
+        needs = {path for path, methods in paths.items() if any("security" in method for method in methods.values())}
+        assert needs == {"/predict", "/metrics"}
+        assert "security" not in str(client().get("/openapi.json").json())
+
     def test_who_has_it_is_answered(self) -> None:
         headers = {"authorization": f"bearer {self.TOKEN}"}
         visitor = client(access=Access(self.TOKEN))
@@ -801,6 +807,20 @@ class TestLog:
             ("HEAD", "/health", "200", "0"),
         ]
         assert int(found[0][4]) > 2 * len(image_bytes())  # type: ignore[index]
+
+    def test_no_client_writes_lines_of_its_own(self, tmp_path: Path) -> None:
+        async def nothing() -> dict[str, Any]:
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            pass
+
+        scope = {"type": "http", "method": "GET\nX", "path": "/\n\x1b[31m", "headers": [], "client": ("a b\n" * 50, 0)}
+        with writing_down(tmp_path / "log"):
+            asyncio.run(made()({**scope, "query_string": b"", "root_path": "", "http_version": "1.1"}, nothing, send))
+        [line] = (tmp_path / "log").read_text().splitlines()
+        assert line.count("\\x0a") >= 3
+        assert "\x1b" not in line
 
     def test_where_the_runs_folder_cannot_be_written_another_is(self, tmp_path: Path) -> None:
         assert log_path(None, tmp_path / "nonesuch", 8001).parent == Path(tempfile.gettempdir())
