@@ -395,7 +395,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     # from another by what it says, not by where it lies.
     without: dict[str, Any] = {
         **dict.fromkeys(("name", "runs", "cache", "compute", "vote"), True),
-        "data": {"test"},
+        "data": {"test", "test_root", "max_missing_test"},
         "teacher": {"run"},
     }
     before = flatten(old.model_dump(mode="json", exclude=without))

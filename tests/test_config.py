@@ -714,7 +714,19 @@ def test_a_list_that_grew_differs() -> None:
     assert differences(old, new) == ["views.1 was None and is hflip"]
 
 
-@pytest.mark.parametrize("setting", ["name=other", "runs=elsewhere", "cache=elsewhere", "compute.cpus=3", "compute.retries=9"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "name=other",
+        "runs=elsewhere",
+        "cache=elsewhere",
+        "compute.cpus=3",
+        "compute.retries=9",
+        "data.test=a",
+        "data.test_root=b",
+        "data.max_missing_test=1",
+    ],
+)
 def test_what_cannot_change_a_result_is_no_difference(setting: str) -> None:
     assert differences(with_settings(), with_settings(setting)) == []
 

@@ -40,6 +40,8 @@ which 1 kB that says 8 × 8 pixels may hold 16,384 × 16,384.
 SUFFIXES = frozenset(chain.from_iterable(FORMATS.values()))
 MOST_PIXELS = 178_956_970
 """Of a file, unless fewer are asked for; Pillow's own limit."""
+MOST_BYTES = 2**31
+"""Of a file; one that says to hold more is no image, but fills the memory."""
 MOST_SCANS = 64
 """Of a JPEG. Progressive ones have about 10; each of 64 bytes may go over all pixels again."""
 TILE_WIDTH, TILE_LENGTH = 322, 323
@@ -145,7 +147,7 @@ def _explained() -> Iterator[None]:
 def decode_file(path: str, specs: Sequence[InputSpec]) -> tuple[str, list[Pixels]]:
     """Pixels of a file for each spec, or why it has none: ("", pixels) or (problem, [])."""
     try:
-        content = read_bytes(path)
+        content = read_bytes(path, MOST_BYTES)
         return "", [decode(content, spec) for spec in specs]
     except BrokenImageError as error:
         return str(error), []

@@ -197,6 +197,7 @@ def test_a_file_that_says_to_be_larger_than_asked_for_is_not_read(tmp_path: Path
         file.truncate(2**42)
     with pytest.raises(OSError, match="larger than 1 MiB"):
         files.read_bytes(str(tmp_path / "hole.jpg"), 2**20)
+    assert decode_file(str(tmp_path / "hole.jpg"), [InputSpec(4, 4, 1.0)])[0] == "the file is larger than 2048 MiB"
 
 
 def test_links_in_a_circle_come_to_an_end(tmp_path: Path) -> None:
