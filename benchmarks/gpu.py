@@ -118,7 +118,8 @@ def train_replicas(work: Work, replicas: Sequence[ReplicaId], watch: Stopwatch) 
     """A pack of the engine."""
     members = {task: Member(name=task, task=task, seed=0, recipe=work.recipe) for task in SPACE.names}
     job = Job(Run(WORK / "gpu"), SPACE, members, (), {}, {}, {}, 0)
-    learners = [build_learner(job, replica, work.labels, work.all_steps, work.device) for replica in replicas]
+    longer = work.all_steps + 1  # of an epoch that never ends, since batches come again and again
+    learners = [build_learner(job, replica, work.labels, longer, work.device) for replica in replicas]
     in_memory = [work.prepared.read(rows) for rows in work.batches]
     batches = [Batch(in_memory[step % BATCHES], work.batches[step % BATCHES], 0, step) for step in range(work.all_steps)]
     train_pack(learners, PixelFeed(batches, work.prepared, work.device), lambda report: None, watch.step)

@@ -12,6 +12,7 @@ from raymask.config import RunConfig
 from raymask.config_files import deep_merge
 from raymask.display import Display
 from raymask.errors import BEGINS_ANEW, InputError, one_of
+from raymask.outputs import check_output
 from raymask.paths import absolute, check_writable
 from raymask.pipeline import Result, ray_errors, run
 from raymask.run_files import write_table
@@ -39,10 +40,11 @@ def refit(folder: Path, members: Sequence[str] = (), display: Display | None = N
     check_writable(root, "run, such as a copy of it")
     with ray_errors(root), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
-        from raymask import singles, stages
+        from raymask import singles
+        from raymask.opening import open_run
         from raymask.refit import refit_members
 
-        opened = stages.open_run(config, display)
+        opened = open_run(config, display)
         refitted = refit_members(opened, members, session, display)
         if reason := singles.uncompared(opened):
             display.line("refit", reason)
@@ -78,9 +80,10 @@ def soup(folder: Path, members: Sequence[str] = (), display: Display | None = No
     check_writable(root, "run, such as a copy of it")
     with ray_errors(root), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)
-        from raymask import singles, stages
+        from raymask import singles
+        from raymask.opening import open_run
 
-        opened = stages.open_run(config, display)
+        opened = open_run(config, display)
         chosen = singles.souped_members(opened, members)
         one, vote = singles.voted(opened, session, display)
         soups = singles.make_soups(opened, chosen, vote.views, session, display)
@@ -112,20 +115,22 @@ def vote(
     import pandas as pd
 
     from raymask import election, stages
-    from raymask.data.test_sets import read_test
+    from raymask.opening import drawn_data, read_test_set
 
     display, began = display or Display(), time.monotonic()
     runs = [Run(absolute(folder)) for folder in folders]
     if into is None and len(runs) > 1:
         raise InputError("several runs vote into a folder of their own; name it by --into.")
     target = Run(absolute(into)) if into else runs[0]
+    if [run.root for run in runs] != [target.root]:
+        check_output(target.root, "--into", own="ensemble.json", begun=("oof",))
     config = settled_config(runs[0], settings, {"runs": target.root.parent, "name": target.name})
     check_writable(target.root, "--into")
     voting = election.electorates(runs)
     with ray_errors(target.root, BEGINS_ANEW), ExitStack() as stack:
         session = RaySession(stack, config.compute, display) if predict else None
         decided, scores = election.elect(voting, config.vote, target, config.seed, display)
-        test = read_test(stages.drawn_data(config, display), voting[0].space)
+        test, _ = read_test_set(config, drawn_data(config, display), voting[0].space, display)
         election.predict_test(voting, decided, test, target, session, display)
         election.score_reserve(voting, decided, target, config.seed, session, display)
     save_run_config(target, config)
@@ -260,7 +265,9 @@ def predict(
         RunError: a part failed for good; started again, it goes on with what is unfinished.
     """
     display, root, target = display or Display(), absolute(folder), absolute(out)
+    check_output(target, "--out", own="job.json", begun=("images.parquet",))
     config = settled_config(Run(root), settings, {"vote": {"rule": rule}} if rule else None)
+    config = config.model_copy(update={"runs": root.parent})
     check_writable(target, "--out")
     with ray_errors(target), ExitStack() as stack:
         session = RaySession(stack, config.compute, display)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
+from raymask.config import RunConfig
 from raymask.data.decode import InputSpec
 from raymask.data.stream import by_actors, limit_execution
 from raymask.errors import InputError
+from raymask.hashing import UNKNOWN, Version, file_stamp, fingerprint, remembered_digests, text_digest, versions_of
 from raymask.inference import Models, Panel, Predictor, specs_of, weights_bytes
 from raymask.plan import ActorPool, split_pool
 from raymask.predict import PIXELS, decoded_block
-from raymask.run_files import read_json, replacing, write_json, write_table
+from raymask.run_files import read_json, read_table, replacing, write_json, write_table
 
 IMAGES_PER_CHUNK = 64
 CHUNKS_PER_SHARD = 32
@@ -51,36 +52,71 @@ class Output:
         """Predictions of one shard; it exists when it is whole."""
         return self.root / "predictions" / f"part-{number:05d}.parquet"
 
+    def versions(self, number: int) -> Path:
+        """What the files of one shard held when they were predicted; written before it."""
+        return self.root / "versions" / f"part-{number:05d}.parquet"
 
-def begin(output: Output, images: pd.DataFrame, identity: str) -> None:
-    """Opens a folder of predictions, new or cut off.
+
+def begin(output: Output, images: pd.DataFrame, identity: str) -> list[str]:
+    """Opens a folder of predictions, new or cut off, and forgets the shards of images that have changed since.
 
     Args:
-        output: the folder.
+        output: the folder, which `raymask.outputs` has checked.
         images: image_id and path.
         identity: what tells this vote and its models from others.
+
+    Returns:
+        Ids of the images that have changed since they were predicted.
 
     Raises:
         InputError: the folder holds predictions of other images or by another vote.
     """
-    hashed = pd.util.hash_pandas_object(images[["image_id", "path"]], index=False).to_numpy()
-    wanted = {"images": len(images), "fingerprint": hashlib.sha256(hashed.tobytes() + identity.encode()).hexdigest()[:16]}
-    if output.job.exists():
-        if read_json(output.job) != wanted:
-            raise InputError(f"'{output.root}' holds predictions of other images or by other models; choose another --out.")
-        return
-    output.root.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pandas(images[["image_id", "path"]], preserve_index=False)
-    with replacing(output.images) as draft:
-        pq.write_table(table, draft, row_group_size=IMAGES_PER_CHUNK)
-    write_json(output.job, wanted)
+    wanted = {"images": len(images), "fingerprint": text_digest(identity, fingerprint(images[["image_id"]]))}
+    begun = output.job.exists()
+    if begun and read_json(output.job) != wanted:
+        raise InputError(f"'{output.root}' holds predictions of other images or by other models; choose another --out.")
+    known = read_table(output.images, {"image_id": "text", "path": "text"}) if begun else images.head(0)
+    if not begun or known["path"].tolist() != images["path"].tolist():
+        output.root.mkdir(parents=True, exist_ok=True)
+        table = pa.Table.from_pandas(images[["image_id", "path"]], preserve_index=False)
+        with replacing(output.images) as draft:
+            pq.write_table(table, draft, row_group_size=IMAGES_PER_CHUNK)
+        write_json(output.job, wanted)
+    return _forget_changed(output, images, known)
 
 
-def identity_of(panel: Panel) -> str:
-    """Tells a vote and its models apart: their names, and when and how large their weights were written."""
-    weights = {name: (folder / "model.safetensors").stat() for name, folder in panel.models.items()}
-    told = {name: [state.st_size, state.st_mtime_ns] for name, state in weights.items()}
-    return json.dumps([panel.vote.to_json(), told], sort_keys=True)
+def _forget_changed(output: Output, images: pd.DataFrame, known: pd.DataFrame) -> list[str]:
+    """Removes the shards of images whose files hold something else than what was predicted; returns those images' ids."""
+    size, changed = IMAGES_PER_CHUNK * CHUNKS_PER_SHARD, list[str]()
+    for number in range(-(-len(known) // size)):
+        if not output.shard(number).exists():
+            continue
+        here = slice(number * size, (number + 1) * size)
+        then, now = known[here], images[here]
+        if not output.versions(number).exists():
+            output.shard(number).unlink()  # of an older raymask
+            continue
+        read = read_table(output.versions(number), {"stamp": "text", "digest": "text"})
+        rows = zip(read["stamp"], read["digest"], then["path"].to_numpy() == now["path"].to_numpy(), strict=True)
+        before = [Version(stamp if in_place else "", digest) for stamp, digest, in_place in rows]
+        after = versions_of(now["path"].tolist(), before)
+        other = [one.digest != another.digest for one, another in zip(before, after, strict=True)]
+        if any(other):
+            output.shard(number).unlink()
+            changed += now["image_id"][other].tolist()
+    return changed
+
+
+def identity_of(panel: Panel, config: RunConfig) -> str:
+    """Tells a vote and its models apart, by the contents of their files.
+
+    Args:
+        panel: who votes.
+        config: says where digests are remembered.
+    """
+    files = [str(folder / name) for folder in panel.models.values() for name in ("meta.json", "model.safetensors")]
+    told = [panel.vote.to_json(), panel.prior.tolist(), list(panel.models), remembered_digests(files, config)]
+    return json.dumps(told, sort_keys=True)
 
 
 def missing_shards(output: Output, images: int) -> list[int]:
@@ -147,7 +183,9 @@ def predict_shards(
             waiting.setdefault(shard, []).append(rows)
             if sum(map(len, waiting[shard])) == _images_of(shard, images):
                 whole = pd.concat(waiting.pop(shard)).sort_values("row", kind="stable")
-                write_table(output.shard(shard), whole.drop(columns=["chunk", "row"]).reset_index(drop=True))
+                whole = whole.drop(columns=["chunk", "row"]).reset_index(drop=True)
+                write_table(output.versions(shard), whole[["stamp", "digest"]])
+                write_table(output.shard(shard), whole.drop(columns=["stamp", "digest"]))
             done += len(rows)
             progress(done, images)
     assert not waiting, "every image of a shard is predicted once"
@@ -164,19 +202,23 @@ def _chunks_of(shard: int, images: int) -> range:
 
 
 @lru_cache(maxsize=2)
-def _opened(file: Path) -> pq.ParquetFile:
+def _opened(file: Path, stamp: str) -> pq.ParquetFile:
     return pq.ParquetFile(file)
 
 
 def _decode(chunks: dict[str, Any], file: Path, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
-    """Blocks of one chunk: its number, row, image_id, problem, and (n, H, W, 3) uint8 pixels for each spec."""
+    """Blocks of one chunk: its number, row, image_id, version and problem, and (n, H, W, 3) uint8 pixels for each spec."""
     for chunk in chunks["item"].tolist():
-        rows = _opened(file).read_row_group(chunk).to_pandas()
+        rows = _opened(file, file_stamp(file)).read_row_group(chunk).to_pandas()
+        paths = rows["path"].tolist()
+        versions = versions_of(paths, [UNKNOWN] * len(paths))
         yield {
             "chunk": np.full(len(rows), chunk),
             "row": chunk * IMAGES_PER_CHUNK + np.arange(len(rows)),
             "image_id": rows["image_id"].to_numpy(dtype=object),
-            **decoded_block(rows["path"].tolist(), specs),
+            "stamp": np.asarray([version.stamp for version in versions], dtype=object),
+            "digest": np.asarray([version.digest for version in versions], dtype=object),
+            **decoded_block(paths, specs),
         }
 
 
@@ -199,7 +241,7 @@ class Speaker:
                 model, head = column.removeprefix(f"{SAID}|").rsplit("|", 1)  # a run's folder, and so a model, may hold a bar
                 by_model[model][head] = values
         table = self.panel.table(block["image_id"], block["problem"], by_model)
-        return table.assign(chunk=block["chunk"], row=block["row"])
+        return table.assign(**{name: block[name] for name in ("chunk", "row", "stamp", "digest")})
 
 
 def read_predictions(output: Output, columns: Sequence[str] | None = None) -> pd.DataFrame:

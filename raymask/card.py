@@ -187,7 +187,8 @@ def _scores(written: Mapping[str, Any]) -> str:
         rows.append([f"{target}, out of fold", f"macro-F1 {score['f1']:.4f}, accuracy {score['accuracy']:.4f}"])
     return (
         f"{table(['score', '(95% interval)'], rows)}\nOut of fold: each image is predicted by models that never saw its group, "
-        "by a vote that was fitted on other groups. What choosing among many votes flatters is taken off the expected score.\n"
+        "by a vote that was fitted on other groups. What choosing among many votes flatters is taken off the expected score. "
+        f"{written.get('estimate_of', '')}\n"
     )
 
 

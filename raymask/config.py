@@ -391,11 +391,11 @@ def dump_config(config: RunConfig) -> str:
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """Sentences such as `recipe.epochs was 5 and is 8` for what differs and makes another run."""
-    # Vote and test set decide stages that are done again whenever they change; the others change no result. A teacher is told
-    # from another by what it says, not by where it lies.
+    # Vote and test set decide stages that are done again whenever they change; the others change no result. Data and a teacher
+    # are told from others by what they say, not by where they lie.
     without: dict[str, Any] = {
         **dict.fromkeys(("name", "runs", "cache", "compute", "vote"), True),
-        "data": {"test", "test_root", "max_missing_test"},
+        "data": {"path", "test", "image_root", "test_root", "max_missing_test"},
         "teacher": {"run"},
     }
     before = flatten(old.model_dump(mode="json", exclude=without))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from raymask.data.test_sets import TestSet
 from raymask.display import Display
 from raymask.ensemble import ByHead, check_complete
 from raymask.errors import InputError
+from raymask.hashing import file_digest, fingerprint, remembered_digests, text_digest, with_digests
+from raymask.identity import check_unchanged, without_places
 from raymask.metrics import Score, score_heads, score_joint
 from raymask.oof import collect_oof, oof_by_view, replica_by_head
 from raymask.plan import plan_actors
@@ -29,7 +30,7 @@ from raymask.store import ReplicaId, Run, add_timing, load_run_config, read_ense
 from raymask.submit import prediction_table, submission_table
 from raymask.tasks import JOINT, LabelSpace
 from raymask.viewing import ViewPlan
-from raymask.vote import Evidence, Vote, decide, summary
+from raymask.vote import Evidence, Vote, decide, summary, what_is_expected
 from raymask.vote_files import read_vote
 
 Scores = dict[str, dict[str, Score]]
@@ -84,7 +85,8 @@ def validated_images(one: Electorate) -> pd.DataFrame:
 
 def reserved_images(run: Run) -> pd.DataFrame:
     """The images of the people held out from everything, in the order of their predictions."""
-    return pd.read_parquet(run.reserve).sort_values("image_id", kind="stable").reset_index(drop=True)
+    images = pd.read_parquet(run.reserve).sort_values("image_id", kind="stable", ignore_index=True)
+    return images if "digest" in images else with_digests(images, load_run_config(run))  # of an older raymask
 
 
 def elect(runs: Sequence[Electorate], config: VoteConfig, into: Run, seed: int, display: Display) -> tuple[Vote, Scores]:
@@ -121,6 +123,7 @@ def elect(runs: Sequence[Electorate], config: VoteConfig, into: Run, seed: int, 
     members = {name: {"run": str(one.run.root), "member": of_run} for one in runs for name, of_run in one.names.items()}
     prior = np.bincount(truth[JOINT], minlength=space.joint_size) / len(ids)
     told |= {"members": members, "prior": prior.tolist(), **summary(decision)}
+    told["estimate_of"] = what_is_expected(max(len(one.folds) for one in runs))
     write_json(into.ensemble, {**told, "oof": scores})
     add_timing(into, "vote", time.monotonic() - began)
     _say(told, decision.vote, display)
@@ -144,6 +147,8 @@ def _say(told: Mapping[str, Any], vote: Vote, display: Display) -> None:
         "vote",
         f"{vote.fitted.candidate}, views {vote.views}: {told['metric']} of {ranges.format(**expected)} is expected on new people",
     )
+    if told["estimate_of"]:
+        display.line("vote", told["estimate_of"])
     chosen = next(row for row in rows if row["chosen"])
     shown = [row for row in rows if row in rows[:MOST_ROWS] or row is chosen or (row["rule"], row["adjust"]) == ("soft", "none")]
     table = [
@@ -176,18 +181,28 @@ def _evidence(runs: Sequence[Electorate], images: pd.DataFrame) -> Evidence:
 
 
 def _fingerprint(runs: Sequence[Electorate], config: VoteConfig, seed: int) -> str:
-    digest = hashlib.sha256(repr((ENSEMBLE_FORMAT, config.model_dump_json(), seed)).encode())
+    parts = [repr((ENSEMBLE_FORMAT, config.model_dump_json(), seed))]
     for one in runs:
-        digest.update(one.run.manifest.read_bytes())
+        parts.append(fingerprint(without_places(pd.read_parquet(one.run.manifest))))
         for name, of_run in one.names.items():
-            digest.update(name.encode() + one.run.oof(of_run).read_bytes())
-    return digest.hexdigest()[:16]
+            parts += [name, file_digest(one.run.oof(of_run))]
+    return text_digest(*parts)[:16]
 
 
-def fingerprint(images: pd.DataFrame) -> str:
-    """Tells tables of images apart."""
-    hashed = pd.util.hash_pandas_object(images, index=False).to_numpy()
-    return hashlib.sha256(hashed.tobytes()).hexdigest()[:16]
+def model_digests(one: Electorate, replicas: Sequence[ReplicaId]) -> dict[str, str]:
+    """Digests of the weights of a run's models, by name."""
+    files = [str(one.run.weights(replica)) for replica in replicas]
+    return dict(zip(map(str, replicas), remembered_digests(files, one.config), strict=True))
+
+
+def _replicas(one: Electorate) -> list[ReplicaId]:
+    return [ReplicaId(member, fold) for member in one.names.values() for fold in one.folds]
+
+
+def what_is_predicted(one: Electorate, images: pd.DataFrame, views: ViewPlan) -> dict[str, Any]:
+    """What tells predictions apart: the images' contents, the views, and the models' weights."""
+    images = images[["image_id", "digest"]]
+    return {"fingerprint": fingerprint(images), "views": views.to_json(), "models": model_digests(one, _replicas(one))}
 
 
 def replica_predictions(
@@ -197,7 +212,7 @@ def replica_predictions(
 
     Args:
         one: the run whose replicas predict.
-        images: image_id and path.
+        images: image_id, path and digest.
         kind: `test` or `reserve`.
         views: what is predicted under.
         session: Ray; None to refuse where it would be needed.
@@ -206,22 +221,28 @@ def replica_predictions(
     Raises:
         InputError: there is something to predict, and no session.
     """
-    run, said = one.run, f"{len(images)} {kind} images"
+    run, said, what = one.run, f"{len(images)} {kind} images", f"{kind} images"
     file = {"test": run.test_predictions, "reserve": run.reserve_predictions}[kind]
     marker = file.with_name("source.json")
-    wanted = {"fingerprint": fingerprint(images[["image_id", "path"]]), "views": views.to_json()}
-    replicas = [ReplicaId(member, fold) for member in one.names.values() for fold in one.folds]
-    if file.exists() and marker.exists() and read_json(marker) == wanted:
+    replicas, wanted = _replicas(one), what_is_predicted(one, images, views)
+    known = read_json(marker) if file.exists() and marker.exists() else {}
+    if known == wanted:
         display.line("predict", f"{said} are predicted already")
         return pd.read_parquet(file)
+    changed = known and known["fingerprint"] != wanted["fingerprint"]
     if session is None:
-        raise InputError(f"'{run.root}' has no predictions of its {kind} images under the views {views}; add --predict.")
+        why = "and these are others than were predicted" if changed else f"under the views {views}"
+        raise InputError(f"'{run.root}' has no predictions of its {kind} images {why}; add --predict.")
+    if changed:
+        display.line("predict", f"the {what} are others than those that were predicted: all are predicted again")
+    check_unchanged(images, one.config, what)
     from raymask.predict import predict
 
     pool = plan_actors(session.nodes)
     began = time.monotonic()
-    with display.counting("predict", f"{kind} images") as count:
+    with display.counting("predict", what) as count:
         predicted = predict(run, images, replicas, views, pool, count)
+    check_unchanged(images, one.config, what)
     add_timing(run, "predict", time.monotonic() - began)
     write_table(file, predicted)
     write_json(marker, wanted)
@@ -297,10 +318,10 @@ def score_reserve(
     found, resampled = compare(metric, space, truth[JOINT], [elected], groups, seed)
     whole = {"images": len(held_out), "groups": int(groups.max()) + 1, **interval(float(found[0]), resampled[0])}
     write_json(into.ensemble, {**known, "reserve": {**whole, "scores": scores}})
-    expected = known["estimate"]
+    expected, of = known["estimate"], " of one fold's models" if len(rounds) > 1 else ""
     display.line(
         "vote",
         f"on {whole['groups']} groups held out from everything {metric} is {whole['score']:.4f} ({whole['low']:.4f} to "
-        f"{whole['high']:.4f}); {expected['score']:.4f} was expected",
+        f"{whole['high']:.4f}); {expected['score']:.4f} was expected{of}",
     )
     return whole

@@ -28,6 +28,7 @@ from raymask.graphs import output_names
 from raymask.inference import FOLDS, Panel, Predictor, read_panel, specs_of
 from raymask.model_files import META, WEIGHTS, read_model
 from raymask.models import read_weights
+from raymask.outputs import check_output
 from raymask.paths import absolute, check_writable
 from raymask.plan import input_spec
 from raymask.run_files import replacing, within, write_json, write_text
@@ -101,8 +102,7 @@ def _check_asked(out: Path, formats: str, opset: int) -> None:
         raise InputError(f"there is no format '{formats}'; it may be {one_of(FORMATS, formats)}.")
     if not LEAST_OPSET <= opset <= MOST_OPSET:
         raise InputError(f"ONNX opset {opset} cannot be written; it may be {LEAST_OPSET} to {MOST_OPSET}.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"'{out}' is there already; give a new folder.")
+    check_output(out, "--out")
     check_writable(out, "--out")
     lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if lacking and "onnx" in FORMATS[formats]:

@@ -11,6 +11,7 @@ import pandas as pd
 from raymask import election
 from raymask.display import Display
 from raymask.election import Electorate
+from raymask.identity import check_unchanged
 from raymask.oof import replica_by_head
 from raymask.plan import plan_actors
 from raymask.resample import Interval, Metric, compare, group_numbers, interval, parse_metric
@@ -79,7 +80,11 @@ def compare_runs(before: Run, after: Run, seed: int, rule: str, session: RaySess
     [one] = election.electorates([after])
     member = next(iter(one.names.values()))
     whole = ReplicaId(member, WHOLE) if len(one.names) == 1 and after.finished(ReplicaId(member, WHOLE)) else None
-    made_of = {"before": known["fingerprint"], "after": taught["fingerprint"], "whole": str(whole) if whole else None}
+    made_of = {
+        "before": known["fingerprint"],
+        "after": taught["fingerprint"],
+        "whole": election.model_digests(one, [whole]) if whole else None,
+    }
     if after.gain.exists() and read_json(after.gain)["made_of"] == made_of:
         return dict(read_json(after.gain))
     metric, images = parse_metric(taught["metric"], one.space), election.validated_images(one)
@@ -121,6 +126,7 @@ def score_whole(
     pool = plan_actors(session.nodes)
     with display.counting("predict", "reserve images") as count:
         predicted = predict(one.run, held_out[["image_id", "path"]], [whole], vote.views, pool, count)
+    check_unchanged(held_out, one.config, "reserve images")
     joint = vote({name: replica_by_head(predicted, whole) for name in one.names})
     truth, groups = held_out[f"label_{JOINT}"].to_numpy(np.int64), group_numbers(held_out["group"])
     scores, resampled = compare(metric, one.space, truth, [joint.argmax(axis=1)], groups, seed)

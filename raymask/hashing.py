@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,14 +23,16 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from raymask.config import RunConfig
-from raymask.data import files
+from raymask.data import embedded, files
 from raymask.run_files import write_table
 from raymask.store import cache_root
 
 DIGEST_BYTES = 16
 YOUNG_SECONDS = 2.0
 """A file may change again without another stamp for so long, as the clocks of some file systems tick."""
-THREADS, FILES_AT_A_TIME = 16, 64
+THREADS, FILES_AT_A_TIME = 16, 8
+
+Progress = Callable[[int, int], None]
 
 _blake2b = partial(hashlib.blake2b, digest_size=DIGEST_BYTES)
 
@@ -78,13 +80,19 @@ def fingerprint(table: pd.DataFrame) -> str:
     return hashlib.sha256(hashed.tobytes()).hexdigest()[:16]
 
 
-def versions_of(paths: Sequence[str], known: Sequence[Version], listed: Sequence[tuple[int, str]] | None = None) -> list[Version]:
+def versions_of(
+    paths: Sequence[str],
+    known: Sequence[Version],
+    listed: Sequence[tuple[int, str]] | None = None,
+    progress: Progress | None = None,
+) -> list[Version]:
     """The version of each file: the known one while its stamp is the same, else read anew, in several threads.
 
     Args:
         paths: local paths and URLs.
         known: what is known of each; `UNKNOWN` for nothing.
         listed: size and stamp of each URL, where they are asked for already.
+        progress: called with (files done, files in all).
     """
     places = range(0, len(paths), FILES_AT_A_TIME)
 
@@ -92,8 +100,13 @@ def versions_of(paths: Sequence[str], known: Sequence[Version], listed: Sequence
         here = range(start, min(start + FILES_AT_A_TIME, len(paths)))
         return [_version(paths[place], known[place], listed[place] if listed else None) for place in here]
 
+    found: list[Version] = []
     with ThreadPoolExecutor(THREADS) as pool:
-        return [version for versions in pool.map(read, places) for version in versions]
+        for versions in pool.map(read, places):
+            found += versions
+            if progress:
+                progress(len(found), len(paths))
+    return found
 
 
 def _version(path: str, known: Version, listed: tuple[int, str] | None) -> Version:
@@ -118,8 +131,13 @@ def _version_of_url(url: str, known: Version, listed: tuple[int, str] | None) ->
     size, told = listed or files.stat_files([url])[0][:2]
     if size == files.MISSING:
         return UNKNOWN
+    if url.startswith(embedded.SCHEME):
+        return Version(told, told)  # of the bytes themselves, which any copy of the Parquet file has
     if not told:
-        return Version("", _blake2b(files.read_bytes(url)).hexdigest())
+        try:
+            return Version("", _blake2b(files.read_bytes(url)).hexdigest())
+        except OSError:
+            return UNKNOWN
     return Version(f"{size} {told}", text_digest(url, str(size), told))
 
 
@@ -133,20 +151,26 @@ def _stamp(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
 
 
-def with_digests(images: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
+def with_digests(images: pd.DataFrame, config: RunConfig, progress: Progress | None = None) -> pd.DataFrame:
     """The table with a column `digest`, of the content of each image's file.
 
     Args:
         images: path of each, and size and stamp where they are known.
         config: says where digests are remembered, beside the prepared images.
+        progress: called with (files done, files in all).
     """
     listed = None
     if {"size", "stamp"} <= set(images.columns):
         listed = list(zip(images["size"].tolist(), images["stamp"].tolist(), strict=True))
-    return images.assign(digest=remembered_digests(images["path"].tolist(), config, listed))
+    return images.assign(digest=remembered_digests(images["path"].tolist(), config, listed, progress))
 
 
-def remembered_digests(paths: Sequence[str], config: RunConfig, listed: Sequence[tuple[int, str]] | None = None) -> list[str]:
+def remembered_digests(
+    paths: Sequence[str],
+    config: RunConfig,
+    listed: Sequence[tuple[int, str]] | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
     """The digest of each file's content, see `versions_of`; what is read is remembered for all runs that share a cache.
 
     The memory is a file for each folder, replaced as a whole: of two processes that write it at once one is forgotten, which
@@ -155,9 +179,9 @@ def remembered_digests(paths: Sequence[str], config: RunConfig, listed: Sequence
     folder = os.path.commonprefix(list(paths)).rpartition("/")[0]  # noqa: RUF071
     memory = cache_root(config) / "digests" / f"{text_digest(folder)}.parquet"
     known = _recalled(memory)
-    versions = versions_of(paths, [known.get(path, UNKNOWN) for path in paths], listed)
+    versions = versions_of(paths, [known.get(path, UNKNOWN) for path in paths], listed, progress)
     new = {path: version for path, version in zip(paths, versions, strict=True) if version.stamp and known.get(path) != version}
-    if new:
+    if new and cache_root(config).is_dir():
         with suppress(OSError):  # without a place to write to, files are read again the next time
             _remember(memory, {**known, **new})
     return [version.digest for version in versions]

@@ -14,7 +14,9 @@ from raymask.store import ReplicaId, Run
 
 
 def collect_oof(run: Run, member: str, folds: Sequence[int], validated: pd.Series) -> bool:
-    """Writes a member's OOF file from its replicas' unless it is there; returns whether it was.
+    """Writes a member's OOF file from its replicas' unless it is there and says what they say; returns whether it is.
+
+    Where replicas' files are gone, one that is there is left as it is.
 
     Args:
         run: where the replicas lie.
@@ -25,13 +27,18 @@ def collect_oof(run: Run, member: str, folds: Sequence[int], validated: pd.Serie
     Raises:
         InputError: an image has no prediction, or two, under one of the views.
     """
-    if run.oof(member).exists():
+    written = run.oof(member).exists()
+    files = [run.replica_oof(ReplicaId(member, fold)) for fold in folds]
+    if written and not all(file.exists() for file in files):
         return True
-    parts = [pd.read_parquet(run.replica_oof(ReplicaId(member, fold))).assign(fold=fold) for fold in folds]
+    parts = [pd.read_parquet(file).assign(fold=fold) for fold, file in zip(folds, files, strict=True)]
     table = pd.concat(parts, ignore_index=True)
     for view, of_view in table.groupby("view"):
         check_complete(f"the out-of-fold predictions of '{member}' ({view})", of_view["image_id"].tolist(), validated.tolist())
-    write_table(run.oof(member), table.sort_values(["image_id", "view"], kind="stable"))
+    table = table.sort_values(["image_id", "view"], kind="stable", ignore_index=True)
+    if written and table.equals(pd.read_parquet(run.oof(member))):
+        return True
+    write_table(run.oof(member), table)
     return False
 
 

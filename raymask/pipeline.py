@@ -52,8 +52,9 @@ def run(config: RunConfig, display: Display | None = None) -> Result:
         # Only now, since they import pandas and its like: Ray is on its way meanwhile.
         from raymask import election, stages
         from raymask.data.folds import replica_folds
+        from raymask.opening import open_run
 
-        opened = stages.open_run(config, display)
+        opened = open_run(config, display)
         caches, manifest = stages.prepare_images(opened, session, display)
         folds = replica_folds(manifest["fold"])
         stages.train_members(opened, folds, caches, manifest["image_id"], session, display)

@@ -8,6 +8,7 @@ from raymask.config import RunConfig
 from raymask.data.sources import label_space
 from raymask.data.test_sets import check_missing, read_images
 from raymask.display import Display
+from raymask.errors import shortened
 from raymask.inference import read_panel
 from raymask.machine import usable_memory
 from raymask.plan import ActorPool, Node, plan_actors
@@ -45,7 +46,9 @@ def predict_images(
     out.mkdir(parents=True, exist_ok=True)
     check_shared(out)
     output = bulk.Output(out)
-    bulk.begin(output, wanted.images, bulk.identity_of(panel))
+    changed = bulk.begin(output, wanted.images, bulk.identity_of(panel, config))
+    if changed:
+        display.line("predict", f"{len(changed)} images have changed since, and are predicted again: {shortened(changed)}")
     pool = plan_actors(nodes)
     groups = bulk.split_models(panel.models, memory_of(nodes, pool))
     if len(groups) > 1:

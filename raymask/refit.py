@@ -10,8 +10,9 @@ from raymask.config import Member
 from raymask.data.folds import replica_folds
 from raymask.display import Display
 from raymask.errors import InputError, one_of, shortened
+from raymask.opening import Opened
 from raymask.session import RaySession
-from raymask.stages import Opened, prepare_images, train_replicas
+from raymask.stages import prepare_images, train_replicas
 from raymask.store import WHOLE, ReplicaId, Run
 
 

@@ -25,7 +25,7 @@ from raymask.data.files import read_bytes
 from raymask.data.sources import label_space
 from raymask.display import duration
 from raymask.errors import shortened
-from raymask.metrics import heads_of, score
+from raymask.metrics import score
 from raymask.plots import plot_curves, plot_reliability
 from raymask.report_vote import Section, counts_votes, member_calibration, vote_line, vote_section
 from raymask.run_files import read_json, write_text
@@ -224,13 +224,12 @@ def outer_steps(values: pd.Series, step: float) -> tuple[float, float]:
 
 
 def curves(material: Material) -> list[dict[str, Any]]:
-    """The learning curves of each member that has any; losses are means over its heads."""
+    """The learning curves of each member that has any."""
     shown = []
     f1_range = outer_steps(material.history.get("f1", pd.Series(dtype=float)), 0.1)
     for member in material.members:
         history = material.history[material.history["member"] == member.name]
         if len(history):
-            history = history.assign(loss=history["loss"] / len(heads_of(member.task, material.space)))
             target = member.task if member.task in material.targets else material.targets[-1]
             shown.append({"name": member.name, "target": target, "plot": plot_curves(history, f1_range)})
     return shown

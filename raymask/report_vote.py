@@ -84,6 +84,7 @@ def vote_section(ensemble: Ensemble, space: LabelSpace) -> Section:
         "views": views_of(vote["views"]),
         "metric": metric_words(ensemble["metric"], space),
         "new": "groups" if ensemble.get("groups", 0) < ensemble.get("images", 0) else "images",
+        "estimate_of": ensemble.get("estimate_of", ""),
         "outcome": outcome(ensemble["estimate"], ensemble.get("reserve")),
         "ways": ways(ensemble["rules"], space),
         "weights": weights_table(vote, space),

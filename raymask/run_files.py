@@ -53,7 +53,8 @@ MENDS = {
     "manifest.parquet": "delete it, and `raymask train --recipe {config}` makes it again",
     "targets.parquet": "delete it, and `raymask train --recipe {config}` makes it again",
     "teacher.json": "delete it and '{root}/targets.parquet', and `raymask train --recipe {config}` makes both again",
-    "source.json": "delete it, and `raymask train --recipe {config}` makes it again",
+    "backbones.json": "delete it, and `raymask train --recipe {config}` makes it again",
+    "source.parquet": "delete it, and `raymask train --recipe {config}` makes it again",
     "*": "`raymask vote {root}` makes it again",
 }
 """What makes a file of a run again, by the end of its path."""

@@ -22,7 +22,6 @@ cross-fitted: each half of the people is predicted by soups that were chosen on 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -39,21 +38,24 @@ from raymask.election import (
     by_round,
     elect,
     electorates,
-    fingerprint,
+    model_digests,
     replica_predictions,
     reserved_images,
     score_reserve,
 )
 from raymask.ensemble import ByHead, check_complete
 from raymask.errors import InputError
+from raymask.hashing import file_digest, fingerprint, text_digest
+from raymask.identity import check_unchanged, without_places
 from raymask.oof import replica_by_head
+from raymask.opening import Opened
 from raymask.plan import input_spec, plan_actors, plan_slots
 from raymask.refit import check_trained, named_members
 from raymask.report import build_report
 from raymask.resample import group_numbers, parse_metric
 from raymask.run_files import read_json, write_json, write_table
 from raymask.session import RaySession
-from raymask.stages import Opened, prepare_images, timed
+from raymask.stages import prepare_images, timed
 from raymask.store import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, add_timing, read_ensemble
 from raymask.tasks import JOINT
 from raymask.viewing import ViewPlan
@@ -143,10 +145,14 @@ def make_soups(
 
 
 def _made(run: Run, member: str, views: ViewPlan) -> bool:
-    """Whether both soups are there; the greedy one is chosen and known under certain views."""
+    """Whether both soups are there, of the replicas as they are; the greedy one is chosen and known under certain views."""
     greedy = ReplicaId(member, GREEDY_SOUP)
-    made = run.finished(ReplicaId(member, SOUP)) and run.finished(greedy)
-    return made and read_json(run.meta(greedy))["views"] == views.to_json()
+    if not (run.finished(ReplicaId(member, SOUP)) and run.finished(greedy)):
+        return False
+    told = read_json(run.meta(greedy))
+    weights = run.replica(greedy).parent.glob(f"fold-*/{run.weights(greedy).name}")
+    now = {file.parent.name: file_digest(file) for file in weights}
+    return bool(told.get("made_of", now) == now and told["views"] == views.to_json())
 
 
 def uncompared(opened: Opened) -> str | None:
@@ -200,15 +206,9 @@ def _singles(one: Electorate, views: ViewPlan) -> list[ReplicaId]:
 
 def _fingerprint(one: Electorate, vote: Vote, held_out: pd.DataFrame, singles: Sequence[ReplicaId]) -> str:
     known = read_ensemble(one.run, "fingerprint", "metric")
-    stamps = _stamps(one.run, [*_replicas(one, one.folds), *singles])
-    parts = (known["fingerprint"], known["metric"], vote.views.to_json(), fingerprint(held_out), stamps)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def _stamps(run: Run, replicas: Sequence[ReplicaId]) -> dict[str, list[int]]:
-    """What tells models of other weights apart without reading them."""
-    stats = {str(replica): run.weights(replica).stat() for replica in replicas}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+    models = model_digests(one, [*_replicas(one, one.folds), *singles])
+    images = fingerprint(without_places(held_out))
+    return text_digest(repr((known["fingerprint"], known["metric"], vote.views.to_json(), images, models)))[:16]
 
 
 def _replicas(one: Electorate, folds: Sequence[int]) -> list[ReplicaId]:
@@ -245,7 +245,7 @@ def _said(
     display: Display,
 ) -> dict[str, dict[str, ByHead]]:
     """Predictions of the reserved images by part (`soup`, ...) and member; those of greedy soups are cross-fitted."""
-    predicted = _predicted(one.run, [each for each in singles if each.fold != GREEDY_SOUP], held_out, views, session, display)
+    predicted = _predicted(one, [each for each in singles if each.fold != GREEDY_SOUP], held_out, views, session, display)
     names = {of_run: name for name, of_run in one.names.items()}
     said: dict[str, dict[str, ByHead]] = defaultdict(dict)
     for replica in singles:
@@ -256,12 +256,13 @@ def _said(
 
 
 def _predicted(
-    run: Run, singles: Sequence[ReplicaId], held_out: pd.DataFrame, views: ViewPlan, session: RaySession, display: Display
+    one: Electorate, singles: Sequence[ReplicaId], held_out: pd.DataFrame, views: ViewPlan, session: RaySession, display: Display
 ) -> pd.DataFrame:
     """What models say of the reserved images, read where it is there already."""
+    run = one.run
     file, marker = run.reserve_singles, run.reserve_singles.with_suffix(".json")
-    images = fingerprint(held_out[["image_id", "path"]])
-    wanted = {"fingerprint": images, "views": views.to_json(), "models": _stamps(run, singles)}
+    images = fingerprint(held_out[["image_id", "digest"]])
+    wanted = {"fingerprint": images, "views": views.to_json(), "models": model_digests(one, singles)}
     if file.exists() and marker.exists() and read_json(marker) == wanted:
         return pd.read_parquet(file)
     if not singles:
@@ -271,6 +272,7 @@ def _predicted(
     pool = plan_actors(session.nodes)
     with display.counting("predict", "reserve images") as count:
         predicted = predict(run, held_out, singles, views, pool, count)
+    check_unchanged(held_out, one.config, "reserve images")
     write_table(file, predicted)
     write_json(marker, wanted)
     display.line("predict", f"{len(held_out)} reserve images by {len(singles)} soups and refits under {len(views.names)} view(s)")

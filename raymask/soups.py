@@ -21,6 +21,7 @@ from raymask.data.decode import decode_file
 from raymask.data.stream import prepared_images
 from raymask.ensemble import ByHead
 from raymask.errors import InputError
+from raymask.hashing import file_digest
 from raymask.inference import BATCH, Predictor, specs_of
 from raymask.metrics import Score
 from raymask.plan import ActorPool, Slots
@@ -126,10 +127,11 @@ def _make(job: SoupJob, threads: int) -> Made:
         device,
     )
     written = {SOUP: soup, GREEDY_SOUP: greedy}
+    made_of = {replica.part: file_digest(run.weights(replica)) for replica in replicas}
     said = reserve_table(held_out["image_id"], ReplicaId(member.name, GREEDY_SOUP), greedy.predictions, job.space)
     write_table(run.replica_reserve(ReplicaId(member.name, GREEDY_SOUP)), said)
     for fold, one in written.items():
-        more = {"ingredients": list(one.ingredients), "views": job.views.to_json(), "reserve": one.scores}
+        more = {"ingredients": list(one.ingredients), "views": job.views.to_json(), "reserve": one.scores, "made_of": made_of}
         write_model(run, member, fold, one.model, job.space, **more)
     return Made(member.name, {fold: one.scores for fold, one in written.items()}, greedy.ingredients)
 

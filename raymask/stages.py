@@ -5,45 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from raymask.config import DataConfig, Member, RunConfig, TeacherConfig, differences, resolve_members
-from raymask.data import files, sources
-from raymask.data.augment import check_augment
+from raymask.config import Member, RunConfig
 from raymask.data.decode import InputSpec
 from raymask.data.features import bank_folder, missing_parts
 from raymask.data.folds import assign_folds, reserve_rows, thin_classes
-from raymask.data.kinds import check_keys, resolve_kind
 from raymask.data.rejected import check_rejected
-from raymask.data.test_sets import TestSet, check_missing, read_test
 from raymask.display import Display, duration
-from raymask.election import Scores, fingerprint
+from raymask.election import Scores
 from raymask.errors import InputError, shortened
 from raymask.hashing import file_digest
-from raymask.paths import absolute
+from raymask.identity import check_unchanged, relocate
+from raymask.opening import Opened
 from raymask.plan import Job, bank_spec, input_spec, plan_actors, plan_run, room_of
-from raymask.run_files import read_json, write_json, write_table
+from raymask.run_files import write_table
 from raymask.session import RaySession
-from raymask.store import ReplicaId, Run, add_timing, cache_root, load_run_config, read_timings, save_run_config
+from raymask.store import ReplicaId, Run, add_timing, cache_root, read_timings
 from raymask.tasks import JOINT, LabelSpace
-from raymask.teacher import Lesson, Teacher, check_teacher, learn, open_teacher
-from raymask.tta import expand_views
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A run whose data are read and whose config is whole."""
-
-    run: Run
-    config: RunConfig
-    space: LabelSpace
-    members: list[Member]
-    source: sources.Source
-    test: TestSet | None
-    teacher: Teacher | None = None
+from raymask.teacher import Lesson, learn
 
 
 @contextmanager
@@ -52,100 +34,6 @@ def timed(run: Run, stage: str) -> Iterator[None]:
     began = time.monotonic()
     yield
     add_timing(run, stage, time.monotonic() - began)
-
-
-def open_run(config: RunConfig, display: Display) -> Opened:
-    """Reads the data, completes the config by what they hold, and opens the run's directory.
-
-    Raises:
-        InputError: the data or config are wrong, or the directory holds a run of another config or other data.
-    """
-    config = config.model_copy(update={"runs": absolute(config.runs), "views": expand_views(config.views)})
-    data = absolute_paths(config.data)
-    config = config.model_copy(update={"data": data.model_copy(update={"kind": resolve_kind(data)})})
-    check_keys(config.data)
-    if config.teacher:
-        teaching = config.teacher.model_copy(update={"run": absolute(config.teacher.run)})
-        config = config.model_copy(update={"teacher": teaching})
-    run, data = Run(config.runs / config.name), drawn_data(config, display)
-    source = sources.read_source(config.model_copy(update={"data": data}))
-    config = config.model_copy(update={"tasks": source.task_configs})
-    members = resolve_members(config)
-    for member in members:
-        check_augment(member.recipe.augment, *member.recipe.height_width)
-    test = read_test(data, source.space)
-    missing = check_missing(test, data.max_missing_test, "data.test_root") if test else ""
-    _refuse_other_run(run, config, source)
-    teacher = open_teacher(config, source, _unlabelled(config.teacher, display)) if config.teacher else None
-    if teacher:
-        check_teacher(run, teacher)
-    people = source.images["group"].nunique()
-    groups = f" of {people} groups" if people < len(source.images) else ""
-    classes = " × ".join(f"{name} {size}" for name, size in zip(source.space.names, source.space.shape, strict=True))
-    asked = f"; {len(test.images)} test images" if test else ""
-    display.line("data", f"{len(source.images)} images{groups}, {classes} = {source.space.joint_size} classes{asked}")
-    for said in sources.class_counts(source):
-        display.line("data", said)
-    for remark in filter(None, [*source.remarks, *(test.remarks if test else ()), missing]):
-        display.warn(remark)
-    run.root.mkdir(parents=True, exist_ok=True)
-    save_run_config(run, config)
-    write_json(run.source, {"fingerprint": fingerprint(source.images)})
-    return Opened(run, config, source.space, members, source, test, teacher)
-
-
-def _unlabelled(teacher: TeacherConfig, display: Display) -> pd.DataFrame | None:
-    """The test images of a teacher: image_id, path, size and stamp; None where they are not to join."""
-    if teacher.unlabelled == "none":
-        return None
-    root = teacher.run
-    config = load_run_config(Run(root)).model_copy(update={"runs": root.parent, "name": root.name})
-    test = read_test(drawn_data(config, display), sources.label_space(config.tasks))
-    if test is None:
-        raise InputError(
-            f"teacher.unlabelled is '{teacher.unlabelled}', but '{root}' has no test images (data.test); give it some, or set "
-            "teacher.unlabelled to none."
-        )
-    if missing := check_missing(test, config.data.max_missing_test, "data.test_root"):
-        display.warn(missing)
-    return test.images
-
-
-def absolute_paths(data: DataConfig) -> DataConfig:
-    """The data's paths so that they hold in any working directory."""
-    given = {key: value for key in ("path", "test", "image_root", "test_root") if (value := getattr(data, key))}
-    return data.model_copy(update={key: files.absolute(value) for key, value in given.items()})
-
-
-def drawn_data(config: RunConfig, display: Display) -> DataConfig:
-    """Where the data are, those of the demo being drawn first."""
-    if config.data.kind != "demo":
-        return config.data
-    return config.data.model_copy(update={"path": str(draw_demo(config, display))})
-
-
-def draw_demo(config: RunConfig, display: Display) -> Path:
-    """The embedded demo data set, drawn if it is not there yet."""
-    from raymask.data.demo import write_demo
-
-    people, test_people = config.data.demo_people, config.data.demo_test_people
-    folder = cache_root(config) / f"demo-{people}-{test_people}"
-    if not folder.exists():
-        display.line("data", f"drawing the photos of {people} + {test_people} people")
-    return write_demo(folder, people=people, test_people=test_people)
-
-
-def _refuse_other_run(run: Run, config: RunConfig, source: sources.Source) -> None:
-    if not run.config.exists():
-        return
-    changed = differences(load_run_config(run), config)
-    if not changed and run.source.exists() and read_json(run.source)["fingerprint"] != fingerprint(source.images):
-        changed = ["the images or labels are not the ones that it began with"]
-    if changed:
-        more = f" (and {len(changed) - 1} more differences)" if len(changed) > 1 else ""
-        raise InputError(
-            f"'{run.root}' holds another run: {changed[0]}{more}; give this one another --name, or delete that folder."
-        )
 
 
 def prepare_images(opened: Opened, session: RaySession, display: Display) -> tuple[dict[InputSpec, Path], pd.DataFrame]:
@@ -177,10 +65,21 @@ def prepare_images(opened: Opened, session: RaySession, display: Display) -> tup
             for spec in missing:
                 with display.counting("prepare", f"images at {spec.width}×{spec.height}") as count:
                     prepare(images, spec, caches[spec][0], count)
+                _check_prepared(images, caches[spec][0], config)
                 display.line("prepare", f"{len(images)} images at {spec.width}×{spec.height}")
     folders = {spec: folder for spec, (folder, _) in caches.items()}
     broken = pd.concat([problems(folder) for folder in folders.values()]).drop_duplicates("image_id")
     return folders, _manifest(opened, lesson, broken, display)
+
+
+def _check_prepared(images: pd.DataFrame, folder: Path, config: RunConfig) -> None:
+    from raymask.data.cache import index_path
+
+    try:
+        check_unchanged(images, config, "images")
+    except InputError:
+        index_path(folder).unlink()  # what was prepared is not what the cache's name says
+        raise
 
 
 def _manifest(opened: Opened, lesson: Lesson | None, broken: pd.DataFrame, display: Display) -> pd.DataFrame:
@@ -191,7 +90,10 @@ def _manifest(opened: Opened, lesson: Lesson | None, broken: pd.DataFrame, displ
     if len(rejected):
         display.warn(f"{len(rejected)} images are set aside, see {run.rejected}")
     if run.manifest.exists():
-        return pd.read_parquet(run.manifest)
+        images = lesson.images if lesson else source.images
+        if run.reserve.exists():
+            relocate(run.reserve, images)
+        return relocate(run.manifest, images)
     if lesson:
         if len(lesson.reserve):
             write_table(run.reserve, lesson.reserve)

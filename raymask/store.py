@@ -73,13 +73,13 @@ class Run:
 
     @property
     def source(self) -> Path:
-        """Fingerprint of the training images and labels that the run began with."""
-        return self._at("source.json")
+        """The training images that the run began with: image_id, group, labels, and the digest of each file's content."""
+        return self._at("source.parquet")
 
     @property
     def backbones(self) -> Path:
         """Digests of the weights that members start from, by the member's name."""
-        return self.root / "backbones.json"
+        return self._at("backbones.json")
 
     @property
     def test_source(self) -> Path:

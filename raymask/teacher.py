@@ -12,7 +12,6 @@ everything (`folds.reserve`), which no run of the two saw, are its clean measure
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from raymask.display import Display
 from raymask.election import ENSEMBLE_FORMAT, Electorate
 from raymask.ensemble import ByHead, check_complete
 from raymask.errors import InputError, shortened
+from raymask.hashing import file_digest, fingerprint, text_digest
 from raymask.run_files import read_json, write_json, write_table
 from raymask.session import RaySession
 from raymask.store import ANY_FOLD, WHOLE, Run, read_ensemble
@@ -149,7 +149,7 @@ class Teacher:
     oof: pd.DataFrame
     """The ensemble's out-of-fold predictions."""
     unlabelled: pd.DataFrame | None
-    """image_id, path, size and stamp of the test images; None where they do not join."""
+    """image_id, path, size, stamp and digest of the test images; None where they do not join."""
     fingerprint: str
     labelled: frozenset[str] = frozenset()
     """Ids of the test images that are labelled images too, and would join the folds that are validated on them."""
@@ -197,14 +197,13 @@ def open_teacher(config: RunConfig, source: Source, unlabelled: pd.DataFrame | N
     if of_itself.config.folds != config.folds:
         raise InputError(f"folds: they are those of the teacher; leave them as they are in '{run.config}'.")
     _check_images(voting, source)
-    digest = hashlib.sha256(json.dumps([known["fingerprint"], known["vote"]], sort_keys=True).encode())
-    digest.update(run.oof_ensemble.read_bytes())
+    said = [json.dumps([known["fingerprint"], known["vote"]], sort_keys=True), file_digest(run.oof_ensemble)]
     if unlabelled is not None:
-        digest.update(election.fingerprint(unlabelled).encode())
+        said.append(fingerprint(unlabelled[["image_id", "digest"]]))
     oof = pd.read_parquet(run.oof_ensemble)
     vote = read_vote(run.ensemble, known["vote"], space, config.vote.rule)
     labelled = frozenset[str]() if unlabelled is None else among(unlabelled, source.images)
-    return Teacher(config.teacher, voting, vote, oof, unlabelled, digest.hexdigest()[:16], labelled)
+    return Teacher(config.teacher, voting, vote, oof, unlabelled, text_digest(*said)[:16], labelled)
 
 
 def _voting(run: Run, members: Mapping[str, Mapping[str, str]]) -> tuple[Electorate, ...]:
@@ -230,9 +229,9 @@ def _fold_of(run: Run) -> pd.Series:
 
 def _check_images(voting: Sequence[Electorate], source: Source) -> None:
     run = voting[0].run
-    columns = ["image_id", "group", f"label_{JOINT}"]
-    tables = [pd.read_parquet(file, columns=columns) for file in (run.manifest, run.reserve) if file.exists()]
-    theirs = pd.concat(tables)
+    theirs = pd.concat([pd.read_parquet(file) for file in (run.manifest, run.reserve) if file.exists()])
+    columns = ["image_id", "group", f"label_{JOINT}", *(["digest"] if "digest" in theirs else [])]
+    theirs = theirs[columns]
     theirs = theirs[theirs[f"label_{JOINT}"] != UNLABELLED].set_index("image_id").sort_index()
     ours = source.images[columns].set_index("image_id")
     gone = theirs.index.difference(ours.index).tolist()
@@ -327,7 +326,7 @@ def _said_of_unlabelled(teacher: Teacher, session: RaySession, display: Display)
     assert teacher.unlabelled is not None
     if teacher.labelled:
         display.warn(f"{len(teacher.labelled)} unlabelled images are labelled images too, and do not join")
-    images, views = teacher.unlabelled[["image_id", "path"]], teacher.vote.views
+    images, views = teacher.unlabelled[["image_id", "path", "digest"]], teacher.vote.views
     predicted = [election.replica_predictions(one, images, "test", views, session, display) for one in teacher.voting]
     joining = [(table["problem"] == "") & ~table["image_id"].isin(teacher.labelled) for table in predicted]
     readable = [table[here].reset_index(drop=True) for table, here in zip(predicted, joining, strict=True)]

@@ -255,6 +255,16 @@ def _bins(probabilities: npt.ArrayLike, labels: Labels) -> list[dict[str, float]
     return [{str(name): float(value) for name, value in row.items()} for row in bins[bins["images"] > 0].to_dict("records")]
 
 
+def what_is_expected(folds: int) -> str:
+    """A sentence on what an expected score is of, where several folds' models vote on a new image; empty for one fold."""
+    if folds == 1:
+        return ""
+    return (
+        "This is the score of one fold's models an image, which is all that out-of-fold predictions tell; on new images the "
+        f"models of {folds} folds vote together, which usually does better."
+    )
+
+
 def summary(decision: Decision) -> dict[str, Any]:
     """What `ensemble.json` keeps of a decision beside scores: the vote itself and all tables."""
     choice, views = decision.choice, decision.views

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from raymask.config import Member, load_config, resolve_members
 from raymask.data.sources import Source, read_source
 from raymask.data.test_sets import read_test
 from raymask.display import Display
+from raymask.election import Electorate
+from raymask.hashing import with_digests
+from raymask.identity import keep_source
 from raymask.metrics import heads_of
 from raymask.models import build_classifier
 from raymask.report import build_report
@@ -49,10 +53,11 @@ def make_run(root: Path, photos: Path, **over: Any) -> Run:
     config = load_config("demo", overrides={**values, "name": root.name, "runs": root.parent})
     config = config.model_copy(update={"data": config.data.model_copy(update={"kind": "competition"})})
     source = read_source(config)
+    source = replace(source, images=with_digests(source.images, config))
     config = config.model_copy(update={"tasks": source.task_configs})
     run, rng = Run(root), np.random.default_rng(0)
     save_run_config(run, config)
-    write_json(run.source, {"fingerprint": election.fingerprint(source.images)})
+    keep_source(run, source.images)
     write_table(run.rejected, source.rejected)
     manifest = source.images.assign(fold=np.unique(source.images["group"], return_inverse=True)[1] % FOLDS)
     write_table(run.manifest, manifest)
@@ -100,21 +105,21 @@ def predict_and_report(run: Run, source: Source) -> None:
     vote, _ = election.elect([one], config.vote, run, 0, _silent())
     test = read_test(config.data, one.space)
     assert test is not None
-    write_table(run.reserve, source.images.head(20))
+    test = replace(test, images=with_digests(test.images, config))
+    write_table(run.reserve, with_digests(source.images.head(20), config))
     for file, images in ((run.test_predictions, test.images), (run.reserve_predictions, election.reserved_images(run))):
-        _write_predictions(file, run, images, vote.views, one.space, rng)
+        _write_predictions(file, one, images, vote.views, rng)
     election.predict_test([one], vote, test, run, None, _silent())
     election.score_reserve([one], vote, run, 0, None, _silent())
     build_report(run)
 
 
-def _write_predictions(file: Path, run: Run, images: pd.DataFrame, views: ViewPlan, space: LabelSpace, rng: Any) -> None:
+def _write_predictions(file: Path, one: Electorate, images: pd.DataFrame, views: ViewPlan, rng: Any) -> None:
     columns: dict[str, Any] = {}
-    for member in resolve_members(load_run_config(run)):
+    for member in resolve_members(one.config):
         for fold in range(FOLDS):
             prefix = f"{ReplicaId(member.name, fold)}|"
-            columns |= _drawn(heads_of(member.task, space), space, len(images), rng, prefix)
+            columns |= _drawn(heads_of(member.task, one.space), one.space, len(images), rng, prefix)
     table = pd.DataFrame({"image_id": images["image_id"].to_numpy(), "problem": "", **columns})
     write_table(file, table.sort_values("image_id", kind="stable"))
-    wanted = {"fingerprint": election.fingerprint(images[["image_id", "path"]]), "views": views.to_json()}
-    write_json(file.with_name("source.json"), wanted)
+    write_json(file.with_name("source.json"), election.what_is_predicted(one, images, views))

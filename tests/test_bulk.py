@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ from raymask import afterwards, bulk
 from raymask.bulk import Output, missing_shards, read_predictions, split_models
 from raymask.display import Display
 from raymask.errors import InputError
+from raymask.hashing import UNKNOWN, versions_of
 from raymask.inference import read_panel, specs_of
 from raymask.predict import decoded_block
+from raymask.run_files import write_table
 from raymask.store import Run
 
 
@@ -114,12 +117,31 @@ class TestShards:
         assert found["image_id"].tolist() == ["p5", "p4", "p3", "p2", "p1", "p0"]
         np.testing.assert_array_equal(found["joint"], expected["joint"][:6][::-1])
 
-    def test_another_job_in_the_same_folder_is_refused(self, run: Run, folder: Path, tmp_path: Path) -> None:
-        bulk.begin(Output(tmp_path), pd.DataFrame({"image_id": ["a"], "path": ["a"]}), "vote")
-        bulk.begin(Output(tmp_path), pd.DataFrame({"image_id": ["a"], "path": ["a"]}), "vote")
-        for ids, vote in ((["b"], "vote"), (["a"], "other vote")):
-            with pytest.raises(InputError, match="holds predictions of other images or by other models; choose another --out"):
-                bulk.begin(Output(tmp_path), pd.DataFrame({"image_id": ids, "path": ids}), vote)
+    def test_images_that_changed_are_predicted_again_and_copies_are_not(
+        self, run: Run, folder: Path, expected: pd.DataFrame, tmp_path: Path
+    ) -> None:
+        images, out = tmp_path / "images", Output(tmp_path / "out")
+        shutil.copytree(folder, images)
+        predict(run, images, out.root)
+        before = {path: path.stat().st_mtime_ns for path in out.shard(0).parent.iterdir()}
+        images.rename(tmp_path / "moved")
+        shutil.copytree(tmp_path / "moved", images, copy_function=shutil.copyfile)
+        moved_run = shutil.copytree(run.root, tmp_path / "runs" / run.name, copy_function=shutil.copyfile)
+        assert "have changed" not in predict(Run(moved_run), images, out.root)
+        assert {path: path.stat().st_mtime_ns for path in out.shard(0).parent.iterdir()} == before
+        [broken, whole] = [sorted(images.iterdir())[number] for number in (5, 6)]
+        stamps = broken.stat()
+        broken.write_bytes(whole.read_bytes())
+        os.utime(broken, ns=(stamps.st_atime_ns, stamps.st_mtime_ns))
+        said = predict(run, images, out.root)
+        assert "1 images have changed since, and are predicted again" in " ".join(said.split())
+        mended = expected.copy()
+        mended.loc[5] = mended.loc[6]
+        mended.loc[5, "image_id"] = broken.name
+        check_same(read_predictions(out), mended)
+        assert pd.read_csv(out.root / "problems.csv").empty
+        now = {path: path.stat().st_mtime_ns for path in out.shard(0).parent.iterdir()}
+        assert [path for path in before if now[path] != before[path]] == [out.shard(0)]
 
     @pytest.mark.parametrize(
         ("images", "sentence"),
@@ -139,6 +161,72 @@ class TestShards:
         (tmp_path / "columns.csv").write_text("photograph\na.jpg\n")
         with pytest.raises(InputError, match=sentence):
             predict(run, tmp_path / images, tmp_path / "out")
+
+
+class TestBegin:
+    """What is left of a job that is begun again. Shards are of one image."""
+
+    @pytest.fixture(autouse=True)
+    def shards_of_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bulk, "IMAGES_PER_CHUNK", 1)
+        monkeypatch.setattr(bulk, "CHUNKS_PER_SHARD", 1)
+
+    @pytest.fixture
+    def images(self, tmp_path: Path) -> pd.DataFrame:
+        paths = [tmp_path / name for name in "abc"]
+        for path in paths:
+            path.write_text(path.name)
+        return pd.DataFrame({"image_id": ["a", "b", "c"], "path": list(map(str, paths))})
+
+    @pytest.fixture
+    def output(self, tmp_path: Path, images: pd.DataFrame) -> Output:
+        """Two images are predicted, the third is not yet."""
+        output = Output(tmp_path / "out")
+        assert bulk.begin(output, images, "vote") == []
+        for number in range(2):
+            [version] = versions_of([images["path"][number]], [UNKNOWN])
+            write_table(output.versions(number), pd.DataFrame([asdict(version)]))
+            write_table(output.shard(number), images[number : number + 1])
+        return output
+
+    def test_another_job_in_the_same_folder_is_refused(self, output: Output, images: pd.DataFrame) -> None:
+        for other, vote in ((images[:2], "vote"), (images.assign(image_id=["a", "c", "b"]), "vote"), (images, "other vote")):
+            with pytest.raises(InputError, match="holds predictions of other images or by other models; choose another --out"):
+                bulk.begin(output, other, vote)
+        assert bulk.begin(output, images, "vote") == []
+        assert missing_shards(output, 3) == [2]
+
+    def test_images_elsewhere_are_the_same(self, output: Output, images: pd.DataFrame, tmp_path: Path) -> None:
+        (tmp_path / "new").mkdir()
+        for name in "abc":
+            (tmp_path / "new" / name).write_text(name)
+        moved = images.assign(path=[str(tmp_path / "new" / name) for name in "abc"])
+        assert bulk.begin(output, moved, "vote") == []
+        assert missing_shards(output, 3) == [2]
+        assert pd.read_parquet(output.images)["path"].tolist() == moved["path"].tolist()
+        (tmp_path / "new" / "b").write_text("x")
+        assert bulk.begin(output, moved, "vote") == ["b"]
+
+    @pytest.mark.parametrize("text", ["A", "", "a longer text", None])
+    def test_what_changed_is_forgotten(self, output: Output, images: pd.DataFrame, text: str | None) -> None:
+        file = Path(images["path"][0])
+        file.unlink()
+        if text is not None:
+            file.write_text(text)
+        assert bulk.begin(output, images, "vote") == ["a"]
+        assert missing_shards(output, 3) == [0, 2]
+
+    def test_files_that_change_places_are_both_forgotten(self, output: Output, images: pd.DataFrame, tmp_path: Path) -> None:
+        one, other = map(Path, images["path"][:2])
+        one.rename(tmp_path / "aside")
+        other.rename(one)
+        (tmp_path / "aside").rename(other)
+        assert bulk.begin(output, images, "vote") == ["a", "b"]
+
+    def test_predictions_without_versions_are_made_again(self, output: Output, images: pd.DataFrame) -> None:
+        output.versions(1).unlink()
+        assert bulk.begin(output, images, "vote") == []
+        assert missing_shards(output, 3) == [1, 2]
 
 
 def test_shards_that_are_missing(tmp_path: Path) -> None:

@@ -748,4 +748,6 @@ def test_a_task_that_no_member_predicts_is_refused() -> None:
 def test_another_vote_or_test_set_is_the_same_run() -> None:
     old = validate({"vote": {"rule": "soft"}})
     assert not differences(old, validate({"vote": {"rule": "hard"}, "data": {"test": "new.csv"}, "runs": "elsewhere"}))
-    assert differences(old, validate({"data": {"path": "new.csv"}}))
+    elsewhere = {"path": "new.csv", "image_root": "photos"}  # data are told apart by their content
+    assert not differences(old, validate({"vote": {"rule": "soft"}, "data": elsewhere}))
+    assert differences(old, validate({"data": {"group_column": "person"}}))

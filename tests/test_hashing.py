@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from raymask import hashing
 from raymask.config import RunConfig
+from raymask.data import embedded, files
 from raymask.hashing import UNKNOWN, Version, remembered_digests, versions_of, with_digests
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
+    (tmp_path / "cache").mkdir()
     return RunConfig(cache=tmp_path / "cache")
 
 
@@ -97,6 +99,7 @@ def test_bytes_exchanged_under_the_same_name_size_and_time_are_seen(
 @settings(max_examples=25, deadline=None)
 def test_a_young_file_is_never_believed_to_be_as_it_was(tmp_path_factory: pytest.TempPathFactory, contents: list[bytes]) -> None:
     root = tmp_path_factory.mktemp("young")
+    (root / "cache").mkdir()
     config, file = RunConfig(cache=root / "cache"), root / "file"
     digests = []
     for content in contents:  # within a tick of the file system's clock, and of one size
@@ -144,9 +147,11 @@ def test_a_damaged_memory_costs_only_reading_again(
 
 def test_without_a_place_to_remember_files_are_read(tmp_path: Path, reads: list[str]) -> None:
     (tmp_path / "file").write_bytes(b"")
-    config = RunConfig(cache=tmp_path / "file" / "cache")
-    paths = write(tmp_path / "data", a=b"1")
-    assert remembered_digests(paths, config) == remembered_digests(paths, config) != [""]
+    for cache in (tmp_path / "file" / "cache", tmp_path / "nowhere"):
+        config = RunConfig(cache=cache)
+        paths = write(tmp_path / "data", a=b"1")
+        assert remembered_digests(paths, config) == remembered_digests(paths, config) != [""]
+        assert not cache.exists()
 
 
 def test_many_files_keep_their_order(tmp_path: Path) -> None:
@@ -181,6 +186,21 @@ class TestUrls:
         [path] = write(tmp_path, a=b"one")
         images = pd.DataFrame({"path": [f"file://{path}", path], "size": [3, 3], "stamp": ["1.0", "2.0"]})
         assert with_digests(images, config)["digest"].nunique() == 1
+
+
+def test_images_in_a_parquet_file_are_the_same_in_any_copy_of_it(tmp_path: Path, config: RunConfig) -> None:
+    contents = [b"one", b"two", b"one"]
+    for name, rows in (("a.parquet", contents), ("b.parquet", contents[::-1])):
+        pd.DataFrame({"image": rows}).to_parquet(tmp_path / name)
+    first = [embedded.path_of(str(tmp_path / "a.parquet"), 0, row, content) for row, content in enumerate(contents)]
+    other = [embedded.path_of(str(tmp_path / "b.parquet"), 0, row, content) for row, content in enumerate(contents[::-1])]
+    digests = remembered_digests(first, config)
+    assert remembered_digests(other, config) == digests[::-1]
+    assert len(set(digests)) == 2
+    assert [files.read_bytes(path) for path in first] == contents
+    (tmp_path / "b.parquet").replace(tmp_path / "a.parquet")
+    pd.DataFrame({"image": [b"new"]}).to_parquet(tmp_path / "a.parquet")
+    assert files.read_bytes(embedded.path_of(str(tmp_path / "a.parquet"), 0, 0, b"new")) == b"new"
 
 
 def test_a_known_version_is_given_back(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def replica_table(fold: int, views: tuple[str, ...] = VIEWS) -> pd.DataFrame:
 def write(run: Run, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table, member: str = "m") -> None:
     for fold in range(3):
         path = run.replica_oof(ReplicaId(member, fold))
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         change(replica_table(fold)).to_parquet(path, index=False)
 
 
@@ -103,10 +103,18 @@ class TestCollect:
         write(run)
         collect_oof(run, "m", range(3), VALIDATED)
         before = run.oof("m").read_bytes()
+        assert collect_oof(run, "m", range(3), VALIDATED) is True
         for fold in range(3):
             run.replica_oof(ReplicaId("m", fold)).unlink()
         assert collect_oof(run, "m", range(3), VALIDATED) is True
         assert run.oof("m").read_bytes() == before
+
+    def test_it_is_written_anew_when_a_replica_says_something_else(self, run: Run) -> None:
+        write(run)
+        collect_oof(run, "m", range(3), VALIDATED)
+        write(run, lambda table: table.assign(**{COLUMNS[0]: table[COLUMNS[0]] + 1}))
+        assert collect_oof(run, "m", range(3), VALIDATED) is False
+        assert (pd.read_parquet(run.oof("m"))[COLUMNS[0]] >= 1).all()
 
 
 class TestByView:

@@ -16,8 +16,8 @@ from raymask.cli import main
 from raymask.config import load_config
 from raymask.data import files
 from raymask.errors import InputError
+from raymask.opening import absolute_paths
 from raymask.paths import absolute, check_writable
-from raymask.stages import absolute_paths
 from raymask.store import cache_root
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from raymask.models import load_classifier, to_pixels
 from raymask.pipeline import run
 from raymask.plan import ActorPool, input_spec
 from raymask.predict import predict
-from raymask.run_files import read_json, write_table
+from raymask.run_files import read_json, write_json, write_table
 from raymask.store import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, load_run_config
 from raymask.tta import VIEWS
 from raymask.viewing import even
@@ -181,7 +183,7 @@ def test_a_member_is_refitted_on_all_people_once(finished: tuple[Run, str], tmp_
     assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "meta.json", "model.safetensors"]
     meta = json.loads((folder / "meta.json").read_text(), parse_constant=pytest.fail)
     assert meta["fold"] == WHOLE
-    assert meta["scores"].keys() == {"epoch", "train_loss", "lr", "images_per_second", "waiting"}
+    assert meta["scores"].keys() == {"epoch", "images", "train_loss", "lr", "images_per_second", "waiting"}
     history = pd.read_csv(copy.history(whole))
     assert history["epoch"].tolist() == [1, 2]
     assert history["train_loss"].notna().all()
@@ -576,3 +578,75 @@ def test_test_images_are_predicted_as_by_the_models_that_were_trained(finished: 
             expected = torch.stack([torch.cat([one.softmax(1) for one in model(view).values()], 1)[0] for view in views]).mean(0)
         columns = [name for name in table.columns if name.startswith(f"{replica}|")]
         np.testing.assert_allclose(table.loc[image_id, columns].to_numpy(float), expected, atol=1e-4)
+
+
+class TestDataElsewhereAndOther:
+    """Data are what they hold: neither where they lie nor when they were written."""
+
+    @pytest.fixture
+    def moved(self, finished: tuple[Run, str], photos: Path, tmp_path: Path) -> tuple[Run, Path]:
+        """A finished run in another folder, and its data in another one, written today."""
+        data = tmp_path / "elsewhere"
+        shutil.copytree(photos, data, copy_function=shutil.copyfile)
+        return with_cache(finished[0], tmp_path / "copy"), data
+
+    def again(self, moved: tuple[Run, Path]) -> str:
+        done, data = moved
+        config = load_run_config(done)
+        config = config.model_copy(update={"runs": done.root.parent, "data": config.data.model_copy(update={"path": str(data)})})
+        return run_and_read(config)[1]
+
+    def test_the_same_data_copied_again_are_the_same_run(self, moved: tuple[Run, Path]) -> None:
+        done, data = moved
+        said = self.again(moved)
+        for already in ("are prepared already", "replicas are trained already", "decided already", "are predicted already"):
+            assert already in said
+        manifest = pd.read_parquet(done.manifest)
+        assert manifest["path"].str.startswith(str(data)).all()
+        assert self.again(moved).count("already") == said.count("already")
+
+    def test_test_images_that_changed_are_predicted_again(self, moved: tuple[Run, Path]) -> None:
+        done, data = moved
+        one, other = sorted((data / "eval" / "images").iterdir())[:2]
+        before = pd.read_parquet(done.predictions).set_index("image_id").filter(like="joint:")
+        content, stamps = one.read_bytes(), one.stat()
+        one.write_bytes(other.read_bytes())
+        other.write_bytes(content)
+        for file in (one, other):  # neither its time nor, of other data, its size need tell of it
+            os.utime(file, ns=(stamps.st_atime_ns, stamps.st_mtime_ns))
+        assert "the test images are others than those that were predicted: all are predicted again" in self.again(moved)
+        after = pd.read_parquet(done.predictions).set_index("image_id").filter(like="joint:")
+        exchanged = {one.name: other.name, other.name: one.name}
+        pd.testing.assert_frame_equal(after, before.rename(index=exchanged).loc[after.index], atol=1e-5)
+        assert not np.allclose(before.loc[one.name], after.loc[one.name], atol=1e-4)
+        assert "test images are predicted already" in self.again(moved)
+
+    def test_other_weights_predict_again(self, moved: tuple[Run, Path]) -> None:
+        done, _ = moved
+        one, other = ReplicaId("mask", 0), ReplicaId("mask", 1)
+        shutil.copy(done.weights(one), done.weights(other))
+        write_json(done.meta(other), {**read_json(done.meta(other)), "sha256": read_json(done.meta(one))["sha256"]})
+        assert "28 test images by 12 replicas" in self.again(moved)
+
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            (lambda image: image.write_bytes(image.read_bytes() + b"0"), "1 images have another content, such as '{}';"),
+            (lambda image: image.unlink(), "1 of 112 images are gone or set aside, such as '{}';"),
+            (
+                lambda image: image.rename(image.with_name("mask5.png")),
+                "1 of 112 images are gone or set aside, such as '{}' (and 1 more kinds of changes);",
+            ),
+        ],
+    )
+    def test_training_images_that_changed_are_refused_and_named(
+        self, moved: tuple[Run, Path], change: Callable[[Path], object], sentence: str
+    ) -> None:
+        done, data = moved
+        image = next((data / "train" / "images").rglob("mask5.jpg"))
+        change(image)
+        with pytest.raises(InputError) as refused:
+            self.again(moved)
+        name = str(image.relative_to(data / "train" / "images"))
+        told = f"'{done.root}' holds another run: since it began, {sentence.format(name)} put the data back as they were"
+        assert str(refused.value).startswith(told)

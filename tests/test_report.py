@@ -22,7 +22,7 @@ from raymask.run_files import read_json, write_json, write_table
 from raymask.store import ReplicaId, Run, save_run_config
 from raymask.submit import prediction_table
 from raymask.tasks import JOINT, LabelSpace
-from raymask.vote import Evidence, decide, summary
+from raymask.vote import Evidence, decide, summary, what_is_expected
 
 HOSTILE = "<b>x"
 TASKS = {"shape": {"classes": ["round", HOSTILE]}, "size": {"classes": ["small", "medium", "large"]}}
@@ -186,6 +186,18 @@ def test_scores_of_the_page_are_those_of_the_table(run: Run) -> None:
     assert right / 24 == pytest.approx(material.ensemble["oof"]["ensemble"][JOINT]["accuracy"])
 
 
+def test_losses_are_drawn_as_they_were_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of a member with several heads, which are means over them already."""
+    drawn: list[pd.DataFrame] = []
+    monkeypatch.setattr(report, "plot_curves", lambda history, f1_range: drawn.append(history))
+    report.curves(report.read_material(run))
+    assert [history["member"].iloc[0] for history in drawn] == [member["task"] for member in MEMBERS]
+    for history in drawn:
+        for fold, of_fold in history.groupby("fold"):
+            written = pd.read_csv(run.history(ReplicaId(of_fold["member"].iloc[0], int(str(fold)))))
+            assert of_fold[["train_loss", "loss"]].to_numpy().tolist() == written[["train_loss", "loss"]].to_numpy().tolist()
+
+
 def test_worst_mistakes_are_the_least_probable_truths(run: Run) -> None:
     oof = pd.read_parquet(run.oof_ensemble).set_index("image_id")
     space = report.read_material(run).space
@@ -271,6 +283,14 @@ class TestVote:
             "Nothing was held out",
         ):
             assert words in said
+
+    def test_it_is_said_that_the_expected_score_is_of_one_folds_models(self, run: Run) -> None:
+        assert "one fold's models" not in section_of(page_of(run), "vote")
+        change(run, estimate_of=what_is_expected(5))
+        said = section_of(page_of(run), "vote")
+        assert "This is the score of one fold's models an image" in said
+        assert "on new images the models of 5 folds vote together, which usually does better." in said
+        assert what_is_expected(1) == ""
 
     def test_the_chosen_one_is_marked_and_the_weakest_are_left_out(self, run: Run) -> None:
         page = page_of(run)

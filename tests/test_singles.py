@@ -13,6 +13,7 @@ import pytest
 from raymask.calibration import Calibration
 from raymask.choice import Candidate, Fitted
 from raymask.ensemble import ByHead
+from raymask.hashing import file_digest
 from raymask.oof import replica_by_head
 from raymask.resample import parse_metric
 from raymask.run_files import write_json
@@ -158,6 +159,13 @@ def test_soups_are_made_for_the_views_that_the_greedy_one_was_chosen_under(tmp_p
     write_json(run.meta(ReplicaId("a", GREEDY_SOUP)), {"views": views.to_json()})
     assert _made(run, "a", views)
     assert not _made(run, "a", even(["original"]))
+    replica = run.weights(ReplicaId("a", 0))
+    replica.parent.mkdir()
+    replica.write_bytes(b"weights")
+    write_json(run.meta(ReplicaId("a", GREEDY_SOUP)), {"views": views.to_json(), "made_of": {"fold-0": file_digest(replica)}})
+    assert _made(run, "a", views)
+    replica.write_bytes(b"trained again")
+    assert not _made(run, "a", views)
 
 
 class TestSeconds:

@@ -23,9 +23,9 @@ SHARD_BYTES = 64 * 2**20
 
 
 def cache_key(images: pd.DataFrame, spec: InputSpec) -> str:
-    """Name of the cache of these files' versions under these preparing steps."""
+    """Name of the cache of these files' contents under these preparing steps."""
     digest = hashlib.sha256(repr((VERSION, *astuple(spec))).encode())
-    for column in ("image_id", "path", "size", "stamp"):
+    for column in ("image_id", "digest"):
         values = images[column].astype(str).tolist()
         digest.update("".join(f"{value}\0" for value in values).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]

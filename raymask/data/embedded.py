@@ -7,6 +7,7 @@ has the path knows the version of the image without reading it, and paths in ord
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from bisect import bisect
 from collections.abc import Callable
@@ -62,7 +63,7 @@ def read(path: str, opener: Opener) -> bytes:
     """
     place = place_of(path)
     with _reading:
-        reader, starts = _opened(place.file, opener)
+        reader, starts = _opened(place.file, opener, _stamp(place.file))
         group = bisect(starts, place.row) - 1
         if group == len(starts) - 1:
             raise OSError("the Parquet file has changed")
@@ -72,8 +73,17 @@ def read(path: str, opener: Opener) -> bytes:
     return content
 
 
+def _stamp(file: str) -> tuple[int, ...]:
+    """Changes when a local file is written anew, so that no process reads on in one that was replaced."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 @lru_cache(maxsize=4)
-def _opened(file: str, opener: Opener) -> tuple[Any, list[int]]:
+def _opened(file: str, opener: Opener, stamp: tuple[int, ...]) -> tuple[Any, list[int]]:
     """A reader, and the number of each row group's first row, and of all rows."""
     import pyarrow.parquet as pq
 

@@ -21,7 +21,7 @@ def prepare(images: pd.DataFrame, spec: InputSpec, folder: Path, progress: Progr
     """Writes the cache of these images.
 
     Args:
-        images: image_id, path, size and stamp of each.
+        images: image_id, path and digest of each.
         spec: the preparing steps.
         folder: the cache's folder as `find_cache` names it, one that every node of the cluster sees.
         progress: called with (images done, images in all).

@@ -18,7 +18,8 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from raymask.data.augment import Augmenter
 from raymask.data.batches import Batch, Schedule, StreamSpec, from_columns, make_batch, to_columns
-from raymask.data.cache import PreparedImages, open_cache
+from raymask.data.cache import PreparedImages, index_path, open_cache
+from raymask.hashing import file_stamp
 from raymask.plan import ActorPool
 
 IMAGES_PER_TASK = 256
@@ -146,15 +147,23 @@ def _make_batches(
         yield to_columns(batch)
 
 
-@lru_cache(maxsize=4)
 def prepared_images(cache: Path, manifest: Path) -> PreparedImages:
-    """The prepared images of a manifest, opened once a process."""
+    """The prepared images of a manifest, opened once a process as long as its files stay as they are."""
+    return _prepared_images(cache, manifest, (file_stamp(index_path(cache)), file_stamp(manifest)))
+
+
+@lru_cache(maxsize=4)
+def _prepared_images(cache: Path, manifest: Path, stamps: tuple[str, str]) -> PreparedImages:
     return open_cache(cache, pd.read_parquet(manifest, columns=["image_id"])["image_id"])
 
 
-@lru_cache(maxsize=4)
 def open_schedule(spec: StreamSpec, manifest: Path) -> Schedule:
-    """The batches of a manifest's rows."""
+    """The batches of a manifest's rows, read once a process as long as that file stays as it is."""
+    return _open_schedule(spec, manifest, file_stamp(manifest))
+
+
+@lru_cache(maxsize=4)
+def _open_schedule(spec: StreamSpec, manifest: Path, stamp: str) -> Schedule:
     return Schedule(spec, pd.read_parquet(manifest, columns=["fold"])["fold"].to_numpy(np.int64))
 
 

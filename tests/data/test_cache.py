@@ -20,6 +20,7 @@ IMAGES = pd.DataFrame(
         "path": ["/d/a.jpg", "/d/b.jpg", "/d/c.jpg"],
         "size": [10, 20, 30],
         "stamp": ["1.5", "2.5", "3.5"],
+        "digest": ["aa", "bb", "cc"],
         "label_joint": [0, 1, 2],
     }
 )
@@ -63,12 +64,17 @@ def test_the_key_does_not_depend_on_labels_or_on_the_index() -> None:
     assert cache_key(other, SPEC) == cache_key(IMAGES, SPEC)
 
 
-@pytest.mark.parametrize("column", ["image_id", "path", "size", "stamp"])
+@pytest.mark.parametrize("column", ["image_id", "digest"])
 @pytest.mark.parametrize("row", [0, 2])
-def test_the_key_changes_with_each_file_and_its_version(column: str, row: int) -> None:
+def test_the_key_changes_with_each_image_and_its_content(column: str, row: int) -> None:
     changed = IMAGES.copy()
-    changed.loc[row, column] = 99 if column == "size" else "9.9"
+    changed.loc[row, column] = "9.9"
     assert cache_key(changed, SPEC) != cache_key(IMAGES, SPEC)
+
+
+def test_the_key_does_not_depend_on_where_and_when_files_were_written() -> None:
+    copied = IMAGES.assign(path=[f"/elsewhere/{n}" for n in range(3)], stamp="9", size=7)
+    assert cache_key(copied, SPEC) == cache_key(IMAGES, SPEC)
 
 
 @pytest.mark.parametrize("spec", [InputSpec(6, 4, 1.0), InputSpec(4, 7, 1.0), InputSpec(4, 6, 0.9)])
@@ -81,22 +87,13 @@ def test_the_key_changes_when_an_image_is_left_out() -> None:
 
 
 CELLS = st.text("12", max_size=2)
-TABLES = st.lists(st.tuples(CELLS, CELLS, CELLS, CELLS), max_size=3)
+TABLES = st.lists(st.tuples(CELLS, CELLS), max_size=3)
 
 
 @given(one=TABLES, other=TABLES)
 def test_the_key_does_not_confuse_neighbouring_values(one: list[tuple[str, ...]], other: list[tuple[str, ...]]) -> None:
-    columns = ["image_id", "path", "size", "stamp"]
-    keys = [cache_key(pd.DataFrame(rows, columns=columns), SPEC) for rows in (one, other)]
+    keys = [cache_key(pd.DataFrame(rows, columns=["image_id", "digest"]), SPEC) for rows in (one, other)]
     assert (keys[0] == keys[1]) == (one == other)
-
-
-def test_a_value_that_moves_to_the_next_column_changes_the_key() -> None:
-    moved = [
-        pd.DataFrame({"image_id": ["a"], "path": ["b"], "size": [size], "stamp": [stamp]})
-        for size, stamp in ((1, "23"), (12, "3"))
-    ]
-    assert cache_key(moved[0], SPEC) != cache_key(moved[1], SPEC)
 
 
 def test_names_in_any_letters_have_a_key() -> None:

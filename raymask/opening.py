@@ -1,0 +1,155 @@
+"""A run is opened: its data are read, its config is made whole, and its directory proved to be that of the same run."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from raymask.config import DataConfig, Member, RunConfig, TeacherConfig, differences, resolve_members
+from raymask.data import files, sources
+from raymask.data.augment import check_augment
+from raymask.data.kinds import check_keys, resolve_kind
+from raymask.data.test_sets import TestSet, check_missing, read_test
+from raymask.display import Display
+from raymask.errors import InputError
+from raymask.hashing import with_digests
+from raymask.identity import check_source, keep_source
+from raymask.outputs import check_output
+from raymask.paths import absolute
+from raymask.store import Run, cache_root, load_run_config, save_run_config
+from raymask.tasks import LabelSpace
+from raymask.teacher import Teacher, check_teacher, open_teacher
+from raymask.tta import expand_views
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run whose data are read and whose config is whole."""
+
+    run: Run
+    config: RunConfig
+    space: LabelSpace
+    members: list[Member]
+    source: sources.Source
+    test: TestSet | None
+    teacher: Teacher | None = None
+
+
+def open_run(config: RunConfig, display: Display) -> Opened:
+    """Reads the data, completes the config by what they hold, and opens the run's directory.
+
+    Raises:
+        InputError: the data or config are wrong, or the directory holds a run of another config or other data.
+    """
+    config = config.model_copy(update={"runs": absolute(config.runs), "views": expand_views(config.views)})
+    data = absolute_paths(config.data)
+    config = config.model_copy(update={"data": data.model_copy(update={"kind": resolve_kind(data)})})
+    check_keys(config.data)
+    if config.teacher:
+        teaching = config.teacher.model_copy(update={"run": absolute(config.teacher.run)})
+        config = config.model_copy(update={"teacher": teaching})
+    run = Run(config.runs / config.name)
+    if not run.config.exists():
+        check_output(run.root, "--name", begun=())
+    data = drawn_data(config, display)
+    source = sources.read_source(config.model_copy(update={"data": data}))
+    source = replace(source, images=identified(source.images, config, display))
+    config = config.model_copy(update={"tasks": source.task_configs})
+    members = resolve_members(config)
+    for member in members:
+        check_augment(member.recipe.augment, *member.recipe.height_width)
+    test, remarks = read_test_set(config, data, source.space, display)
+    _refuse_other_config(run, config)
+    if run.config.exists():
+        check_source(run, source.images, source.space)
+    teacher = open_teacher(config, source, _unlabelled(config.teacher, display)) if config.teacher else None
+    if teacher:
+        check_teacher(run, teacher)
+    people = source.images["group"].nunique()
+    groups = f" of {people} groups" if people < len(source.images) else ""
+    classes = " × ".join(f"{name} {size}" for name, size in zip(source.space.names, source.space.shape, strict=True))
+    asked = f"; {len(test.images)} test images" if test else ""
+    display.line("data", f"{len(source.images)} images{groups}, {classes} = {source.space.joint_size} classes{asked}")
+    for said in sources.class_counts(source):
+        display.line("data", said)
+    for remark in [*filter(None, source.remarks), *remarks]:
+        display.warn(remark)
+    run.root.mkdir(parents=True, exist_ok=True)
+    save_run_config(run, config)
+    keep_source(run, source.images)
+    return Opened(run, config, source.space, members, source, test, teacher)
+
+
+def identified(images: pd.DataFrame, config: RunConfig, display: Display) -> pd.DataFrame:
+    """A table of images with the digests of their files, which are read where they are not known."""
+    with suppress(OSError):  # what cannot be written is said where it is needed
+        cache_root(config).mkdir(parents=True, exist_ok=True)
+    with display.counting("data", "files read to know them again") as count:
+        return with_digests(images, config, count)
+
+
+def read_test_set(config: RunConfig, data: DataConfig, space: LabelSpace, display: Display) -> tuple[TestSet | None, list[str]]:
+    """The test images of a run with the digests of their files, None where it has none; and what is to be said of them.
+
+    Raises:
+        InputError: they cannot be read, or too many are missing.
+    """
+    test = read_test(data, space)
+    if test is None:
+        return None, []
+    missing = check_missing(test, data.max_missing_test, "data.test_root")
+    return replace(test, images=identified(test.images, config, display)), [*filter(None, [*test.remarks, missing])]
+
+
+def _unlabelled(teacher: TeacherConfig, display: Display) -> pd.DataFrame | None:
+    """The test images of a teacher: image_id, path, size, stamp and digest; None where they are not to join."""
+    if teacher.unlabelled == "none":
+        return None
+    root = teacher.run
+    config = load_run_config(Run(root)).model_copy(update={"runs": root.parent, "name": root.name})
+    test, _ = read_test_set(config, drawn_data(config, display), sources.label_space(config.tasks), display)
+    if test is None:
+        raise InputError(
+            f"teacher.unlabelled is '{teacher.unlabelled}', but '{root}' has no test images (data.test); give it some, or set "
+            "teacher.unlabelled to none."
+        )
+    if missing := check_missing(test, config.data.max_missing_test, "data.test_root"):
+        display.warn(missing)
+    return test.images
+
+
+def absolute_paths(data: DataConfig) -> DataConfig:
+    """The data's paths so that they hold in any working directory."""
+    given = {key: value for key in ("path", "test", "image_root", "test_root") if (value := getattr(data, key))}
+    return data.model_copy(update={key: files.absolute(value) for key, value in given.items()})
+
+
+def drawn_data(config: RunConfig, display: Display) -> DataConfig:
+    """Where the data are, those of the demo being drawn first."""
+    if config.data.kind != "demo":
+        return config.data
+    return config.data.model_copy(update={"path": str(draw_demo(config, display))})
+
+
+def draw_demo(config: RunConfig, display: Display) -> Path:
+    """The embedded demo data set, drawn if it is not there yet."""
+    from raymask.data.demo import write_demo
+
+    people, test_people = config.data.demo_people, config.data.demo_test_people
+    folder = cache_root(config) / f"demo-{people}-{test_people}"
+    if not folder.exists():
+        display.line("data", f"drawing the photos of {people} + {test_people} people")
+    return write_demo(folder, people=people, test_people=test_people)
+
+
+def _refuse_other_config(run: Run, config: RunConfig) -> None:
+    if not run.config.exists():
+        return
+    if changed := differences(load_run_config(run), config):
+        more = f" (and {len(changed) - 1} more differences)" if len(changed) > 1 else ""
+        raise InputError(
+            f"'{run.root}' holds another run: {changed[0]}{more}; give this one another --name, or delete that folder."
+        )
