@@ -24,7 +24,7 @@ from raymask.metrics import Score, score_heads, score_joint
 from raymask.oof import collect_oof, oof_by_view, replica_by_head
 from raymask.plan import plan_actors
 from raymask.resample import compare, group_numbers, interval, parse_metric
-from raymask.run_files import read_json, write_json, write_table
+from raymask.run_files import check_file_name, read_json, write_json, write_table
 from raymask.session import RaySession
 from raymask.store import ReplicaId, Run, add_timing, load_run_config, read_ensemble
 from raymask.submit import prediction_table, submission_table
@@ -58,6 +58,8 @@ def electorates(runs: Sequence[Run]) -> list[Electorate]:
     """
     read: list[Electorate] = []
     for run in runs:
+        if len(runs) > 1:  # the folder's name begins its members' names, and so paths in an export
+            check_file_name(run.name, run.root.parent)
         config = load_run_config(run)
         if not run.manifest.exists():
             raise InputError(f"'{run.root}' is not trained yet: it has no {run.manifest.name}.")

@@ -71,6 +71,16 @@ def how_to_mend(file: Path) -> str:
     return mend.format(root=root, folder=file.parent, config=root / "config.yaml")
 
 
+def check_file_name(name: str, root: Path) -> None:
+    """Refuses a name that is no file's below a folder on every system, or a way out of it.
+
+    Raises:
+        InputError: so it is.
+    """
+    if name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\:"):
+        raise InputError(f"'{name}' cannot name a file below '{root}': it may have no '/', '\\' or ':', nor be empty or dots.")
+
+
 def within(root: Path, *parts: str) -> Path:
     """The path below a folder that names lead to; the only way from a name to a path.
 
@@ -79,10 +89,7 @@ def within(root: Path, *parts: str) -> Path:
     """
     path = root
     for part in parts:
-        if part in ("", ".", "..") or not part.isprintable() or set(part) & set("/\\:"):
-            raise InputError(
-                f"'{part}' cannot name a file below '{root}': it may have no '/', '\\' or ':', nor be empty or dots."
-            )
+        check_file_name(part, root)
         path = path / part
     if not path.resolve().is_relative_to(root.resolve()):
         raise InputError(f"'{path}' is a link that leads out of '{root}'; put the file itself there.")

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raymask.config import TaskConfig
+from raymask.election import electorates
 from raymask.errors import InputError
 from raymask.graphs import output_names
 from raymask.names import canonical
 from raymask.oof import replica_by_head, split_heads
-from raymask.store import ReplicaId, write_table
+from raymask.run_files import write_table
+from raymask.store import ReplicaId, Run
 from raymask.submit import prediction_table
 from raymask.tasks import JOINT, LabelSpace, Task
 
@@ -39,6 +42,12 @@ def spaces(draw: st.DrawFn) -> LabelSpace | None:
         return LabelSpace(tuple(tasks))
     except InputError:
         return None
+
+
+def test_a_vote_of_runs_whose_names_are_no_paths_is_refused_before_it_is_held(tmp_path: Path) -> None:
+    for name in ("x:y", "a\\b", "a\u200bb"):
+        with pytest.raises(InputError, match=r"^'.*' cannot name a file below '.*': it may have no '/'"):
+            electorates([Run(tmp_path / name), Run(tmp_path / "other")])
 
 
 @given(space=spaces(), member=st.sampled_from(["age", "fold-0", "a|b/age", "a:b/x|y:z", "r/age/fold-1"]))

@@ -71,9 +71,29 @@ def once(images: pd.DataFrame, rejected: Rejected, grouped: bool, ids_are_paths:
 
 
 def among(images: pd.DataFrame, others: pd.DataFrame) -> frozenset[str]:
-    """Ids of the images whose file is one of the others'; path, size and stamp of each are known."""
-    known = set(file_keys(others))
-    return frozenset(name for name, key in zip(images["image_id"], file_keys(images), strict=True) if key in known)
+    """Ids of the images that are one of the others by their content; image_id and digest of each are known."""
+    return frozenset(images["image_id"][images["digest"].isin(set(others["digest"]) - {""})])
+
+
+def said_of_copies(images: pd.DataFrame) -> list[str]:
+    """What is to be said of images of one content under several names, in several groups or with several labels.
+
+    They stay as they are: a picture that stands for a missing one may be that of many persons.
+
+    Args:
+        images: image_id, group, digest and labels of each.
+    """
+    known = images[images["digest"] != ""]
+    said = []
+    leak, contradiction = "in another group, so that validation may see what training saw", "with another label"
+    for columns, what in ((["group"], leak), (LABELS, contradiction)):
+        of_content = known[["digest", *columns]].drop_duplicates()
+        unlike = known[known["digest"].isin(of_content["digest"][of_content["digest"].duplicated()])]
+        if len(unlike):
+            apart = unlike.drop_duplicates(["digest", *columns]).sort_values("digest", kind="stable")
+            one, other = apart["image_id"].iloc[:2]
+            said.append(f"{len(unlike)} images are there byte for byte once more {what}, such as '{one}' and '{other}'")
+    return said
 
 
 def file_keys(images: pd.DataFrame) -> list[Hashable]:

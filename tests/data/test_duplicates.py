@@ -12,7 +12,7 @@ import pytest
 from layouts import aside, image, read, sentence, write, write_table
 
 from raymask.config import FoldsConfig
-from raymask.data.duplicates import among, file_keys, joined, read_groups
+from raymask.data.duplicates import among, file_keys, joined, read_groups, said_of_copies
 from raymask.data.folds import assign_folds
 from raymask.data.sources import Source, class_counts
 
@@ -148,13 +148,27 @@ def test_files_whose_names_differ_in_blanks_and_unicode_are_others(here: Path) -
     assert sorted(source.images["image_id"]) == sorted(names)
 
 
-def test_images_that_are_among_others_are_found_by_any_path(here: Path) -> None:
-    ways = spelled(here, "0.jpg")
-    absolute = [way if way.startswith(("/", "file:")) else str(here / way) for way in ways]
-    paths = [*absolute, str(here / "1.jpg"), str(here / "gone.jpg")]
-    images = pd.DataFrame({"image_id": [f"i{place}" for place in range(len(paths))], "path": paths, "size": 1, "stamp": ""})
-    others = pd.DataFrame({"path": [str(here / "0.jpg"), str(here / "2.jpg")], "size": 2, "stamp": "other"})
-    assert among(images, others) == {f"i{place}" for place in range(len(ways))}
+def test_images_that_are_among_others_are_found_by_their_content() -> None:
+    images = pd.DataFrame({"image_id": ["a", "b", "c", "d"], "digest": ["1", "2", "", "1"]})
+    assert among(images, pd.DataFrame({"digest": ["1", "3", ""]})) == {"a", "d"}
+
+
+def test_copies_under_other_names_are_said() -> None:
+    images = pd.DataFrame(
+        {
+            "image_id": list("abcdef"),
+            "group": ["p", "p", "q", "q", "r", "s"],
+            "digest": ["1", "1", "2", "3", "3", ""],
+            "label_joint": [0, 0, 1, 0, 1, 1],
+            "train_label_joint": [0, 0, 1, 0, 1, 1],
+        }
+    )
+    assert said_of_copies(images[:3]) == []
+    assert said_of_copies(images) == [
+        "2 images are there byte for byte once more in another group, so that validation may see what training saw, such as 'd' "
+        "and 'e'",
+        "2 images are there byte for byte once more with another label, such as 'd' and 'e'",
+    ]
 
 
 def test_objects_behind_urls_are_told_by_their_version_too() -> None:
