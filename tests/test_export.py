@@ -385,7 +385,7 @@ class TestParts:
 
     def test_a_folder_that_holds_something_is_left_alone(self, small: Run, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(InputError, match="give a new folder"):
+        with pytest.raises(InputError, match=r"holds other files, such as .file.; name a folder that is new or empty"):
             export(small.root, tmp_path)
 
     def test_missing_packages_are_named(self, small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
