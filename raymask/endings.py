@@ -17,10 +17,6 @@ from raymask.errors import BEGINS_ANEW, GOES_ON, InputError, RunError, reason
 INPUT, FAILED, UNEXPECTED, NOBODY_READS = 2, 1, 70, 128 + signal.SIGPIPE
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl-C does."""
-
-
 def conclude(work: Callable[[], None], resumes: bool) -> int:
     """Runs a command and returns its status; what ends it early is said in one line on stderr.
 
@@ -29,8 +25,9 @@ def conclude(work: Callable[[], None], resumes: bool) -> int:
         resumes: whether it goes on where it was cut off when it is started again.
     """
     again = GOES_ON if resumes else BEGINS_ANEW
+    received: list[int] = []
     try:
-        with _ended_by_sigterm():
+        with _ended_by_sigterm() as received:
             work()
             sys.stdout.flush()
         return 0
@@ -41,8 +38,8 @@ def conclude(work: Callable[[], None], resumes: bool) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python fails once more when it writes what is left at its end
         return _say(f"nobody reads its output any more; {again}.", NOBODY_READS)
-    except KeyboardInterrupt as error:
-        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+    except KeyboardInterrupt:
+        number = signal.SIGTERM if received else signal.SIGINT
         return _say(f"ended by {number.name}; {again}.", 128 + number)
     except (OSError, MemoryError) as error:
         said = f"{reason(error, Path.cwd())}; all that is known lies in {log_of(error)}"
@@ -86,13 +83,17 @@ def _say(text: str, status: int) -> int:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    def end(*_: object) -> Never:
+def _ended_by_sigterm() -> Iterator[list[int]]:
+    """Lets SIGTERM end a command as Ctrl-C does; yields a list that it is put into, as Ray raises an exception of its own."""
+    received: list[int] = []
+
+    def end(number: int, _: object) -> Never:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: Ray is being ended
-        raise Terminated
+        received.append(number)
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        yield received
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from contextlib import ExitStack
 from functools import cached_property
@@ -39,6 +40,7 @@ class RaySession:
         self._ready.wait()
         if self._error:
             raise self._error
+        _handle_signals_first()
         assert self._cluster, "a session that is ready has a cluster or an error"
         self._display.line("ray", _described(self._cluster))
         return self._cluster
@@ -70,6 +72,13 @@ class RaySession:
         self._ended.set()
         if self._thread.ident:
             self._thread.join()
+
+
+def _handle_signals_first() -> None:
+    """Puts Python's handler of SIGTERM before that of Ray's C++ part, which prints a stack."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _described(cluster: Cluster) -> str:
