@@ -17,7 +17,7 @@ import ray.data
 
 from raymask.config import RunConfig
 from raymask.data.decode import InputSpec
-from raymask.data.stream import by_actors, limit_execution
+from raymask.data.stream import by_actors, by_tasks, limit_execution
 from raymask.errors import InputError
 from raymask.hashing import UNKNOWN, Version, file_stamp, fingerprint, remembered_digests, text_digest, versions_of
 from raymask.inference import Models, Panel, Predictor, specs_of, weights_bytes
@@ -167,7 +167,7 @@ def predict_shards(
     limit_execution(memory)
     specs, of_group = specs_of(panel.models), split_pool(pool, len(groups))
     blocks = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
-        _decode, batch_size=None, num_cpus=pool.decode_cpus, fn_kwargs={"file": output.images, "specs": specs}
+        _decode, batch_size=None, **by_tasks(of_group), fn_kwargs={"output": output, "specs": specs}
     )
     for number, group in enumerate(groups):
         last = panel if number == len(groups) - 1 else None
@@ -206,10 +206,10 @@ def _opened(file: Path, stamp: str) -> pq.ParquetFile:
     return pq.ParquetFile(file)
 
 
-def _decode(chunks: dict[str, Any], file: Path, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
+def _decode(chunks: dict[str, Any], output: Output, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
     """Blocks of one chunk: its number, row, image_id, version and problem, and (n, H, W, 3) uint8 pixels for each spec."""
     for chunk in chunks["item"].tolist():
-        rows = _opened(file, file_stamp(file)).read_row_group(chunk).to_pandas()
+        rows = _opened(output.images, file_stamp(output.images)).read_row_group(chunk).to_pandas()
         paths = rows["path"].tolist()
         versions = versions_of(paths, [UNKNOWN] * len(paths))
         yield {
@@ -218,7 +218,7 @@ def _decode(chunks: dict[str, Any], file: Path, specs: Sequence[InputSpec]) -> I
             "image_id": rows["image_id"].to_numpy(dtype=object),
             "stamp": np.asarray([version.stamp for version in versions], dtype=object),
             "digest": np.asarray([version.digest for version in versions], dtype=object),
-            **decoded_block(paths, specs),
+            **decoded_block(paths, specs, output.root),
         }
 
 

@@ -12,7 +12,7 @@ import ray.data
 
 from raymask.config import Recipe
 from raymask.data.features import BankSpec, part_path
-from raymask.data.stream import by_actors, limit_execution, numbered_tasks, prepared_images, stream_augmenter
+from raymask.data.stream import by_actors, by_tasks, limit_execution, numbered_tasks, prepared_images, stream_augmenter
 from raymask.plan import ActorPool
 from raymask.run_files import replacing
 
@@ -53,7 +53,7 @@ def embed(
         .map_batches(
             _make_batches,
             batch_size=None,
-            num_cpus=pool.decode_cpus,
+            **by_tasks(pool),
             fn_kwargs={"spec": spec, "parts": tuple(parts), "cache": cache, "manifest": manifest, "steps": steps},
         )
         .map_batches(

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import ray.data
 
-from raymask.data.decode import InputSpec, decode_file
-from raymask.data.stream import by_actors
+from raymask.data.careful import decode_files
+from raymask.data.decode import InputSpec
+from raymask.data.stream import by_actors, by_tasks
+from raymask.hashing import text_digest
 from raymask.inference import Predictor, specs_of, stacked
 from raymask.model_files import read_model
 from raymask.plan import ActorPool, even_chunk
@@ -53,7 +55,9 @@ def predict(
     ]
     predicted = (
         ray.data.from_items(chunks, override_num_blocks=len(chunks))
-        .map_batches(_decode, batch_size=1, batch_format="pandas", num_cpus=pool.decode_cpus, fn_kwargs={"specs": specs})
+        .map_batches(
+            _decode, batch_size=1, batch_format="pandas", **by_tasks(pool), fn_kwargs={"specs": specs, "folder": run.root}
+        )
         .map_batches(
             Crew,
             fn_constructor_args=(models, views, tuple(specs), pool.threads),
@@ -77,15 +81,21 @@ def columns_of(models: Mapping[str, Path]) -> list[str]:
     return [f"{model}|{head}:{name}" for model, of_model in heads.items() for head, names in of_model.items() for name in names]
 
 
-def _decode(chunks: pd.DataFrame, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
+def _decode(chunks: pd.DataFrame, specs: Sequence[InputSpec], folder: Path) -> Iterator[dict[str, Any]]:
     """Blocks of image_id, problem, and (n, H, W, 3) uint8 pixels for each spec; black where the image is broken."""
     for ids, paths in chunks[["image_id", "path"]].itertuples(index=False):
-        yield {"image_id": np.asarray(ids, dtype=object), **decoded_block(paths, specs)}
+        yield {"image_id": np.asarray(ids, dtype=object), **decoded_block(paths, specs, folder)}
 
 
-def decoded_block(paths: Sequence[str], specs: Sequence[InputSpec]) -> dict[str, Any]:
-    """A block's `problem` ("" where there is none) and (n, H, W, 3) uint8 pixels by spec; black where the image is broken."""
-    decoded = [decode_file(path, specs) for path in paths]
+def decoded_block(paths: Sequence[str], specs: Sequence[InputSpec], folder: Path) -> dict[str, Any]:
+    """A block's `problem` ("" where there is none) and (n, H, W, 3) uint8 pixels by spec; black where the image is broken.
+
+    Args:
+        paths: the files.
+        specs: of the pixels.
+        folder: where it is marked which files are being decoded, see `raymask.data.careful`.
+    """
+    decoded = decode_files(paths, specs, folder / f".decoding-{text_digest(*paths)[:12]}")
     pixels = {f"{PIXELS}{place}": images for place, images in enumerate(stacked(decoded, specs))}
     return {"problem": np.asarray([problem for problem, _ in decoded], dtype=object), **pixels}
 

@@ -60,7 +60,9 @@ def check_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_models_of_a_run_whose_folder_holds_a_bar_are_told_apart(run: Run, folder: Path, expected: pd.DataFrame) -> None:
+def test_models_of_a_run_whose_folder_holds_a_bar_are_told_apart(
+    run: Run, folder: Path, expected: pd.DataFrame, tmp_path: Path
+) -> None:
     panel = read_panel(run.root)
     names = {name: f"a|b/{name}" for name in panel.models}
     rounds = tuple({member: names[model] for member, model in models.items()} for models in panel.rounds)
@@ -69,7 +71,7 @@ def test_models_of_a_run_whose_folder_holds_a_bar_are_told_apart(run: Run, folde
     block = {"chunk": np.zeros(3), "row": np.arange(3), "image_id": np.array([file.name for file in files], dtype=object)}
     block |= {"stamp": np.full(3, ""), "digest": np.full(3, "")}
     speaker = bulk.Speaker(renamed.models, renamed.vote.views, specs, 1, renamed)
-    table = speaker(block | decoded_block([str(file) for file in files], specs))
+    table = speaker(block | decoded_block([str(file) for file in files], specs, tmp_path))
     check_same(table.drop(columns=["chunk", "row", "stamp", "digest"]), expected[:3])
 
 
@@ -258,14 +260,17 @@ def test_a_machine_that_dies_half_way_loses_nothing(run: Run, folder: Path, expe
     script = Path(__file__).with_name("two_nodes.py")
     try:
         done = subprocess.run(
-            [sys.executable, str(script), str(run.root), str(table), str(tmp_path)], capture_output=True, text=True, timeout=280
+            [sys.executable, str(script), str(run.root), str(table), str(tmp_path / "out")],
+            capture_output=True,
+            text=True,
+            timeout=280,
         )
     finally:
         table.unlink()
     assert done.returncode == 0, done.stderr[-3000:]
-    [killed, whole] = [int(line.split()[2]) for line in done.stdout.splitlines() if line.endswith("shards")]
+    killed, whole = (int((tmp_path / name).read_text()) for name in ("killed", "done"))
     assert 5 <= killed < whole == 75
-    found = read_predictions(Output(tmp_path))
+    found = read_predictions(Output(tmp_path / "out"))
     assert found["image_id"].tolist() == [f"{place:04d}" for place in range(1200)]
     by_name = expected.set_index("image_id").loc[names].reset_index(drop=True)
     np.testing.assert_array_equal(found["joint"], by_name["joint"])

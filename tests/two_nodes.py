@@ -1,4 +1,7 @@
-"""Predicts on two simulated machines, kills one half-way, and says what came out: `python two_nodes.py RUN IMAGES OUT`."""
+"""Predicts on two simulated machines and kills one half-way: `python two_nodes.py RUN IMAGES OUT`.
+
+How many shards there were is written beside OUT: to `killed` when one was killed, and to `done` at the end.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,11 @@ def main(run: Path, images: Path, out: Path) -> None:
         while len(list(parts.glob("part-*"))) < 5:
             time.sleep(0.05)
         cluster.remove_node(other, allow_graceful=False)
-        print("killed with", len(list(parts.glob("part-*"))), "shards", flush=True)
+        (out.parent / "killed").write_text(str(len(list(parts.glob("part-*")))))
 
     threading.Thread(target=kill_half_way, daemon=True).start()
     afterwards.predict(run, str(images), out, id_column="id", display=Display(Console(file=io.StringIO())))
-    print("done with", len(list(parts.glob("part-*"))), "shards", flush=True)
+    (out.parent / "done").write_text(str(len(list(parts.glob("part-*")))))
     cluster.shutdown()
 
 

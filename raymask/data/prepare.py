@@ -11,7 +11,9 @@ import pandas as pd
 import ray.data
 
 from raymask.data.cache import index_path, shard_path, shard_rows
-from raymask.data.decode import InputSpec, decode_file
+from raymask.data.careful import decode_files
+from raymask.data.decode import InputSpec
+from raymask.data.stream import RETRIES
 from raymask.run_files import replacing, write_table
 
 Progress = Callable[[int, int], None]
@@ -35,7 +37,7 @@ def prepare(images: pd.DataFrame, spec: InputSpec, folder: Path, progress: Progr
         for shard, start in enumerate(range(0, len(images), rows))
     ]
     written = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
-        _write_shards, batch_size=1, batch_format="pandas", fn_kwargs={"folder": folder, "spec": spec}
+        _write_shards, batch_size=1, batch_format="pandas", max_retries=RETRIES, fn_kwargs={"folder": folder, "spec": spec}
     )
     parts, done = [], 0
     for part in written.iter_batches(batch_size=None, batch_format="pandas", prefetch_batches=0):
@@ -48,7 +50,7 @@ def prepare(images: pd.DataFrame, spec: InputSpec, folder: Path, progress: Progr
 
 def _write_shards(batch: pd.DataFrame, folder: Path, spec: InputSpec) -> Iterator[dict[str, Any]]:
     for shard, ids, paths in batch[["shard", "image_id", "path"]].itertuples(index=False):
-        decoded = [decode_file(path, [spec]) for path in paths]
+        decoded = decode_files(paths, [spec], shard_path(folder, shard).with_suffix(".decoding"))
         pixels = [images[0] for problem, images in decoded if not problem]
         with replacing(shard_path(folder, shard)) as draft, draft.open("wb") as file:
             np.save(file, np.stack(pixels) if pixels else np.empty((0, spec.height, spec.width, 3), dtype=np.uint8))

@@ -64,6 +64,7 @@ def stream(
         batch_size=None,
         compute=TaskPoolStrategy(size=tasks),
         num_cpus=cpus_per_task,
+        max_retries=RETRIES,
         fn_kwargs={"spec": spec, "cache": cache, "manifest": manifest, "first": streamed},
     )
     blocks = iter(batches.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
@@ -112,6 +113,20 @@ class Rest(ExecutionCallback):  # type: ignore[misc]
         time.sleep(SECONDS_BETWEEN_STEPS)
 
 
+RETRIES = 10
+"""Times that a task or an actor is begun again whose process or machine dies; Ray Data itself would never give up."""
+
+
+def by_tasks(pool: ActorPool) -> dict[str, Any]:
+    """Options of `map_batches` for the step that makes the blocks that actors of a pool get."""
+    return {"num_cpus": pool.decode_cpus, **({} if _merged(pool) else {"max_retries": RETRIES})}
+
+
+def _merged(pool: ActorPool) -> bool:
+    """Whether Ray Data merges that step with the actors', as it does where both have the same options."""
+    return not pool.gpus and pool.cpus == pool.decode_cpus
+
+
 def by_actors(pool: ActorPool, blocks: int, rows: int) -> dict[str, Any]:
     """Options of `map_batches` for the actors of a pool, each of which is called with a block at a time.
 
@@ -128,6 +143,7 @@ def by_actors(pool: ActorPool, blocks: int, rows: int) -> dict[str, Any]:
         "batch_size": rows if pool.gpus else None,
         "num_cpus": pool.cpus,
         "num_gpus": pool.gpus or None,
+        **({} if _merged(pool) else {"max_restarts": RETRIES, "max_task_retries": RETRIES}),
     }
 
 
@@ -135,7 +151,7 @@ def limit_execution(memory: int) -> None:
     """Keeps order, and bounds the bytes of blocks that wait, in this process's next executions."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.custom_execution_callback_classes = [Rest]
+    context.custom_execution_callback_classes = list({*context.custom_execution_callback_classes, Rest})
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=memory)
 

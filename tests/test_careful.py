@@ -1,0 +1,44 @@
+"""Images that kill the process that decodes them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from raymask.data.careful import DEADLY
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def out(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In a process of its own, whose Ray has a faulty decoder."""
+    folder = tmp_path_factory.mktemp("deadly")
+    path = os.pathsep.join([str(HERE / "faulty_decoder"), str(HERE), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(HERE / "deadly_images.py"), str(photos), str(folder)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("way", ["prepare", "predict", "predict-on-gpus", "bulk"])
+def test_they_alone_are_set_aside_with_a_reason(out: Path, way: str) -> None:
+    names = sorted(file.name for file in (out / "images").iterdir())
+    found = pd.read_csv(out / f"{way}.csv").sort_values("image_id")
+    assert found["image_id"].tolist() == [names[place] for place in (3, 4, 9)]
+    assert set(found[found.columns[1]]) == {DEADLY}
+
+
+def test_no_marker_is_left(out: Path) -> None:
+    assert not [path for folder in ("run", "cache", "bulk") for path in (out / folder).rglob("*decoding*")]
