@@ -14,6 +14,9 @@ from raymask.errors import InputError
 from raymask.hashing import file_digest, text_digest
 from raymask.run_files import read_json, replacing, write_json
 from raymask.store import Run
+from raymask.waiting import wait_for
+
+CPUS = 0.5
 
 
 def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:
@@ -28,9 +31,10 @@ def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:
     files = {member.name: root / backbone_file(member.recipe) for member in members}
     recipes = {files[member.name]: member.recipe for member in members}
     wanted = {file: recipe for file, recipe in recipes.items() if not file.exists()}
-    tasks = [ray.remote(num_cpus=0.5, max_retries=0)(_fetch).remote(recipe, file) for file, recipe in wanted.items()]
-    for refusal in ray.get(tasks):
-        if refusal:
+    tasks = [ray.remote(num_cpus=CPUS, max_retries=0)(_fetch).remote(recipe, file) for file, recipe in wanted.items()]
+    while tasks:
+        [fetched], tasks = wait_for(tasks, {"CPU": CPUS})
+        if refusal := ray.get(fetched):
             raise InputError(refusal)
     return {member.name: files[member.name] for member in members if member.recipe.pretrained}
 

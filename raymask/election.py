@@ -22,7 +22,7 @@ from raymask.hashing import file_digest, fingerprint, remembered_digests, text_d
 from raymask.identity import check_unchanged, without_places
 from raymask.metrics import Score, score_heads, score_joint
 from raymask.oof import collect_oof, oof_by_view, replica_by_head
-from raymask.plan import plan_actors
+from raymask.plan import gpus_worth, plan_actors
 from raymask.resample import compare, group_numbers, interval, parse_metric
 from raymask.run_files import check_file_name, read_json, write_json, write_table
 from raymask.session import RaySession
@@ -240,7 +240,7 @@ def replica_predictions(
     check_unchanged(images, one.config, what)
     from raymask.predict import predict
 
-    pool = plan_actors(session.nodes)
+    pool = plan_actors(session.nodes(gpus_worth(len(images))))
     began = time.monotonic()
     with display.counting("predict", what) as count:
         predicted = predict(run, images, replicas, views, pool, count)

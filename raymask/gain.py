@@ -13,7 +13,7 @@ from raymask.display import Display
 from raymask.election import Electorate
 from raymask.identity import check_unchanged
 from raymask.oof import replica_by_head
-from raymask.plan import plan_actors
+from raymask.plan import gpus_worth, plan_actors
 from raymask.resample import Interval, Metric, compare, group_numbers, interval, parse_metric
 from raymask.run_files import read_json, write_json
 from raymask.session import RaySession
@@ -123,7 +123,7 @@ def score_whole(
     from raymask.predict import predict
 
     held_out = election.reserved_images(one.run)
-    pool = plan_actors(session.nodes)
+    pool = plan_actors(session.nodes(gpus_worth(len(held_out))))
     with display.counting("predict", "reserve images") as count:
         predicted = predict(one.run, held_out[["image_id", "path"]], [whole], vote.views, pool, count)
     check_unchanged(held_out, one.config, "reserve images")

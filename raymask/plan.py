@@ -23,6 +23,9 @@ from raymask.tasks import LabelSpace
 MOST_PIECES = 8
 """Packs that a slot's fair share is cut into at most to make the slots end together."""
 
+IMAGES_PER_GPU = 5000
+"""Which keep a GPU busy for longer than it takes to start."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -291,6 +294,11 @@ class ActorPool:
     gpus: float
     threads: int
     decode_cpus: float
+
+
+def gpus_worth(images: int) -> int:
+    """GPUs that so many images are worth to be shared among."""
+    return 1 + images // IMAGES_PER_GPU
 
 
 def even_chunk(items: int, workers: int, most: int) -> int:

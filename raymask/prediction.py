@@ -11,7 +11,7 @@ from raymask.display import Display
 from raymask.errors import shortened
 from raymask.inference import read_panel
 from raymask.machine import usable_memory
-from raymask.plan import ActorPool, Node, plan_actors
+from raymask.plan import ActorPool, Node, gpus_worth, plan_actors
 from raymask.run_files import write_table
 from raymask.session import RaySession
 from raymask.submit import submission_table
@@ -39,7 +39,7 @@ def predict_images(
     display.line("data", f"{len(wanted.images)} images; {len(panel.models)} models under {len(panel.vote.views.names)} view(s)")
     for remark in filter(None, [*wanted.remarks, missing]):
         display.warn(remark)
-    nodes = session.nodes
+    nodes = session.nodes(gpus_worth(len(wanted.images)))
     from raymask import bulk
     from raymask.cluster import check_shared
 

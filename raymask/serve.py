@@ -182,7 +182,8 @@ def serve_until_stopped(folder: Path, settings: Settings, display: Display | Non
     panel = read_panel(root, settings.models, settings.rule)
     compute = load_run_config(Run(root)).compute
     with connect(compute) as cluster, _stopped_by_signals():
-        cluster = replace(cluster, nodes=usable_nodes(compute, lambda sentence: display.line("ray", sentence)))
+        nodes = usable_nodes(compute, settings.replicas or 1, lambda sentence: display.line("ray", sentence))
+        cluster = replace(cluster, nodes=nodes)
         display.line("serve", f"loading {len(panel.models)} models of {root.name}")
         with serving(root, panel, settings, cluster, display) as replicas:
             where = f"on {replicas} processes" if replicas > 1 else "on one process"

@@ -23,6 +23,7 @@ class RaySession:
         self._compute, self._display = compute, display
         self._cluster: Cluster | None = None
         self._error: BaseException | None = None
+        self._said: set[str] = set()
         self._ready, self._ended = threading.Event(), threading.Event()
         # Linux ends the processes of Ray with the thread that started them, so that thread lives as long as the session.
         self._thread = threading.Thread(target=self._hold, name="ray-session", daemon=True)
@@ -45,22 +46,29 @@ class RaySession:
         self._display.line("ray", _described(self._cluster))
         return self._cluster
 
-    @cached_property
-    def nodes(self) -> tuple[Node, ...]:
-        """The machines that plans may count on."""
+    def nodes(self, gpus: int) -> tuple[Node, ...]:
+        """The machines that a plan may count on, see `raymask.capacity.usable_nodes`; `gpus` is how many there is work for."""
         self.cluster  # noqa: B018
         from raymask.capacity import usable_nodes
 
-        return usable_nodes(self._compute, lambda sentence: self._display.line("ray", sentence))
+        return usable_nodes(self._compute, gpus, self._say)
+
+    def _say(self, sentence: str) -> None:
+        """Once, whatever else is said meanwhile."""
+        if sentence not in self._said:
+            self._display.line("ray", sentence)
+        self._said.add(sentence)
 
     def _hold(self) -> None:
         from raymask.cluster import connect
 
         try:
-            with connect(self._compute) as cluster:
+            with ExitStack() as stack, connect(self._compute) as cluster:
                 from raymask.capacity import look_for_cuda
+                from raymask.waiting import watched
 
                 look_for_cuda()
+                stack.enter_context(watched(self._compute.wait_minutes, lambda sentence: self._display.line("wait", sentence)))
                 self._cluster = cluster
                 self._ready.set()
                 self._ended.wait()

@@ -49,7 +49,7 @@ from raymask.hashing import file_digest, fingerprint, text_digest
 from raymask.identity import check_unchanged, without_places
 from raymask.oof import replica_by_head
 from raymask.opening import Opened
-from raymask.plan import input_spec, plan_actors, plan_slots
+from raymask.plan import gpus_worth, input_spec, plan_actors, plan_slots
 from raymask.refit import check_trained, named_members
 from raymask.report import build_report
 from raymask.resample import group_numbers, parse_metric
@@ -124,7 +124,7 @@ def make_soups(
     from raymask.soups import Made, SoupJob, make
 
     folds = tuple(replica_folds(manifest["fold"]))
-    slots = plan_slots(session.nodes, opened.config.compute, len(unmade))
+    slots = plan_slots(session.nodes(len(unmade)), opened.config.compute, len(unmade))
     check_shared(run.root)
     jobs = [
         SoupJob(run, opened.space, member, folds, caches[input_spec(member.recipe)], views, opened.config.seed)
@@ -269,7 +269,7 @@ def _predicted(
         return pd.DataFrame({"image_id": []})
     from raymask.predict import predict
 
-    pool = plan_actors(session.nodes)
+    pool = plan_actors(session.nodes(gpus_worth(len(held_out))))
     with display.counting("predict", "reserve images") as count:
         predicted = predict(run, held_out, singles, views, pool, count)
     check_unchanged(held_out, one.config, "reserve images")
@@ -284,5 +284,5 @@ def _measured(one: Electorate, held_out: pd.DataFrame, views: ViewPlan, session:
     from raymask.soups import measure
 
     crews = [_replicas(one, one.folds[:1]), _replicas(one, one.folds)][: len(one.folds)]
-    taken, device = measure(one.run, crews, held_out["path"].tolist(), views, plan_actors(session.nodes))
+    taken, device = measure(one.run, crews, held_out["path"].tolist(), views, plan_actors(session.nodes(1)))
     return (taken[-1], taken[0]), device

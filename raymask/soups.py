@@ -29,6 +29,7 @@ from raymask.run_files import read_json, write_table
 from raymask.store import GREEDY_SOUP, SOUP, ReplicaId, Run
 from raymask.tasks import JOINT, UNLABELLED, LabelSpace
 from raymask.viewing import ViewPlan
+from raymask.waiting import wait_for
 
 LEAST_SECONDS = 1.0
 """That each crew of models is measured for."""
@@ -78,7 +79,7 @@ def make(jobs: Sequence[SoupJob], slots: Slots, on_made: Callable[[Made], None])
         while waiting or running:
             while waiting and len(running) < slots.count:
                 running.append(task.remote(waiting.popleft(), slots.threads))
-            [made], running = ray.wait(running, num_returns=1)
+            [made], running = wait_for(running, {"CPU": slots.cpus, "GPU": slots.gpus})
             on_made(_result(made))
     finally:
         for other in running:
@@ -169,7 +170,9 @@ def measure(
         pool: the actors that predict.
     """
     task = ray.remote(_measure).options(num_cpus=pool.cpus, num_gpus=pool.gpus)
-    milliseconds, device = _result(task.remote(run, crews, list(paths[:BATCH]), views, pool.threads))
+    measuring = task.remote(run, crews, list(paths[:BATCH]), views, pool.threads)
+    [measured], _ = wait_for([measuring], {"CPU": pool.cpus, "GPU": pool.gpus})
+    milliseconds, device = _result(measured)
     return milliseconds, device
 
 

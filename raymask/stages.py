@@ -20,7 +20,7 @@ from raymask.errors import InputError, shortened
 from raymask.hashing import file_digest
 from raymask.identity import check_unchanged, relocate
 from raymask.opening import Opened
-from raymask.plan import Job, bank_spec, input_spec, plan_actors, plan_run, room_of
+from raymask.plan import Job, bank_spec, gpus_worth, input_spec, plan_actors, plan_run, room_of
 from raymask.run_files import write_table
 from raymask.session import RaySession
 from raymask.store import ReplicaId, Run, add_timing, cache_root, read_timings
@@ -167,7 +167,7 @@ def train_replicas(
     weights = {name: file_digest(file) for name, file in backbones.items()}
     check_starts(run, weights, unfinished)
     banks = embed_images(opened, unfinished, caches, backbones, weights, image_ids, session, display)
-    nodes = session.nodes
+    nodes = session.nodes(-(-(len(replicas) - len(finished)) // config.compute.packs_per_gpu))
     plan = plan_run(members, folds, nodes, config.compute, config.seed, weights, finished)
     slots = plan.slots
     said = f"{len(replicas) - len(finished)} replicas in {len(plan.packs)} pack(s), {slots.count} side by side"
@@ -218,7 +218,7 @@ def embed_images(
         from raymask.embed import embed
 
         memory = config.compute.stream_memory_mb * 2**20
-        pool = plan_actors(session.nodes)
+        pool = plan_actors(session.nodes(gpus_worth(len(parts) * len(image_ids))))
         with timed(run, "embed"), display.counting("embed", "features") as count:
             embed(spec, parts, folder, recipe, backbones[member.name], cache, run.manifest, pool, memory, count)
         display.line("embed", f"{len(parts)} × {len(image_ids)} features of {recipe.backbone}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import tune
 
 from raymask.errors import GOES_ON, InputError, RunError, reason
 from raymask.plan import Job, Pack, Plan, Slots
+from raymask.waiting import Need, check
 
 OnReport = Callable[[dict[str, Any]], None]
 Work = Callable[[Job, Pack, Slots, OnReport], None]
@@ -38,7 +39,8 @@ def train(job: Job, plan: Plan, retries: int, on_report: OnReport, work: Work = 
     """
     packs = {pack.name: pack for pack in plan.packs}
     resources = {"cpu": plan.slots.cpus, **({"gpu": plan.slots.gpus} if plan.slots.gpus else {})}
-    listener = _Listener(on_report)
+    named = {"CPU": plan.slots.cpus, "GPU": plan.slots.gpus}
+    listener = _Listener(on_report, [named, {"CPU": plan.slots.stream_cpus}])
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, job=job, packs=packs, slots=plan.slots, work=work), resources),
         param_space={"pack": tune.grid_search(list(packs))},
@@ -48,10 +50,13 @@ def train(job: Job, plan: Plan, retries: int, on_report: OnReport, work: Work = 
             storage_path=str(job.run.tune),
             failure_config=tune.FailureConfig(max_failures=retries),
             callbacks=[listener],
+            stop=listener,
             verbose=0,
         ),
     )
     results = tuner.fit()
+    if listener.given_up:
+        raise listener.given_up
     if listener.refusal:
         raise InputError(listener.refusal)
     if results.errors:
@@ -64,16 +69,32 @@ def train(job: Job, plan: Plan, retries: int, on_report: OnReport, work: Work = 
         raise RunError(f"training ended before its end; {GOES_ON}.")
 
 
-class _Listener(tune.Callback):  # type: ignore[misc]
-    """Hands on what the trials report."""
+class _Listener(tune.Callback, tune.Stopper):  # type: ignore[misc]
+    """Hands on what the trials report, and stops them all when no machine can run one for too long."""
 
-    def __init__(self, on_report: OnReport) -> None:
-        self.on_report = on_report
+    def __init__(self, on_report: OnReport, needs: Sequence[Need]) -> None:
+        self.on_report, self.needs = on_report, needs
         self.refusal: str | None = None
+        self.given_up: RunError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks for a restore that a run directory makes needless; a console cannot be pickled."""
         return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called several times a second."""
+        try:
+            check(self.needs)
+        except RunError as error:
+            self.given_up = error
+
+    def stop_all(self) -> bool:
+        """Asked after each step."""
+        return self.given_up is not None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Asked after each report; a trial ends by itself."""
+        return False
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "refusal" in result:

@@ -83,7 +83,7 @@ def heads_on_a_frozen_backbone(photos: Path, out: Path) -> RunConfig:
 def say_in_what_room(display: Display) -> None:
     """What a run that wants no number of GPUs would be planned for."""
     with ExitStack() as stack:
-        nodes = RaySession(stack, ComputeConfig(), display).nodes
+        nodes = RaySession(stack, ComputeConfig(), display).nodes(2)
     display.line("room", room_of(plan_slots(nodes, ComputeConfig(), 2), nodes))
 
 

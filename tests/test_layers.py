@@ -43,6 +43,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "store",
+            "data.careful",
             "tta",
             "losses",
             "metrics",
@@ -72,9 +73,9 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"viewing", "gauges", "listen"}),
     frozenset({"plan", "engine", "vote"}),
     frozenset({"vote_files"}),
-    frozenset({"ways", "cluster", "backbones", "soup", "inference", "report_vote", "data.prepare", "data.stream"}),
-    frozenset({"capacity"}),
-    frozenset({"session", "graphs", "card", "bundle", "answers"}),
+    frozenset({"ways", "cluster", "soup", "inference", "report_vote", "data.prepare", "data.stream"}),
+    frozenset({"capacity", "waiting"}),
+    frozenset({"session", "backbones", "graphs", "card", "bundle", "answers"}),
     frozenset({"train", "trial", "embed", "predict", "bulk", "report", "web", "graph_files", "checkpoints"}),
     frozenset({"election", "prediction", "soups", "serve", "export"}),
     frozenset({"teacher", "gain"}),
@@ -87,7 +88,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
 )
 LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-WITHIN_A_LEVEL = {("train", "trial"), ("bulk", "predict"), ("data.tables", "data.rejected")}
+WITHIN_A_LEVEL = {("data.prepare", "data.stream"), ("train", "trial"), ("bulk", "predict"), ("data.tables", "data.rejected")}
 
 KNOWS_RAY = {
     "capacity",
@@ -100,6 +101,7 @@ KNOWS_RAY = {
     "soups",
     "serve",
     "backbones",
+    "waiting",
     "data.prepare",
     "data.stream",
 }
