@@ -112,10 +112,9 @@ def vote(
     Raises:
         InputError: a run is not trained, the runs do not fit together, or a prediction is missing.
     """
-    import pandas as pd
-
     from raymask import election, stages
     from raymask.opening import drawn_data, read_test_set
+    from raymask.run_tables import read_manifest
 
     display, began = display or Display(), time.monotonic()
     runs = [Run(absolute(folder)) for folder in folders]
@@ -135,7 +134,7 @@ def vote(
         election.score_reserve(voting, decided, target, config.seed, session, display)
     save_run_config(target, config)
     if target.root != runs[0].root:
-        write_table(target.manifest, pd.read_parquet(runs[0].manifest))
+        write_table(target.manifest, read_manifest(runs[0], voting[0].space))
     stages.summarise(target, voting[0].space, scores, time.monotonic() - began, display)
     return Result(target, scores)
 

@@ -12,7 +12,7 @@ from raymask.config import Member, Recipe
 from raymask.data.features import file_stem
 from raymask.errors import InputError
 from raymask.hashing import file_digest, text_digest
-from raymask.run_files import read_json, replacing, write_json
+from raymask.run_files import DamagedFileError, check_weights, read_json, replacing, write_json
 from raymask.store import Run
 from raymask.waiting import wait_for
 
@@ -30,13 +30,24 @@ def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:
     """
     files = {member.name: root / backbone_file(member.recipe) for member in members}
     recipes = {files[member.name]: member.recipe for member in members}
-    wanted = {file: recipe for file, recipe in recipes.items() if not file.exists()}
+    wanted = {file: recipe for file, recipe in recipes.items() if not _is_whole(file)}
     tasks = [ray.remote(num_cpus=CPUS, max_retries=0)(_fetch).remote(recipe, file) for file, recipe in wanted.items()]
     while tasks:
         [fetched], tasks = wait_for(tasks, {"CPU": CPUS})
         if refusal := ray.get(fetched):
             raise InputError(refusal)
     return {member.name: files[member.name] for member in members if member.recipe.pretrained}
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file of weights is there to its end; one that was cut is fetched again."""
+    if file.suffix != ".safetensors":
+        return file.exists()
+    try:
+        check_weights(file, None)
+    except DamagedFileError:
+        return False
+    return True
 
 
 def backbone_file(recipe: Recipe) -> str:

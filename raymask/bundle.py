@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from torch import Tensor
 
 from raymask.data.decode import InputSpec, decode_file
 from raymask.inference import Models
+from raymask.run_files import read_table
 from raymask.store import Run
 
 TOLERANCE = 1e-4
@@ -62,7 +62,7 @@ def read_check_images(run: Run, models: Models, specs: Sequence[InputSpec]) -> I
     homes = [run, *(Run(folder.parents[2]) for folder in models.values())]
     manifest = next((home.manifest for home in homes if home.manifest.is_file()), None)
     if manifest:
-        paths = pd.read_parquet(manifest, columns=["path"])["path"].tolist()
+        paths = read_table(manifest, {"path": "text"}, only=True)["path"].tolist()
         some = [paths[place] for place in np.linspace(0, len(paths) - 1, REAL_IMAGES).astype(int)] if paths else []
         found = [decode_file(path, specs) for path in dict.fromkeys(some) if Path(path).is_file()]
         read += [pixels for problem, pixels in found if not problem]

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from raymask.config import ENSEMBLE, RunConfig, resolve_members
 from raymask.config_files import dump_yaml
 from raymask.data.decode import InputSpec
 from raymask.data.sources import label_space
 from raymask.inference import FOLDS
+from raymask.run_tables import read_elected, read_manifest
 from raymask.store import Run, read_ensemble
 from raymask.tasks import JOINT, LabelSpace
 from raymask.vote import Vote
@@ -202,8 +202,8 @@ def _by_class(run: Run, space: LabelSpace) -> str:
         return ""
     from sklearn.metrics import f1_score
 
-    said = pd.read_parquet(run.oof_ensemble, columns=["image_id", *(f"{task}_label" for task in space.names)])
-    truth = pd.read_parquet(run.manifest, columns=["image_id", *(f"label_{task}" for task in space.names)])
+    said = read_elected(run.oof_ensemble, space)[["image_id", *(f"{task}_label" for task in space.names)]]
+    truth = read_manifest(run, space)[["image_id", *(f"label_{task}" for task in space.names)]]
     both = said.merge(truth, on="image_id")
     rows = []
     for task in space.tasks:

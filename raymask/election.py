@@ -18,13 +18,16 @@ from raymask.data.test_sets import TestSet
 from raymask.display import Display
 from raymask.ensemble import ByHead, check_complete
 from raymask.errors import InputError
+from raymask.formats import Predicted
 from raymask.hashing import file_digest, fingerprint, remembered_digests, text_digest, with_digests
 from raymask.identity import check_unchanged, without_places
+from raymask.inference import check_models
 from raymask.metrics import Score, score_heads, score_joint
-from raymask.oof import collect_oof, oof_by_view, replica_by_head
+from raymask.oof import collect_oof, oof_by_view, read_oof, replica_by_head
 from raymask.plan import gpus_worth, plan_actors
 from raymask.resample import compare, group_numbers, interval, parse_metric
-from raymask.run_files import check_file_name, read_json, write_json, write_table
+from raymask.run_files import DamagedFileError, Kind, check_file_name, damaged, read_json, write_json, write_table
+from raymask.run_tables import probability_columns, read_elected, read_folds, read_manifest, read_reserve, read_said
 from raymask.session import RaySession
 from raymask.store import ReplicaId, Run, add_timing, load_run_config, read_ensemble
 from raymask.submit import prediction_table, submission_table
@@ -63,7 +66,7 @@ def electorates(runs: Sequence[Run]) -> list[Electorate]:
         config = load_run_config(run)
         if not run.manifest.exists():
             raise InputError(f"'{run.root}' is not trained yet: it has no {run.manifest.name}.")
-        folds = replica_folds(pd.read_parquet(run.manifest, columns=["fold"])["fold"])
+        folds = replica_folds(read_folds(run))
         prefix = f"{run.name}/" if len(runs) > 1 else ""
         names = {f"{prefix}{member.name}": member.name for member in resolve_members(config)}
         read.append(Electorate(run, config, sources.label_space(config.tasks), tuple(folds), names))
@@ -81,13 +84,13 @@ def _classes(space: LabelSpace) -> dict[str, tuple[str, ...]]:
 
 def validated_images(one: Electorate) -> pd.DataFrame:
     """The manifest's images that some fold validates on, with a label."""
-    manifest = pd.read_parquet(one.run.manifest)
+    manifest = read_manifest(one.run, one.space)
     return manifest[manifest["fold"].isin(one.folds)].reset_index(drop=True)
 
 
 def reserved_images(run: Run) -> pd.DataFrame:
     """The images of the people held out from everything, in the order of their predictions."""
-    images = pd.read_parquet(run.reserve).sort_values("image_id", kind="stable", ignore_index=True)
+    images = read_reserve(run).sort_values("image_id", kind="stable", ignore_index=True)
     return images if "digest" in images else with_digests(images, load_run_config(run))  # of an older raymask
 
 
@@ -101,15 +104,11 @@ def elect(runs: Sequence[Electorate], config: VoteConfig, into: Run, seed: int, 
     ids = images["image_id"]
     for one in runs:
         for name in one.names.values():
-            _collect(one, name, ids)
+            _collect(one, name, ids, display)
     space = runs[0].space
     fingerprint = _fingerprint(runs, config, seed)
-    if into.ensemble.exists() and into.oof_ensemble.exists():
-        known = read_ensemble(into)
-        if known.get("fingerprint") == fingerprint:
-            vote = read_vote(into.ensemble, known["vote"], space, config.rule)
-            display.line("vote", f"decided already: {vote.fitted.candidate}, views {vote.views}")
-            return vote, known["oof"]
+    if known := _decided(into, fingerprint, ids, space, config.rule, display):
+        return known
     began = time.monotonic()
     decision = decide(_evidence(runs, images), config, seed)
     truth = {target: images[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
@@ -132,14 +131,55 @@ def elect(runs: Sequence[Electorate], config: VoteConfig, into: Run, seed: int, 
     return decision.vote, scores
 
 
-def _collect(one: Electorate, member: str, ids: pd.Series) -> None:
+def _decided(
+    into: Run, fingerprint: str, ids: pd.Series, space: LabelSpace, rule: str, display: Display
+) -> tuple[Vote, Scores] | None:
+    """The vote that is decided already for the same, and its scores; what is damaged is decided again."""
+    if not (into.ensemble.exists() and into.oof_ensemble.exists()):
+        return None
+    try:
+        known = read_ensemble(into)
+        if known.get("fingerprint") != fingerprint:
+            return None
+        known = read_ensemble(into, "vote", "members", "prior", "metric", "estimate", "rules", "oof")
+        vote = read_vote(into.ensemble, known["vote"], space, rule)
+        if set(read_elected(into.oof_ensemble, space)["image_id"]) != set(ids):
+            raise damaged(into.oof_ensemble, "it holds other images")
+    except DamagedFileError as error:
+        display.warn(f"{error.fault}; the vote is decided again")
+        return None
+    display.line("vote", f"decided already: {vote.fitted.candidate}, views {vote.views}")
+    return vote, known["oof"]
+
+
+def _collect(one: Electorate, member: str, ids: pd.Series, display: Display) -> None:
+    try:
+        if one.run.oof(member).exists():
+            _check_heads(one, member)
+    except DamagedFileError as error:
+        display.warn(f"{error.fault}; it is collected again")
+        one.run.oof(member).unlink()
     lacking = [str(ReplicaId(member, fold)) for fold in one.folds if not one.run.finished(ReplicaId(member, fold))]
     if lacking and not one.run.oof(member).exists():
         raise InputError(
             f"'{one.run.root}' is not trained to its end (there is no {lacking[0]}); finish it first by "
             f"`raymask train --recipe {one.run.config}`."
         )
-    collect_oof(one.run, member, one.folds, ids)
+    try:
+        collect_oof(one.run, member, one.folds, ids)
+    except DamagedFileError as error:
+        if not one.run.oof(member).exists():
+            raise
+        display.warn(f"{error.fault}; what was collected of it before is used")
+    _check_heads(one, member)
+
+
+def _check_heads(one: Electorate, member: str) -> None:
+    """Refuses out-of-fold predictions of other classes than those of the member's task."""
+    task = next(known.task for known in resolve_members(one.config) if known.name == member)
+    wanted = {"image_id", "view", "fold", *probability_columns(one.space, task)}
+    if set(read_oof(one.run, member)) != wanted:
+        raise damaged(one.run.oof(member), "it holds predictions of other classes than those of the run's config")
 
 
 def _say(told: Mapping[str, Any], vote: Vote, display: Display) -> None:
@@ -185,7 +225,7 @@ def _evidence(runs: Sequence[Electorate], images: pd.DataFrame) -> Evidence:
 def _fingerprint(runs: Sequence[Electorate], config: VoteConfig, seed: int) -> str:
     parts = [repr((ENSEMBLE_FORMAT, config.model_dump_json(), seed))]
     for one in runs:
-        parts.append(fingerprint(without_places(pd.read_parquet(one.run.manifest))))
+        parts.append(fingerprint(without_places(read_manifest(one.run, one.space))))
         for name, of_run in one.names.items():
             parts += [name, file_digest(one.run.oof(of_run))]
     return text_digest(*parts)[:16]
@@ -227,10 +267,18 @@ def replica_predictions(
     file = {"test": run.test_predictions, "reserve": run.reserve_predictions}[kind]
     marker = file.with_name("source.json")
     replicas, wanted = _replicas(one), what_is_predicted(one, images, views)
-    known = read_json(marker) if file.exists() and marker.exists() else {}
-    if known == wanted:
-        display.line("predict", f"{said} are predicted already")
-        return pd.read_parquet(file)
+    known: dict[str, Any] = {}
+    try:
+        known = read_json(marker, Predicted) if file.exists() and marker.exists() else {}
+        if known == wanted:
+            predicted = read_said(file, images["image_id"], columns_of(one, replicas))
+            display.line("predict", f"{said} are predicted already")
+            return predicted
+    except DamagedFileError as error:
+        if session is None:
+            raise InputError(f"{error.fault}; add --predict, by which it is made again.") from None
+        display.warn(f"{error.fault}; it is made again")
+    check_models({str(replica): run.replica(replica) for replica in replicas})
     changed = known and known["fingerprint"] != wanted["fingerprint"]
     if session is None:
         why = "and these are others than were predicted" if changed else f"under the views {views}"
@@ -250,6 +298,15 @@ def replica_predictions(
     write_json(marker, wanted)
     display.line("predict", f"{said} by {len(replicas)} replicas under {len(views.names)} view(s)")
     return predicted
+
+
+def columns_of(one: Electorate, replicas: Sequence[ReplicaId]) -> dict[str, Kind]:
+    """Columns of what models say."""
+    tasks = {member.name: member.task for member in resolve_members(one.config)}
+    columns: dict[str, Kind] = {}
+    for replica in replicas:
+        columns |= probability_columns(one.space, tasks[replica.member], f"{replica}|")
+    return columns
 
 
 def by_round(runs: Sequence[Electorate], predicted: Sequence[pd.DataFrame]) -> list[dict[str, ByHead]]:

@@ -118,7 +118,7 @@ class Meta(TypedDict):
     recipe: dict[str, Any]
     versions: NotRequired[dict[str, str]]
     sha256: NotRequired[str | None]
-    scores: NotRequired[dict[str, Any]]
+    scores: NotRequired[dict[str, float]]
     views: NotRequired[dict[str, Any]]
 
 
@@ -128,3 +128,61 @@ class Fingerprint(TypedDict):
     __pydantic_config__ = CHECKED  # type: ignore[misc]
 
     fingerprint: str
+
+
+class HeldOut(TypedDict):
+    """What `gain.json` says of the groups held out."""
+
+    images: Count
+    groups: Count
+    before: Interval | None
+    after: Interval | None
+    whole: Interval | None
+
+
+class Gain(TypedDict):
+    """`gain.json`."""
+
+    __pydantic_config__ = CHECKED  # type: ignore[misc]
+
+    metric: str
+    before: float
+    after: float
+    gain: Interval
+    images: Count
+    groups: Count
+    kept: bool
+    reserve: NotRequired[HeldOut]
+    made_of: dict[str, Any]
+
+
+class Way(TypedDict):
+    """One of the ways to predict that `singles.json` compares."""
+
+    __pydantic_config__ = CHECKED  # type: ignore[misc]
+
+    title: str
+    models: Count
+    scores: dict[str, Score]
+    score: Interval
+    gain: Interval | None
+    ms_an_image: float
+
+
+class Singles(TypedDict):
+    """`singles.json`."""
+
+    __pydantic_config__ = CHECKED  # type: ignore[misc]
+
+    format: int
+    fingerprint: str
+    metric: str
+    groups: Count
+    device: str
+    rows: Annotated[list[Way], Field(min_length=1)]
+
+
+class Predicted(Fingerprint):
+    """What predictions were made of, and under which views."""
+
+    views: dict[str, Any]

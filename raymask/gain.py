@@ -11,11 +11,13 @@ import pandas as pd
 from raymask import election
 from raymask.display import Display
 from raymask.election import Electorate
+from raymask.formats import Gain
 from raymask.identity import check_unchanged
 from raymask.oof import replica_by_head
 from raymask.plan import gpus_worth, plan_actors
 from raymask.resample import Interval, Metric, compare, group_numbers, interval, parse_metric
-from raymask.run_files import read_json, write_json
+from raymask.run_files import DamagedFileError, read_json, write_json
+from raymask.run_tables import read_elected, read_targets
 from raymask.session import RaySession
 from raymask.store import ANY_FOLD, WHOLE, ReplicaId, Run, read_ensemble
 from raymask.tasks import JOINT, Labels, LabelSpace
@@ -85,16 +87,16 @@ def compare_runs(before: Run, after: Run, seed: int, rule: str, session: RaySess
         "after": taught["fingerprint"],
         "whole": election.model_digests(one, [whole]) if whole else None,
     }
-    if after.gain.exists() and read_json(after.gain)["made_of"] == made_of:
-        return dict(read_json(after.gain))
+    if (compared := _known(after)) and compared["made_of"] == made_of:
+        return compared
     metric, images = parse_metric(taught["metric"], one.space), election.validated_images(one)
-    elected = [pd.read_parquet(run.oof_ensemble).set_index("image_id")[JOINT] for run in (before, after)]
+    elected = [read_elected(run.oof_ensemble, one.space).set_index("image_id")[JOINT] for run in (before, after)]
     images = images[images["image_id"].isin(elected[0].index)]
     labels = [of_run.loc[images["image_id"]].to_numpy(np.int64) for of_run in elected]
     truth, groups = images[f"label_{JOINT}"].to_numpy(np.int64), group_numbers(images["group"])
     told: dict[str, Any] = gained(one.space, metric, truth, labels[0], labels[1], groups, seed)
     told["kept"] = told["gain"]["score"] > told["gain"]["se"]
-    told["pseudo_labelled"] = taught_by_class(pd.read_parquet(after.targets), one.space)
+    told["pseudo_labelled"] = taught_by_class(read_targets(after, one.space), one.space)
     if "reserve" in taught:
         vote = read_vote(after.ensemble, taught["vote"], one.space, rule)
         held_out = known.get("reserve", {}) if known["metric"] == taught["metric"] else {}
@@ -108,6 +110,14 @@ def compare_runs(before: Run, after: Run, seed: int, rule: str, session: RaySess
     told["made_of"] = made_of
     write_json(after.gain, told)
     return told
+
+
+def _known(run: Run) -> dict[str, Any] | None:
+    """The comparison that was written; None where there is none that can be read, and it is made again."""
+    try:
+        return dict(read_json(run.gain, Gain))
+    except DamagedFileError:
+        return None
 
 
 def _interval_of(told: Mapping[str, Any]) -> Interval | None:

@@ -25,7 +25,7 @@ from raymask.given import at_least_one, check_ids, check_several, name_of, read_
 from raymask.model_files import check_model, read_model
 from raymask.paths import absolute
 from raymask.plan import input_spec
-from raymask.run_files import damaged, within
+from raymask.run_files import check_weights, damaged, within
 from raymask.store import PART_NAMES, ReplicaId, Run, load_run_config, read_ensemble
 from raymask.submit import prediction_table
 from raymask.tasks import JOINT, LabelSpace, Probabilities
@@ -52,6 +52,17 @@ def weights_bytes(models: Models) -> int:
 def specs_of(models: Models) -> list[InputSpec]:
     """How files are prepared for these models, each way once."""
     return sorted({input_spec(read_model(folder).recipe) for folder in models.values()})
+
+
+def check_models(models: Models) -> None:
+    """Refuses models whose files are damaged, in the process that started it all rather than in an actor.
+
+    Raises:
+        DamagedFileError: names the file.
+    """
+    for folder in models.values():
+        told = read_model(folder)
+        check_weights(told.weights, told.sha256)
 
 
 class Predictor:

@@ -26,6 +26,8 @@ class ModelFolder:
     classes: dict[str, list[str]]
     """Class names by head, in the order of its probabilities."""
     versions: dict[str, str]
+    scores: dict[str, float]
+    """Of its last epoch, by name."""
     sha256: str | None
     """SHA-256 of its weights; None in folders that were written without."""
 
@@ -52,7 +54,7 @@ def read_model(folder: Path) -> ModelFolder:
         recipe = Recipe.model_validate(meta["recipe"])
     except ValidationError as error:
         raise damaged(file, explain(error, Recipe, "recipe").rstrip(".")) from None
-    return ModelFolder(folder, recipe, meta["classes"], meta.get("versions", {}), meta.get("sha256"))
+    return ModelFolder(folder, recipe, meta["classes"], meta.get("versions", {}), meta.get("scores", {}), meta.get("sha256"))
 
 
 def check_model(model: ModelFolder, space: LabelSpace, heads: Collection[str]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from raymask.config import HeadConfig, Recipe
 from raymask.errors import InputError, shortened
 from raymask.kernels import fold_batch_norms
-from raymask.run_files import check_regular, damaged, digest_of
+from raymask.run_files import check_weights, damaged
 
 Logits = dict[str, Tensor]
 
@@ -208,13 +207,8 @@ def read_weights(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
     Raises:
         DamagedFileError: they are not those that were written.
     """
-    check_regular(file)
-    if sha256 and digest_of(file) != sha256:
-        raise damaged(file, "its SHA-256 is not that in meta.json")
-    try:
-        return dict(load_file(str(file)))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise damaged(file, _reason(error)) from None
+    check_weights(file, sha256)
+    return dict(load_file(str(file)))
 
 
 def quicken_prediction(model: Classifier, recipe: Recipe) -> None:

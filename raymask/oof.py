@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from raymask.ensemble import check_complete
-from raymask.run_files import write_table
+from raymask.run_files import damaged, read_table, write_table
 from raymask.store import ReplicaId, Run
 
 
@@ -31,15 +31,30 @@ def collect_oof(run: Run, member: str, folds: Sequence[int], validated: pd.Serie
     files = [run.replica_oof(ReplicaId(member, fold)) for fold in folds]
     if written and not all(file.exists() for file in files):
         return True
-    parts = [pd.read_parquet(file).assign(fold=fold) for fold, file in zip(folds, files, strict=True)]
+    parts = [
+        read_table(file, {"image_id": "text", "view": "text"}, others="finite").assign(fold=fold)
+        for file, fold in zip(files, folds, strict=True)
+    ]
+    for file, part in zip(files, parts, strict=True):
+        if set(part) != set(parts[0]):
+            raise damaged(file, f"it has other columns than '{files[0]}'")
     table = pd.concat(parts, ignore_index=True)
     for view, of_view in table.groupby("view"):
         check_complete(f"the out-of-fold predictions of '{member}' ({view})", of_view["image_id"].tolist(), validated.tolist())
     table = table.sort_values(["image_id", "view"], kind="stable", ignore_index=True)
-    if written and table.equals(pd.read_parquet(run.oof(member))):
+    if written and table.equals(read_oof(run, member)):
         return True
     write_table(run.oof(member), table)
     return False
+
+
+def read_oof(run: Run, member: str) -> pd.DataFrame:
+    """What `collect_oof` wrote.
+
+    Raises:
+        DamagedFileError: it cannot be read.
+    """
+    return read_table(run.oof(member), {"image_id": "text", "view": "text", "fold": "whole"}, others="finite")
 
 
 def oof_by_view(run: Run, member: str, views: Sequence[str], image_ids: pd.Series) -> dict[str, npt.NDArray[np.float32]]:
@@ -48,7 +63,7 @@ def oof_by_view(run: Run, member: str, views: Sequence[str], image_ids: pd.Serie
     Raises:
         InputError: an image has no prediction under one of the views.
     """
-    table = pd.read_parquet(run.oof(member)).set_index("image_id")
+    table = read_oof(run, member).set_index("image_id")
     parts = []
     for view in views:
         of_view = table[table["view"] == view].drop(columns=["view", "fold"])

@@ -20,7 +20,7 @@ from raymask.hashing import with_digests
 from raymask.identity import check_source, keep_source
 from raymask.outputs import check_output
 from raymask.paths import absolute
-from raymask.store import Run, cache_root, load_run_config, save_run_config
+from raymask.store import Run, cache_root, demo_folder, load_run_config, save_run_config
 from raymask.tasks import LabelSpace
 from raymask.teacher import Teacher, check_teacher, open_teacher
 from raymask.tta import expand_views
@@ -140,7 +140,7 @@ def draw_demo(config: RunConfig, display: Display) -> Path:
     from raymask.data.demo import write_demo
 
     people, test_people = config.data.demo_people, config.data.demo_test_people
-    folder = cache_root(config) / f"demo-{people}-{test_people}"
+    folder = demo_folder(config)
     if not folder.exists():
         display.line("data", f"drawing the photos of {people} + {test_people} people")
     return write_demo(folder, people=people, test_people=test_people)

@@ -14,7 +14,7 @@ from raymask.data.careful import decode_files
 from raymask.data.decode import InputSpec
 from raymask.data.stream import by_actors, by_tasks
 from raymask.hashing import text_digest
-from raymask.inference import Predictor, specs_of, stacked
+from raymask.inference import Predictor, check_models, specs_of, stacked
 from raymask.model_files import read_model
 from raymask.plan import ActorPool, even_chunk
 from raymask.store import ReplicaId, Run
@@ -47,6 +47,7 @@ def predict(
         NaN), and a float32 column `MEMBER/fold-K|HEAD:CLASS` for each probability.
     """
     models = {str(replica): run.replica(replica) for replica in replicas}
+    check_models(models)
     specs = specs_of(models)
     ids, paths = images["image_id"].tolist(), images["path"].tolist()
     size = even_chunk(len(images), pool.size, IMAGES_PER_TASK)

@@ -9,7 +9,7 @@ from raymask.data.sources import label_space
 from raymask.data.test_sets import check_missing, read_images
 from raymask.display import Display
 from raymask.errors import shortened
-from raymask.inference import read_panel
+from raymask.inference import check_models, read_panel
 from raymask.machine import usable_memory
 from raymask.plan import ActorPool, Node, gpus_worth, plan_actors
 from raymask.run_files import write_table
@@ -34,6 +34,7 @@ def predict_images(
 ) -> Path:
     """See `raymask.afterwards.predict`."""
     panel, space = read_panel(root, models, config.vote.rule), label_space(config.tasks)
+    check_models(panel.models)
     wanted = read_images(images, config.data, space, image_column, id_column, image_root)
     missing = check_missing(wanted, config.data.max_missing_test, "--image-root")
     display.line("data", f"{len(wanted.images)} images; {len(panel.models)} models under {len(panel.vote.views.names)} view(s)")

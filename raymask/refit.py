@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
-
 from raymask.config import Member
 from raymask.data.folds import replica_folds
 from raymask.display import Display
 from raymask.errors import InputError, one_of, shortened
 from raymask.opening import Opened
+from raymask.run_tables import read_folds
 from raymask.session import RaySession
 from raymask.stages import prepare_images, train_replicas
 from raymask.store import WHOLE, ReplicaId, Run
@@ -60,7 +59,7 @@ def check_trained(run: Run, members: Sequence[Member]) -> None:
     Raises:
         InputError: names what is not there.
     """
-    folds = replica_folds(pd.read_parquet(run.manifest, columns=["fold"])["fold"]) if run.manifest.exists() else [0]
+    folds = replica_folds(read_folds(run)) if run.manifest.exists() else [0]
     replicas = [ReplicaId(member.name, fold) for member in members for fold in folds]
     missing = [str(replica) for replica in replicas if not run.finished(replica)]
     if missing:

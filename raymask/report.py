@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
 from math import ceil, floor, prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image, ImageOps
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from raymask.calibration import expected_calibration_error, reliability
-from raymask.config import ENSEMBLE, Member, RunConfig, resolve_members
-from raymask.data.files import read_bytes
-from raymask.data.sources import label_space
+from raymask.config import ENSEMBLE, Member
 from raymask.display import duration
 from raymask.errors import shortened
 from raymask.metrics import score
+from raymask.model_files import META
 from raymask.plots import plot_curves, plot_reliability
+from raymask.report_material import Material, read_material
 from raymask.report_vote import Section, counts_votes, member_calibration, vote_line, vote_section
-from raymask.run_files import read_json, write_text
-from raymask.store import ReplicaId, Run, load_run_config
-from raymask.tasks import JOINT, UNLABELLED, Labels, LabelSpace, Probabilities
+from raymask.run_files import read_text, write_text
+from raymask.store import Run, read_timings
+from raymask.tasks import JOINT, UNLABELLED, LabelSpace
 
 MOST_CLASSES = 40
 MOST_MISTAKES = 24
@@ -41,14 +34,17 @@ Heads = list[list[dict[str, Any]]]
 """By level the name and span of each head."""
 
 
-def build_report(run: Run) -> None:
+def build_report(run: Run) -> list[str]:
     """Writes report.html, one self-contained page, from what the run directory holds; what is missing is said to be.
 
+    Returns:
+        Sentences on what is damaged or a stranger's, and was left out; they stand on the page too.
+
     Raises:
-        InputError: the directory holds no run.
+        InputError: the directory holds no run, or its config or manifest is damaged.
     """
     material = read_material(run)
-    sections = {
+    sections: dict[str, Any] = {
         "header": header(material),
         "tiles": tiles(material),
         "vote": vote_section(material.ensemble, material.space),
@@ -63,103 +59,26 @@ def build_report(run: Run) -> None:
         "time": wall_time(material),
         "rejected": set_aside(material),
         "test": predicted_classes(material),
-        "config": run.config.read_text(),
+        "config": read_text(run.config),
     }
+    sections["left_out"] = material.left_out
     loader = PackageLoader("raymask")
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     write_text(run.report, pages.get_template("report.html.j2").render(sections))
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The ensemble's out-of-fold predictions beside the truth, in the manifest's order."""
-
-    images: pd.DataFrame
-    """image_id, path and group of each of N images."""
-    truth: dict[str, Labels]
-    """(N,) labels by task, and the joint."""
-    predicted: dict[str, Labels]
-    """(N,) labels by task, and the joint."""
-    probabilities: Probabilities
-    """(N, J) of the joint classes."""
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a run directory holds; tables are empty where their file is missing."""
-
-    run: Run
-    config: RunConfig
-    space: LabelSpace
-    members: list[Member]
-    manifest: pd.DataFrame
-    judged: Judged
-    history: pd.DataFrame
-    """One row a replica and epoch: member, fold, and the columns of history.csv."""
-    metas: list[dict[str, Any]]
-    ensemble: dict[str, Any]
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """What is scored: each task, and the joint label where it is another thing."""
-        return (*self.space.names, JOINT) if len(self.space.names) > 1 else self.space.names
-
-
-def read_material(run: Run) -> Material:
-    """All that the page is made of, but the photos."""
-    config = load_run_config(run)
-    space, members = label_space(config.tasks), resolve_members(config)
-    labels = [f"label_{target}" for target in (*space.names, JOINT)]
-    manifest = read_table(run.manifest, ["image_id", "path", "group", "fold", *labels])
-    replicas = [ReplicaId(member.name, fold) for member in members for fold in range(config.folds.k)]
-    epochs = [read_table(run.history(r), ["epoch"]).assign(member=r.member, fold=r.fold) for r in replicas]
-    return Material(
-        run=run,
-        config=config,
-        space=space,
-        members=members,
-        manifest=manifest,
-        judged=judge(space, manifest, read_table(run.oof_ensemble, ["image_id", *joint_columns(space)])),
-        history=pd.concat([of_replica for of_replica in epochs if len(of_replica)] or epochs[:1], ignore_index=True),
-        metas=[read_json(run.meta(replica)) for replica in replicas if run.finished(replica)],
-        ensemble=read_json(run.ensemble) if run.ensemble.exists() else {},
-    )
-
-
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A Parquet or CSV file, or an empty table of these columns where it is missing or empty."""
-    try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (FileNotFoundError, pd.errors.EmptyDataError):
-        return pd.DataFrame({column: [] for column in columns})
-
-
-def joint_columns(space: LabelSpace) -> list[str]:
-    """Columns of the joint classes' probabilities, in the order of the joint label."""
-    return [f"{JOINT}:{name}" for name in space.joint_classes]
-
-
-def judge(space: LabelSpace, manifest: pd.DataFrame, oof: pd.DataFrame) -> Judged:
-    """Joins predictions and truth on image_id."""
-    columns = joint_columns(space)
-    both = manifest.merge(oof[["image_id", *columns]], on="image_id", validate="one_to_one")
-    truth = {target: both[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
-    probabilities = both[columns].to_numpy(np.float64)
-    elected = probabilities.argmax(axis=1)
-    return Judged(both[["image_id", "path", "group"]], truth, {**space.split(elected), JOINT: elected}, probabilities)
+    return material.left_out
 
 
 def header(material: Material) -> dict[str, Any]:
     """What the run is made of: facts by name."""
     run, config, manifest, space = material.run, material.config, material.manifest, material.space
     groups = manifest["group"].nunique()
-    versions = {f"{name} {number}" for meta in material.metas for name, number in meta.get("versions", {}).items()}
-    written = [run.meta(ReplicaId(meta["member"], meta["fold"])) for meta in material.metas] or [run.config]
+    versions = {f"{name} {number}" for model in material.models for name, number in model.versions.items()}
+    written = [model.folder / META for model in material.models] or [run.config]
     classes = " × ".join(f"{size} {name}" for name, size in zip(space.names, space.shape, strict=True))
     facts = {
         "Images": f"{len(manifest):,}" + (f" of {groups:,} groups" if groups < len(manifest) else ""),
         "Classes": f"{space.joint_size} = {classes}" if len(space.names) > 1 else classes,
-        "Set aside": f"{len(read_table(run.rejected, ['image_id'])):,}",
+        "Set aside": f"{len(material.rejected):,}",
         "Folds": f"{config.folds.k}, {config.folds.scheme}"
         if config.folds.scheme != "holdout"
         else f"one part in {config.folds.k}",
@@ -168,7 +87,7 @@ def header(material: Material) -> dict[str, Any]:
         "Versions": ", ".join(sorted(versions)) or "unknown",
     }
     last = datetime.fromtimestamp(max(path.stat().st_mtime for path in written))
-    when = f"{'trained' if material.metas else 'begun'} {last:%d %B %Y, %H:%M}"
+    when = f"{'trained' if material.models else 'begun'} {last:%d %B %Y, %H:%M}"
     return {"name": config.name, "when": when, "facts": facts}
 
 
@@ -313,8 +232,7 @@ def worst_mistakes(material: Material) -> list[dict[str, Any]]:
     of_truth = judged.probabilities[np.arange(len(truth)), truth]
     wrong = np.flatnonzero(truth != predicted)
     worst = wrong[np.argsort(of_truth[wrong], kind="stable")][:MOST_MISTAKES]
-    with ThreadPoolExecutor(8) as pool:
-        thumbnails = list(pool.map(thumbnail, judged.images["path"].iloc[worst]))
+    thumbnails = material.thumbnails(judged.images["path"].iloc[worst].tolist())
     return [
         {
             "image_id": str(judged.images["image_id"].iloc[row]),
@@ -324,20 +242,6 @@ def worst_mistakes(material: Material) -> list[dict[str, Any]]:
         }
         for row, picture in zip(worst, thumbnails, strict=True)
     ]
-
-
-def thumbnail(path: str) -> str | None:
-    """A small JPEG of an image as a data URI, or None when the image cannot be read any more."""
-    try:
-        with Image.open(io.BytesIO(read_bytes(path))) as opened:
-            opened.draft("RGB", (2 * THUMBNAIL_WIDTH, 2 * THUMBNAIL_WIDTH))
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-        upright.thumbnail((THUMBNAIL_WIDTH, 2 * THUMBNAIL_WIDTH))
-        small = io.BytesIO()
-        upright.save(small, "JPEG", quality=85)
-    except Exception:  # a remote store's driver may raise anything, and a report must not fail for a picture
-        return None
-    return f"data:image/jpeg;base64,{base64.b64encode(small.getvalue()).decode()}"
 
 
 def fold_table(material: Material) -> Section:
@@ -358,7 +262,7 @@ def fold_table(material: Material) -> Section:
 
 def wall_time(material: Material) -> dict[str, Any]:
     """Seconds by stage, and what came through the stream by member."""
-    timings: dict[str, float] = read_json(material.run.timings) if material.run.timings.exists() else {}
+    timings = read_timings(material.run)
     total = max(sum(timings.values()), 1e-9)
     stages = [{"name": name, "time": duration(seconds), "share": seconds / total} for name, seconds in timings.items()]
     epochs = material.history.reindex(columns=["member", "images_per_second", "waiting"]).dropna()
@@ -369,7 +273,7 @@ def wall_time(material: Material) -> dict[str, Any]:
 
 def set_aside(material: Material) -> Section:
     """Images that were not used, by reason."""
-    rejected = read_table(material.run.rejected, ["image_id", "reason"]).astype(str)
+    rejected = material.rejected
     first = rejected.head(MOST_REJECTED).to_dict("records")
     reasons = rejected["reason"].value_counts().to_dict()
     return {"reasons": reasons, "images": first, "all": len(rejected)} if first else None
@@ -377,7 +281,7 @@ def set_aside(material: Material) -> Section:
 
 def predicted_classes(material: Material) -> Section:
     """Shares of the joint classes in the test set as predicted, and in the training set as labelled."""
-    predictions = read_table(material.run.predictions, ["problem", JOINT])
+    predictions = material.predictions
     if predictions.empty:
         return None
     space, labels = material.space, material.manifest[f"label_{JOINT}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import stat
 import uuid
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
+from safetensors import SafetensorError, safe_open
 
 from raymask.errors import InputError
 
@@ -36,12 +38,16 @@ Kind = Literal["text", "whole", "number", "finite"]
 
 
 class DamagedFileError(InputError):
-    """A file of a run is missing, cut, or holds something else than it should."""
+    """A file of a run is missing, cut, or holds something else than it should; `fault` says what without what to do."""
+
+    fault: str = ""
 
 
 def damaged(file: Path, why: str) -> DamagedFileError:
     """The error for a file, with what to do."""
-    return DamagedFileError(f"'{file}' is damaged ({why}); {how_to_mend(file)}.")
+    error = DamagedFileError(f"'{file}' is damaged ({why}); {how_to_mend(file)}.")
+    error.fault = f"'{file}' is damaged ({why})"
+    return error
 
 
 MENDS = {
@@ -53,7 +59,7 @@ MENDS = {
     "manifest.parquet": "delete it, and `raymask train --recipe {config}` makes it again",
     "targets.parquet": "delete it, and `raymask train --recipe {config}` makes it again",
     "teacher.json": "delete it and '{root}/targets.parquet', and `raymask train --recipe {config}` makes both again",
-    "backbones.json": "delete it, and `raymask train --recipe {config}` makes it again",
+    "backbones.json": "delete it if the members still start from the same weights; it is written again",
     "source.parquet": "delete it, and `raymask train --recipe {config}` makes it again",
     "*": "`raymask vote {root}` makes it again",
 }
@@ -226,7 +232,7 @@ def read_table(file: Path, columns: Mapping[str, Kind], only: bool = False, othe
     """
     check_regular(file, MOST_TEXT_BYTES if file.suffix == ".csv" else float("inf"))
     try:
-        table = _read_csv(file, columns) if file.suffix == ".csv" else _read_parquet(file, columns, only)
+        table = _read_csv(file, columns, others) if file.suffix == ".csv" else _read_parquet(file, columns, only)
     except Exception as error:  # pyarrow and pandas raise whatever they like for bytes that are none of theirs
         raise damaged(file, _reason(error)) from None
     wanted = {**dict.fromkeys(map(str, table.columns), others), **columns} if others else columns
@@ -248,9 +254,13 @@ def _read_parquet(file: Path, columns: Mapping[str, Kind], only: bool) -> pd.Dat
     return pd.DataFrame(opened.read(columns=wanted).to_pandas(ignore_metadata=True))
 
 
-def _read_csv(file: Path, columns: Mapping[str, Kind]) -> pd.DataFrame:
+def _read_csv(file: Path, columns: Mapping[str, Kind], others: Kind | None) -> pd.DataFrame:
+    with file.open("rb") as opened:
+        opened.seek(-1, os.SEEK_END)
+        if opened.read() != b"\n":
+            raise ValueError("its last line is cut")
     table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
-    numbers = [name for name in map(str, table) if columns.get(name, "text") != "text"]
+    numbers = [name for name in map(str, table) if columns.get(name, others or "text") != "text"]
     return table.assign(**{name: pd.to_numeric(table[name]) for name in numbers})
 
 
@@ -280,6 +290,26 @@ def check_archive(file: Path) -> None:
         raise damaged(file, _reason(error)) from None
     if broken:
         raise damaged(file, "its bytes are not those that were written")
+
+
+def check_weights(file: Path, sha256: str | None) -> None:
+    """Refuses a safetensors file that is not the one that was written.
+
+    Args:
+        file: its path.
+        sha256: the digest that it must have; None where it is not known, so that only its length is looked at.
+
+    Raises:
+        DamagedFileError: so it is.
+    """
+    check_regular(file)
+    if sha256 and digest_of(file) != sha256:
+        raise damaged(file, "its SHA-256 is not that in meta.json")
+    try:
+        with safe_open(file, "np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise damaged(file, _reason(error)) from None
 
 
 def digest_of(file: Path) -> str:

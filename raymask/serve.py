@@ -31,7 +31,7 @@ from raymask.display import Display
 from raymask.errors import InputError, RunError
 from raymask.gate import Gate
 from raymask.guard import Access
-from raymask.inference import FOLDS, Ensemble, Panel, read_panel, specs_of, weights_bytes
+from raymask.inference import FOLDS, Ensemble, Panel, check_models, read_panel, specs_of, weights_bytes
 from raymask.listen import bound, listening, log_path, writing_down
 from raymask.machine import usable_cpus, usable_memory
 from raymask.model_files import read_model
@@ -180,6 +180,7 @@ def serve_until_stopped(folder: Path, settings: Settings, display: Display | Non
     display = display or Display()
     root = absolute(folder)
     panel = read_panel(root, settings.models, settings.rule)
+    check_models(panel.models)
     compute = load_run_config(Run(root)).compute
     with connect(compute) as cluster, _stopped_by_signals():
         nodes = usable_nodes(compute, settings.replicas or 1, lambda sentence: display.line("ray", sentence))

@@ -25,6 +25,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from raymask.display import Display
 from raymask.election import (
     Electorate,
     by_round,
+    columns_of,
     elect,
     electorates,
     model_digests,
@@ -45,6 +47,7 @@ from raymask.election import (
 )
 from raymask.ensemble import ByHead, check_complete
 from raymask.errors import InputError
+from raymask.formats import Singles
 from raymask.hashing import file_digest, fingerprint, text_digest
 from raymask.identity import check_unchanged, without_places
 from raymask.oof import replica_by_head
@@ -53,7 +56,8 @@ from raymask.plan import gpus_worth, input_spec, plan_actors, plan_slots
 from raymask.refit import check_trained, named_members
 from raymask.report import build_report
 from raymask.resample import group_numbers, parse_metric
-from raymask.run_files import read_json, write_json, write_table
+from raymask.run_files import DamagedFileError, read_json, write_json, write_table
+from raymask.run_tables import read_said
 from raymask.session import RaySession
 from raymask.stages import prepare_images, timed
 from raymask.store import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, add_timing, read_ensemble
@@ -152,7 +156,7 @@ def _made(run: Run, member: str, views: ViewPlan) -> bool:
     told = read_json(run.meta(greedy))
     weights = run.replica(greedy).parent.glob(f"fold-*/{run.weights(greedy).name}")
     now = {file.parent.name: file_digest(file) for file in weights}
-    return bool(told.get("made_of", now) == now and told["views"] == views.to_json())
+    return bool(told.get("made_of", now) == now and told.get("views") == views.to_json())
 
 
 def uncompared(opened: Opened) -> str | None:
@@ -181,7 +185,7 @@ def compare_singles(one: Electorate, vote: Vote, session: RaySession, display: D
     run = one.run
     held_out = reserved_images(run)
     singles = _singles(one, vote.views)
-    known: dict[str, Any] = read_json(run.singles) if run.singles.exists() else {}
+    known = _known(run)
     told = {"format": SINGLES_FORMAT, "fingerprint": _fingerprint(one, vote, held_out, singles)}
     if told.items() <= known.items():
         display.line("singles", "the models are compared already")
@@ -195,6 +199,14 @@ def compare_singles(one: Electorate, vote: Vote, session: RaySession, display: D
     title = f"Fewer models, scored on {known['groups']} groups held out from everything, timed on {known['device']}"
     display.table(title, *shown(known["metric"], rows))
     return rows
+
+
+def _known(run: Run) -> dict[str, Any]:
+    """The comparison that was written; nothing where there is none that can be read, and it is made again."""
+    try:
+        return dict(read_json(run.singles, Singles))
+    except DamagedFileError:
+        return {}
 
 
 def _singles(one: Electorate, views: ViewPlan) -> list[ReplicaId]:
@@ -249,7 +261,9 @@ def _said(
     names = {of_run: name for name, of_run in one.names.items()}
     said: dict[str, dict[str, ByHead]] = defaultdict(dict)
     for replica in singles:
-        table = pd.read_parquet(one.run.replica_reserve(replica)) if replica.fold == GREEDY_SOUP else predicted
+        table = predicted
+        if replica.fold == GREEDY_SOUP:
+            table = read_said(one.run.replica_reserve(replica), held_out["image_id"], columns_of(one, [replica]))
         check_complete(f"the predictions by {replica}", table["image_id"].tolist(), held_out["image_id"].tolist())
         said[replica.part][names[replica.member]] = replica_by_head(table, replica)
     return said
@@ -263,8 +277,9 @@ def _predicted(
     file, marker = run.reserve_singles, run.reserve_singles.with_suffix(".json")
     images = fingerprint(held_out[["image_id", "digest"]])
     wanted = {"fingerprint": images, "views": views.to_json(), "models": model_digests(one, singles)}
-    if file.exists() and marker.exists() and read_json(marker) == wanted:
-        return pd.read_parquet(file)
+    with suppress(DamagedFileError):  # what is damaged is predicted again
+        if file.exists() and marker.exists() and read_json(marker) == wanted:
+            return read_said(file, held_out["image_id"], columns_of(one, singles))
     if not singles:
         return pd.DataFrame({"image_id": []})
     from raymask.predict import predict

@@ -24,8 +24,10 @@ from raymask.errors import InputError
 from raymask.hashing import file_digest
 from raymask.inference import BATCH, Predictor, specs_of
 from raymask.metrics import Score
+from raymask.model_files import read_model
 from raymask.plan import ActorPool, Slots
-from raymask.run_files import read_json, write_table
+from raymask.run_files import write_table
+from raymask.run_tables import read_manifest, read_reserve
 from raymask.store import GREEDY_SOUP, SOUP, ReplicaId, Run
 from raymask.tasks import JOINT, UNLABELLED, LabelSpace
 from raymask.viewing import ViewPlan
@@ -106,11 +108,11 @@ def _make(job: SoupJob, threads: int) -> Made:
     run, member = job.run, job.member
     replicas = [ReplicaId(member.name, fold) for fold in job.folds]
     ingredients = [
-        Ingredient(replica.part, run.weights(replica), read_json(run.meta(replica))["scores"].get("f1", 0.0))
-        for replica in replicas
+        Ingredient(model.folder.name, model.weights, model.scores.get("f1", 0.0), model.sha256)
+        for model in (read_model(run.replica(replica)) for replica in replicas)
     ]
-    labelled = pd.read_parquet(run.manifest, columns=[f"label_{JOINT}"])[f"label_{JOINT}"] != UNLABELLED
-    held_out = pd.read_parquet(run.reserve)
+    labelled = read_manifest(run, job.space)[f"label_{JOINT}"] != UNLABELLED
+    held_out = read_reserve(run)
     reserved = Reserved(
         Images(prepared_images(job.cache, run.reserve), np.arange(len(held_out))),
         {target: held_out[f"label_{target}"].to_numpy(np.int64) for target in (*job.space.names, JOINT)},

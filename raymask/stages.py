@@ -21,7 +21,8 @@ from raymask.hashing import file_digest
 from raymask.identity import check_unchanged, relocate
 from raymask.opening import Opened
 from raymask.plan import Job, bank_spec, gpus_worth, input_spec, plan_actors, plan_run, room_of
-from raymask.run_files import write_table
+from raymask.run_files import DamagedFileError, check_archive, write_table
+from raymask.run_tables import read_manifest
 from raymask.session import RaySession
 from raymask.store import ReplicaId, Run, add_timing, cache_root, read_timings
 from raymask.tasks import JOINT, LabelSpace
@@ -93,7 +94,8 @@ def _manifest(opened: Opened, lesson: Lesson | None, broken: pd.DataFrame, displ
         images = lesson.images if lesson else source.images
         if run.reserve.exists():
             relocate(run.reserve, images)
-        return relocate(run.manifest, images)
+        relocate(run.manifest, images)
+        return read_manifest(run, opened.space)
     if lesson:
         if len(lesson.reserve):
             write_table(run.reserve, lesson.reserve)
@@ -153,7 +155,7 @@ def train_replicas(
         display.line(stage, f"{len(finished)} of {len(replicas)} replicas are trained already")
     if len(finished) == len(replicas):
         return
-    cut_off = sum(run.checkpoint(replica).exists() for replica in replicas)
+    cut_off = sum(is_sound(run, replica, display) for replica in replicas if run.checkpoint(replica).exists())
     if cut_off:
         display.line(stage, f"{cut_off} replicas go on from their last finished epoch")
     from raymask.backbones import check_starts, fetch_backbones
@@ -186,6 +188,17 @@ def train_replicas(
     with timed(run, stage), display.training(names) as take:
         train(job, plan, config.compute.retries, take)
     display.line(stage, f"{len(replicas)} replicas are trained")
+
+
+def is_sound(run: Run, replica: ReplicaId, display: Display) -> bool:
+    """Whether a replica can go on from its checkpoint; a damaged one is dropped, and that is said."""
+    try:
+        check_archive(run.checkpoint(replica))
+    except DamagedFileError as error:
+        display.warn(f"{error.fault}, so that {replica} begins anew")
+        run.checkpoint(replica).unlink()
+        return False
+    return True
 
 
 def embed_images(
@@ -229,7 +242,8 @@ def summarise(run: Run, space: LabelSpace, scores: Scores, seconds: float, displ
     """Writes the report and shows what came of the run."""
     from raymask.report import build_report
 
-    build_report(run)
+    for sentence in build_report(run):
+        display.warn(sentence)
     targets = [*space.names, JOINT] if len(space.names) > 1 else [*space.names]
     columns = ["", *(f"{target} {kind}" for target in targets for kind in ("F1", "acc"))]
     rows = [

@@ -47,6 +47,11 @@ def cache_root(config: RunConfig) -> Path:
     return (absolute(config.cache) if config.cache else config.runs / ".cache").resolve()
 
 
+def demo_folder(config: RunConfig) -> Path:
+    """Where the embedded demo data set of a run is drawn."""
+    return cache_root(config) / f"demo-{config.data.demo_people}-{config.data.demo_test_people}"
+
+
 @dataclass(frozen=True)
 class Run:
     """The paths of one run directory."""

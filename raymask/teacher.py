@@ -30,8 +30,10 @@ from raymask.display import Display
 from raymask.election import ENSEMBLE_FORMAT, Electorate
 from raymask.ensemble import ByHead, check_complete
 from raymask.errors import InputError, shortened
+from raymask.formats import Fingerprint
 from raymask.hashing import file_digest, fingerprint, text_digest
-from raymask.run_files import read_json, write_json, write_table
+from raymask.run_files import Kind, read_json, read_table, write_json, write_table
+from raymask.run_tables import read_elected, read_targets
 from raymask.session import RaySession
 from raymask.store import ANY_FOLD, WHOLE, Run, read_ensemble
 from raymask.tasks import JOINT, UNLABELLED, Labels, LabelSpace, Probabilities
@@ -200,7 +202,7 @@ def open_teacher(config: RunConfig, source: Source, unlabelled: pd.DataFrame | N
     said = [json.dumps([known["fingerprint"], known["vote"]], sort_keys=True), file_digest(run.oof_ensemble)]
     if unlabelled is not None:
         said.append(fingerprint(unlabelled[["image_id", "digest"]]))
-    oof = pd.read_parquet(run.oof_ensemble)
+    oof = read_elected(run.oof_ensemble, space)
     vote = read_vote(run.ensemble, known["vote"], space, config.vote.rule)
     labelled = frozenset[str]() if unlabelled is None else among(unlabelled, source.images)
     return Teacher(config.teacher, voting, vote, oof, unlabelled, text_digest(*said)[:16], labelled)
@@ -223,19 +225,19 @@ def _voting(run: Run, members: Mapping[str, Mapping[str, str]]) -> tuple[Elector
 
 def _fold_of(run: Run) -> pd.Series:
     """The folds of a run's labelled images, by image_id."""
-    manifest = pd.read_parquet(run.manifest, columns=["image_id", "fold", f"label_{JOINT}"])
+    manifest = read_table(run.manifest, {"image_id": "text", "fold": "whole", f"label_{JOINT}": "whole"}, only=True)
     return manifest[manifest[f"label_{JOINT}"] != UNLABELLED].set_index("image_id")["fold"]
 
 
 def _check_images(voting: Sequence[Electorate], source: Source) -> None:
     run = voting[0].run
-    theirs = pd.concat([pd.read_parquet(file) for file in (run.manifest, run.reserve) if file.exists()])
-    columns = ["image_id", "group", f"label_{JOINT}", *(["digest"] if "digest" in theirs else [])]
-    theirs = theirs[columns]
+    columns: dict[str, Kind] = {"image_id": "text", "group": "text", f"label_{JOINT}": "whole"}
+    theirs = pd.concat([read_table(file, columns) for file in (run.manifest, run.reserve) if file.exists()])
+    theirs = theirs[[*columns, *(["digest"] if "digest" in theirs else [])]]
     theirs = theirs[theirs[f"label_{JOINT}"] != UNLABELLED].set_index("image_id").sort_index()
-    ours = source.images[columns].set_index("image_id")
+    ours = source.images[list(theirs.reset_index())].set_index("image_id")
     gone = theirs.index.difference(ours.index).tolist()
-    set_aside = pd.read_csv(run.rejected, dtype=str, keep_default_na=False)["image_id"].tolist() if run.rejected.exists() else []
+    set_aside = read_table(run.rejected, {"image_id": "text"})["image_id"].tolist() if run.rejected.exists() else []
     new = ours.index.difference(theirs.index.union(set_aside)).tolist()
     changed = [] if gone else theirs.index[(theirs != ours.loc[theirs.index]).any(axis=1)].tolist()
     if other := [*gone, *new, *changed]:
@@ -251,7 +253,7 @@ def check_teacher(run: Run, teacher: Teacher) -> None:
     Raises:
         InputError: so it is.
     """
-    if run.targets.exists() and read_json(run.teacher)["fingerprint"] != teacher.fingerprint:
+    if run.targets.exists() and read_json(run.teacher, Fingerprint)["fingerprint"] != teacher.fingerprint:
         raise InputError(
             f"'{run.root}' learns from '{teacher.config.run}', whose vote, predictions or test images have changed since; give "
             "this run another --name, or delete that folder."
@@ -274,7 +276,7 @@ def learn(run: Run, teacher: Teacher, source: Source, session: RaySession, displ
             )
         write_json(run.teacher, {"run": str(teacher.config.run), "fingerprint": teacher.fingerprint})
         write_table(run.targets, targets)
-    added = _unlabelled_rows(teacher, pd.read_parquet(run.targets, columns=["image_id", "fold"]), source.images)
+    added = _unlabelled_rows(teacher, read_targets(run, teacher.vote.space), source.images)
     images = pd.concat([source.images, added.drop(columns="fold")], ignore_index=True)
     manifest = pd.concat([labelled, added], ignore_index=True)
     if twice := images["image_id"][images["image_id"].duplicated()].tolist():
@@ -282,7 +284,7 @@ def learn(run: Run, teacher: Teacher, source: Source, session: RaySession, displ
             f"'{PREFIX}' goes before the ids of unlabelled images, but others have these already: {shortened(twice)}."
         )
     held_out = teacher.voting[0].run.reserve
-    reserved = set(pd.read_parquet(held_out, columns=["image_id"])["image_id"]) if held_out.exists() else set()
+    reserved = set(read_table(held_out, {"image_id": "text"}, only=True)["image_id"]) if held_out.exists() else set()
     reserve = source.images[source.images["image_id"].isin(reserved)].reset_index(drop=True)
     return Lesson(_by_id(images), _by_id(manifest), reserve)
 

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ from raymask.feeds import FeatureFeed, Feed, PixelFeed
 from raymask.metrics import heads_of
 from raymask.models import Classifier, build_classifier, load_backbone, save_classifier
 from raymask.plan import Job, Pack, Slots
-from raymask.run_files import digest_of, replacing, write_json, write_table
+from raymask.run_files import DamagedFileError, check_archive, digest_of, replacing, write_json, write_table
+from raymask.run_tables import read_manifest, read_targets
 from raymask.store import ANY_FOLD, PART_NAMES, ReplicaId, Run
 from raymask.tasks import JOINT, UNLABELLED, Labels, LabelSpace, Probabilities
 
@@ -45,15 +47,15 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
         InputError: a recipe cannot be trained.
     """
     device = prepare_process(slots.threads)
-    manifest = pd.read_parquet(job.run.manifest)
+    manifest = read_manifest(job.run, job.space)
     labels = label_table(manifest, job.space)
-    targets = pd.read_parquet(job.run.targets) if job.run.targets.exists() else None
+    targets = read_targets(job.run, job.space) if job.run.targets.exists() else None
     replicas = [replica for replica in pack.replicas if not job.run.finished(replica)]
     schedule = open_schedule(pack.stream, job.run.manifest)
     steps = schedule.steps
     taught = {fold: teach(labels, manifest["image_id"], targets, fold) for fold in {replica.fold for replica in replicas}}
-    learners = [build_learner(job, replica, taught[replica.fold], steps, device) for replica in replicas]
-    histories = [_take_up(job.run, *pair) for pair in zip(learners, replicas, strict=True)]
+    begun = [take_up(job, replica, taught[replica.fold], steps, device) for replica in replicas]
+    learners, histories = [learner for learner, _ in begun], [history for _, history in begun]
     reporter = Reporter(job.run.name, pack, replicas, steps, report)
     feed = _feed(job, pack, slots, learners, schedule, device)
 
@@ -159,14 +161,23 @@ def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sched
     return PixelFeed(batches, prepared_images(cache, job.run.manifest), device)
 
 
-def _take_up(run: Run, learner: Learner, replica: ReplicaId) -> History:
-    """Puts a learner where its checkpoint left it; returns the metrics of the epochs that it has behind it."""
-    file = run.checkpoint(replica)
+def take_up(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device) -> tuple[Learner, History]:
+    """A learner where its checkpoint left it, and the metrics of the epochs that it has behind it.
+
+    Without a checkpoint, or with one that is damaged or of another model, it is at the start of its training.
+    """
+    file, learner = job.run.checkpoint(replica), build_learner(job, replica, labels, steps, device)
     if not file.exists():
-        return []
-    checkpoint = torch.load(file, map_location=learner.device, weights_only=True)
-    learner.load_state(checkpoint["learner"])
-    return list(checkpoint["history"])
+        return learner, []
+    try:
+        check_archive(file)
+        checkpoint = torch.load(file, map_location=device, weights_only=True)
+        learner.load_state(checkpoint["learner"])
+        return learner, list(checkpoint["history"])
+    except (DamagedFileError, UnpicklingError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        print(f"{replica} begins anew, since '{file}' cannot be used: {error}")  # in the trial's log; see `stages.is_sound`
+        file.unlink()
+        return build_learner(job, replica, labels, steps, device), []
 
 
 def _save_checkpoint(run: Run, learner: Learner, replica: ReplicaId, history: History) -> None:

@@ -17,7 +17,7 @@ from raymask.config import unbelieved
 from raymask.ensemble import voter_names
 from raymask.errors import InputError
 from raymask.formats import CHECKED
-from raymask.rules import RULES, Params, find_rule
+from raymask.rules import RULES, Params
 from raymask.run_files import damaged, first_problem
 from raymask.tasks import JOINT, LabelSpace
 from raymask.tta import VIEWS
@@ -48,6 +48,7 @@ class WrittenVote(TypedDict):
     rule: str
     level: str
     adjust: str
+    voters: dict[str, list[str]]
     params: dict[str, dict[str, Any]]
     factors: dict[str, list[float] | None]
     result: WrittenCalibration
@@ -79,6 +80,8 @@ def read_vote(file: Path, written: Mapping[str, Any], space: LabelSpace, rule: s
         raise damaged(file, f"its vote: {error}") from None
     if why := wrong_with_vote(vote):
         raise damaged(file, f"its vote {why}")
+    if written["voters"] != vote.to_json()["voters"]:
+        raise damaged(file, "its vote names other voters than its members make")
     return vote
 
 
@@ -131,12 +134,12 @@ def wrong_with_vote(vote: Vote) -> str:
     targets = set(spaces_of(space, candidate.level))
     if set(vote.fitted.params) != targets or set(vote.fitted.factors) != targets:
         return f"is not of {' and '.join(sorted(targets))}"
-    rule, voters = find_rule(candidate.rule), voter_names(space, heads)
+    rule, voters = RULES.get(candidate.rule), voter_names(space, heads)
     for target in sorted(targets):
         factors = vote.fitted.factors[target]
         if factors is not None and not (factors.shape == (sizes[target],) and (factors >= 0).all()):
             return f"has factors of other classes than those of '{target}'"
-        if why := rule.wrong(vote.fitted.params[target], len(voters[target]), sizes[target]):
+        if rule and (why := rule.wrong(vote.fitted.params[target], len(voters[target]), sizes[target])):
             return f"for '{target}' {why}"
     return ""
 

@@ -15,13 +15,13 @@ from rich.console import Console
 from raymask import election
 from raymask.config import Member, load_config, resolve_members
 from raymask.data.sources import Source, read_source
-from raymask.data.test_sets import read_test
 from raymask.display import Display
 from raymask.election import Electorate
 from raymask.hashing import with_digests
 from raymask.identity import keep_source
 from raymask.metrics import heads_of
 from raymask.models import build_classifier
+from raymask.opening import read_test_set
 from raymask.report import build_report
 from raymask.run_files import write_json, write_table
 from raymask.store import ReplicaId, Run, add_timing, load_run_config, save_run_config
@@ -103,9 +103,8 @@ def predict_and_report(run: Run, source: Source) -> None:
     """Writes drawn predictions of the test set and of some people held out, what is voted of them, and the report."""
     [one], config, rng = election.electorates([run]), load_run_config(run), np.random.default_rng(1)
     vote, _ = election.elect([one], config.vote, run, 0, _silent())
-    test = read_test(config.data, one.space)
+    test, _ = read_test_set(config, config.data, one.space, _silent())
     assert test is not None
-    test = replace(test, images=with_digests(test.images, config))
     write_table(run.reserve, with_digests(source.images.head(20), config))
     for file, images in ((run.test_predictions, test.images), (run.reserve_predictions, election.reserved_images(run))):
         _write_predictions(file, one, images, vote.views, rng)

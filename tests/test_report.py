@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from html import unescape
 from itertools import product
 from pathlib import Path
@@ -13,8 +15,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from raymask import report, report_vote
+from raymask import report, report_material, report_vote
 from raymask.config import VoteConfig, validate
+from raymask.data import files
 from raymask.data.sources import label_space
 from raymask.metrics import score_joint
 from raymask.report import build_report
@@ -40,7 +43,9 @@ def make_run(
 ) -> Run:
     """A whole run of random predictions, two images a group, without weights."""
     scheme = {"scheme": "holdout" if holdout else "stratified_group", "k": folds}
-    config = validate({"name": root.name, "runs": root.parent, "tasks": tasks, "members": members, "folds": scheme})
+    data = {"kind": "folders", "path": str(root / "photos")}
+    values = {"name": root.name, "runs": root.parent, "tasks": tasks, "members": members, "folds": scheme, "data": data}
+    config = validate(values)
     run, space, rng = Run(root), label_space(config.tasks), np.random.default_rng(0)
     save_run_config(run, config)
     joint = np.repeat(np.arange(groups) % space.joint_size, 2)
@@ -73,12 +78,16 @@ def make_run(
         epochs = epochs.assign(f1=[0.3, 0.5, 0.6 + number / 50], accuracy=0.5, lr=0.1, images_per_second=100.0, waiting=0.25)
         replica = ReplicaId(name, number)
         write_table(run.history(replica), epochs)
-        write_json(run.meta(replica), {"member": name, "fold": number, "versions": {"torch": "9.8.7"}})
+        write_json(run.meta(replica), {"classes": {"shape": ["a", "b"]}, "recipe": {}, "versions": {"torch": "9.8.7"}})
     write_json(run.timings, {"prepare": 4.0, "train": 60.0, "predict": 6.0})
     write_table(run.rejected, pd.DataFrame({"image_id": ["lost.jpg"], "reason": [f"shape is '{HOSTILE}&'"]}))
     table = prediction_table(pd.Series(["a", "b"]), pd.Series(["", "the file is empty"]), probabilities[:2], space)
     write_table(run.predictions, table)
     return run
+
+
+def calibration_of(space: LabelSpace, target: str) -> dict[str, list[float]]:
+    return {"scale": [1.0] * len(space.classes(target)), "bias": [0.0] * len(space.classes(target))}
 
 
 def interval(score: float, half: float = 0.05) -> dict[str, float]:
@@ -102,8 +111,12 @@ def told_of_vote(space: LabelSpace) -> dict[str, Any]:
             "voters": {first: ["shape", "multi"], **{other: ["multi"] for other in others}},
             "params": {first: {"weights": [0.125, 0.875]}, **{other: {"weights": [1.0]} for other in others}},
             "factors": {first: np.geomspace(0.5, 2.0, len(space.classes(first))).tolist(), **dict.fromkeys(others)},
-            "views": {"names": ["original", "flip"], "weights": [1.0, 1.0], "merge": "mean"},
-            "calibrations": {},
+            "views": {"names": ["original", "hflip"], "weights": [1.0, 1.0], "merge": "mean"},
+            "calibrations": {
+                "shape": {space.names[0]: calibration_of(space, space.names[0])},
+                "multi": {name: calibration_of(space, name) for name in space.names},
+            },
+            "result": calibration_of(space, JOINT),
         },
         "estimate": {**interval(0.7111), "optimism": 0.0222},
         "rules": [
@@ -112,7 +125,7 @@ def told_of_vote(space: LabelSpace) -> dict[str, Any]:
             for place, (rule, level, adjust) in enumerate(ways)
         ],
         "views": [
-            {"views": "original + flip", **interval(0.7), "gain": interval(0.0133, 0.02), "chosen": True},
+            {"views": "original + hflip", **interval(0.7), "gain": interval(0.0133, 0.02), "chosen": True},
             {"views": "original", **interval(0.6867), "gain": interval(0.0, 0.0), "chosen": False},
         ],
         "calibration": {
@@ -201,7 +214,7 @@ def test_losses_are_drawn_as_they_were_written(run: Run, monkeypatch: pytest.Mon
 def test_worst_mistakes_are_the_least_probable_truths(run: Run) -> None:
     oof = pd.read_parquet(run.oof_ensemble).set_index("image_id")
     space = report.read_material(run).space
-    columns = report.joint_columns(space)
+    columns = report_material.joint_columns(space)
     truth = pd.read_parquet(run.manifest).set_index("image_id")[f"label_{JOINT}"]
     for image_id, of_truth in {"person-03/1.jpg": 0.001, "person-01/0.jpg": 0.002}.items():
         others = np.full(len(columns), (1 - of_truth - 0.5) / (len(columns) - 2))
@@ -225,6 +238,68 @@ def test_unreadable_photos_are_shown_as_empty_tiles(tmp_path: Path) -> None:
     page = page_of(run)
     assert "cannot" in page
     assert "base64" not in page
+
+
+class TestPictures:
+    """A stranger's manifest may name any path or URL; the page shows pictures of the run's own data alone."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """What the page wanted to read."""
+        wanted: list[str] = []
+        read = files.read_bytes
+        monkeypatch.setattr(files, "read_bytes", lambda path, most=None: wanted.append(path) or read(path, most))
+        return wanted
+
+    def test_elsewhere_are_not_read(self, run: Run, tmp_path: Path, asked: list[str]) -> None:
+        for folder in (tmp_path, run.root / "photos-of-others"):
+            folder.mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8)).save(folder / "secret.png")
+        paths = [
+            str(tmp_path / "secret.png"),
+            f"{run.root}/photos/../../secret.png",
+            f"{run.root}/photos-of-others/secret.png",
+            f"file://{tmp_path}/secret.png",
+            "http://169.254.169.254/latest/meta-data",
+            "s3://bucket/secret.png",
+            "memory://secret.png",
+            f"zip://secret.png::{tmp_path}/secret.zip",
+            "secret.png",
+            "../secret.png",
+            "~/secret.png",
+            "",
+        ]
+        write_table(run.manifest, pd.read_parquet(run.manifest).assign(path=paths * 2))
+        [sentence] = build_report(run)
+        assert asked == []
+        assert re.match(rf"\d+ pictures, such as '.*', lie outside of '{run.root}/photos', where the run's config says", sentence)
+        page = run.report.read_text()
+        assert "base64" not in page
+        assert "are not shown" in page
+
+    def test_of_the_runs_own_data_are_shown(self, run: Run, asked: list[str]) -> None:
+        paths = pd.read_parquet(run.manifest)
+        write_table(run.manifest, paths.assign(path=paths["path"].str.replace("photos/", "./photos//")))
+        assert build_report(run) == []
+        assert len(asked) > 0
+        assert "base64" in run.report.read_text()
+
+    def test_that_are_no_files_or_too_large_are_empty_tiles(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        shutil.rmtree(run.root / "photos")
+        for person in range(12):
+            (run.root / "photos" / f"person-{person:02d}").mkdir(parents=True)
+            os.mkfifo(run.root / "photos" / f"person-{person:02d}" / "0.jpg")
+            (run.root / "photos" / f"person-{person:02d}" / "1.jpg").symlink_to("/dev/zero")
+        assert build_report(run) == []
+        assert "base64" not in run.report.read_text()
+
+    def test_of_a_table_lie_beside_it_or_where_its_root_is(self, tmp_path: Path) -> None:
+        config = validate({"data": {"path": str(tmp_path / "photos.csv"), "kind": "csv"}})
+        assert report_material.data_roots(config) == [str(tmp_path)]
+        config = validate({"data": {"path": "s3://bucket/a/photos.csv", "kind": "csv"}})
+        assert report_material.is_below("s3://bucket/a/b/c.jpg", report_material.data_roots(config))
+        for other in ("s3://bucket/ab/c.jpg", "s3://bucket/a/../c.jpg", "gs://bucket/a/c.jpg", "/bucket/a/c.jpg"):
+            assert not report_material.is_below(other, report_material.data_roots(config))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +351,7 @@ class TestVote:
         said = section_of(page_of(run), "vote")
         for words in (
             "is a weighted mean of the voters' probabilities task by task , corrected for the classes' frequencies",
-            "under the views original + flip.",
+            "under the views original + hflip.",
             "Of the 41 ways that were tried it is the simplest that is as good as the best within one standard error.",
             "On groups that are new to it, macro-F1 of the joint label is expected to be 0.7111 (0.6611 to 0.7611)",
             "its score here is 0.0222 more, which is taken off",
@@ -328,7 +403,7 @@ class TestVote:
             **read_json(run.ensemble)["vote"],
             "rule": "soft",
             "params": {"shape": {}, "size": {}},
-            "factors": {"shape": None},
+            "factors": {"shape": None, "size": None},
         }
         change(run, vote=vote)
         said = section_of(page_of(run), "vote")
@@ -342,12 +417,12 @@ class TestVote:
         assert (table["rows"], table["size"], table["low"], table["high"]) == ([], 21, 0.25, 4.0)
 
     def test_factors_that_change_nothing_are_not_drawn(self, run: Run) -> None:
-        change(run, vote={**read_json(run.ensemble)["vote"], "factors": {"shape": [0.3, 0.3]}})
+        change(run, vote={**read_json(run.ensemble)["vote"], "factors": {"shape": [0.3, 0.3], "size": None}})
         assert "Factors shape All are the same" in section_of(page_of(run), "vote")
 
     def test_gains_of_views(self, run: Run) -> None:
         said = section_of(page_of(run), "vote")
-        assert "original + flip chosen 0.7000 +0.0133 −0.0067 … +0.0333" in said
+        assert "original + hflip chosen 0.7000 +0.0133 −0.0067 … +0.0333" in said
         change(run, views=[])
         assert "gain over the original" not in section_of(page_of(run), "vote")
 
@@ -370,13 +445,13 @@ class TestVote:
     def test_header_scores_and_confidences_follow_the_vote(self, run: Run, rule: str) -> None:
         change(run, vote={**read_json(run.ensemble)["vote"], "rule": rule})
         page = page_of(run)
-        assert f"<dd>{rule} task by task, prior; views original + flip</dd>" in page
-        assert f"<small>{rule} task by task, prior; views original + flip</small>" in page
+        assert f"<dd>{rule} task by task, prior; views original + hflip</dd>" in page
+        assert f"<small>{rule} task by task, prior; views original + hflip</small>" in page
         assert ("share of the ballots" in page) == (rule == "hard")
 
     def test_an_older_ensemble_has_scores_alone(self, run: Run) -> None:
         oof = read_json(run.ensemble)["oof"]
-        write_json(run.ensemble, {"rule": "soft", "views": ["original"], "images": 24, "oof": oof})
+        write_json(run.ensemble, {"rule": "soft", "images": 24, "oof": oof})
         page = page_of(run)
         assert "an older raymask wrote it" in page
         assert "<dd>not decided yet</dd>" in page
@@ -387,7 +462,7 @@ class TestVote:
         images, space = material.manifest, material.space
         members = {name: {JOINT: rng.dirichlet(np.ones(6), (2, 24)).astype(np.float32)} for name in "ab"}
         groups, folds = pd.factorize(images["group"])[0].astype(np.int64), images["fold"].to_numpy()
-        evidence = Evidence(space, members, ("original", "flip"), images[f"label_{JOINT}"].to_numpy(), groups, folds)
+        evidence = Evidence(space, members, ("original", "hflip"), images[f"label_{JOINT}"].to_numpy(), groups, folds)
         change(run, **summary(decide(evidence, VoteConfig(rule="best", level="joint"), seed=0)))
         said = section_of(page_of(run), "vote")
         assert "is what the single best voter says over joint classes" in said

@@ -17,6 +17,7 @@ import pandas as pd
 
 from raymask.data.colours import Pixels
 from raymask.data.decode import InputSpec
+from raymask.run_files import DamagedFileError, read_table
 
 VERSION = 2
 SHARD_BYTES = 64 * 2**20
@@ -34,12 +35,33 @@ def cache_key(images: pd.DataFrame, spec: InputSpec) -> str:
 def find_cache(images: pd.DataFrame, spec: InputSpec, root: Path) -> tuple[Path, bool]:
     """The folder for these images under these steps, and whether the cache in it is whole."""
     folder = root / f"{cache_key(images, spec)}-{spec.height}x{spec.width}"
-    return folder, index_path(folder).exists()
+    return folder, index_path(folder).exists() and is_whole(folder, spec)
+
+
+def is_whole(folder: Path, spec: InputSpec) -> bool:
+    """Whether the index can be read and each shard has as many images as it says."""
+    try:
+        index = read_index(folder)
+        whole = index[index["problem"] == ""].groupby("shard").size()
+        shards = [ShardFile(shard_path(folder, shard)) for shard in whole.index]
+    except (DamagedFileError, OSError, ValueError, EOFError):
+        return False
+    images = dict(zip(whole.index, shards, strict=True))
+    return all(images[shard].shape == (count, spec.height, spec.width, 3) for shard, count in whole.items())
+
+
+def read_index(folder: Path) -> pd.DataFrame:
+    """Where each image of a cache lies: image_id, shard, offset, and its problem.
+
+    Raises:
+        DamagedFileError: it cannot be read.
+    """
+    return read_table(index_path(folder), {"image_id": "text", "shard": "whole", "offset": "whole", "problem": "text"})
 
 
 def problems(folder: Path) -> pd.DataFrame:
     """Broken images of a cache: image_id, reason."""
-    index = pd.read_parquet(index_path(folder))
+    index = read_index(folder)
     broken = index[index["problem"] != ""]
     return broken[["image_id", "problem"]].rename(columns={"problem": "reason"}).reset_index(drop=True)
 
@@ -108,7 +130,7 @@ def open_cache(folder: Path, image_ids: pd.Series) -> PreparedImages:
     Raises:
         KeyError: an id has no pixels in the cache.
     """
-    index = pd.read_parquet(index_path(folder)).set_index("image_id")
+    index = read_index(folder).set_index("image_id")
     places = index.loc[image_ids.to_numpy()]
     assert (places["problem"] == "").all(), "broken images are set aside before a cache is opened"
     count = int(index["shard"].max()) + 1

@@ -70,7 +70,15 @@ def part_path(folder: Path, part: str) -> Path:
 
 def missing_parts(folder: Path, spec: BankSpec) -> list[str]:
     """Parts that are not computed yet."""
-    return [part for part in spec.parts if not part_path(folder, part).exists()]
+    return [part for part in spec.parts if not _is_whole(part_path(folder, part))]
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a part is there with all its features; a file that was cut is computed again."""
+    try:
+        return bool(np.load(file, mmap_mode="r").ndim == 2)
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def open_bank(folder: Path, spec: BankSpec) -> FeatureBank:

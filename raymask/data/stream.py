@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionResources, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
@@ -21,6 +20,7 @@ from raymask.data.batches import Batch, Schedule, StreamSpec, from_columns, make
 from raymask.data.cache import PreparedImages, index_path, open_cache
 from raymask.hashing import file_stamp
 from raymask.plan import ActorPool
+from raymask.run_files import read_table
 
 IMAGES_PER_TASK = 256
 IMAGES_MADE_HERE = 1024
@@ -170,7 +170,7 @@ def prepared_images(cache: Path, manifest: Path) -> PreparedImages:
 
 @lru_cache(maxsize=4)
 def _prepared_images(cache: Path, manifest: Path, stamps: tuple[str, str]) -> PreparedImages:
-    return open_cache(cache, pd.read_parquet(manifest, columns=["image_id"])["image_id"])
+    return open_cache(cache, read_table(manifest, {"image_id": "text"}, only=True)["image_id"])
 
 
 def open_schedule(spec: StreamSpec, manifest: Path) -> Schedule:
@@ -180,7 +180,7 @@ def open_schedule(spec: StreamSpec, manifest: Path) -> Schedule:
 
 @lru_cache(maxsize=4)
 def _open_schedule(spec: StreamSpec, manifest: Path, stamp: str) -> Schedule:
-    return Schedule(spec, pd.read_parquet(manifest, columns=["fold"])["fold"].to_numpy(np.int64))
+    return Schedule(spec, read_table(manifest, {"fold": "whole"}, only=True)["fold"].to_numpy(np.int64))
 
 
 @lru_cache(maxsize=4)
