@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -143,7 +144,15 @@ def model_card(run: Run, config: RunConfig, told: Mapping[str, Any]) -> str:
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table in Markdown."""
     shown = [columns, ["---"] * len(columns), *rows]
-    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |\n" for row in shown)
+    return "".join("| " + " | ".join(map(plain, row)) + " |\n" for row in shown)
+
+
+def plain(text: object) -> str:
+    """A text that may be a stranger's, so that Markdown shows it on one line as it is: no link, picture or HTML."""
+    return MARKS.sub(r"\\\g<0>", " ".join(str(text).split())).replace("<", "&lt;")
+
+
+MARKS = re.compile(r"[\\`|\[\]]")
 
 
 def _classes(space: LabelSpace, written: Mapping[str, Any]) -> str:
@@ -155,7 +164,7 @@ def _classes(space: LabelSpace, written: Mapping[str, Any]) -> str:
     ]
     joint = f"\nTogether they make a joint label of {space.joint_size} classes, which `preprocessing.json` lists.\n"
     return (
-        f"Labels of an image: {', '.join(space.names)}.\n\n{table(['task', 'class', 'share in training'], rows)}"
+        f"Labels of an image: {plain(', '.join(space.names))}.\n\n{table(['task', 'class', 'share in training'], rows)}"
         f"{joint if len(space.names) > 1 else ''}"
     )
 
@@ -171,7 +180,7 @@ def _members(config: RunConfig, written: Mapping[str, Any], told: Mapping[str, A
         what = [known.task, known.recipe.backbone, "×".join(map(str, known.recipe.height_width))] if known else ["", "", ""]
         scores = written.get("oof", {}).get(name, {})
         rows.append([name, *what, len(models), ", ".join(f"{target} {score['f1']:.3f}" for target, score in scores.items())])
-    left_out = "".join(f"\n- {sentence}" for sentence in told["left_out"])
+    left_out = "".join(f"\n- {plain(sentence)}" for sentence in told["left_out"])
     heads = ["member", "predicts", "backbone", "image size", "models", "macro-F1 out of fold"]
     return f"{table(heads, rows)}\n{told['vote']['in_words']}\n{left_out}"
 
@@ -188,7 +197,7 @@ def _scores(written: Mapping[str, Any]) -> str:
     return (
         f"{table(['score', '(95% interval)'], rows)}\nOut of fold: each image is predicted by models that never saw its group, "
         "by a vote that was fitted on other groups. What choosing among many votes flatters is taken off the expected score. "
-        f"{written.get('estimate_of', '')}\n"
+        f"{plain(written.get('estimate_of', ''))}\n"
     )
 
 
@@ -273,4 +282,6 @@ def _training(config: RunConfig) -> str:
     values = config.model_dump(mode="json")
     shown = {key: value for key, value in values.items() if key not in PRIVATE}
     shown["recipe"] = {key: value for key, value in shown.get("recipe", {}).items() if key != "weights"}
-    return f"<details><summary>config</summary>\n\n```yaml\n{dump_yaml(shown)}```\n\n</details>\n"
+    text = dump_yaml(shown)
+    fence = max(["```", *(ticks + "`" for ticks in re.findall("`+", text))], key=len)
+    return f"<details><summary>config</summary>\n\n{fence}yaml\n{text}{fence}\n\n</details>\n"

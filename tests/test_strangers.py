@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -18,6 +19,7 @@ import yaml
 from made import make_run
 
 from raymask import afterwards
+from raymask.card import model_card
 from raymask.config import load_config
 from raymask.errors import InputError
 from raymask.export import export
@@ -177,6 +179,24 @@ class TestNames:
         for door in [*doors(run, tmp_path), lambda: afterwards.vote([run.root])]:
             with pytest.raises(DamagedFileError, match=r"config\.yaml' is damaged"):
                 door()
+
+
+def test_names_are_texts_on_a_model_card(run: Run, tmp_path: Path) -> None:
+    names = ["<script>alert(1)</script>", "![x](http://x/y.png)", "`a` | [b](javascript:c)"]
+    config = yaml.safe_load(run.config.read_text())
+    config["tasks"]["mask"]["classes"] = names
+    run.config.write_text(yaml.safe_dump(config, explicit_end=True))
+    told = {"models": {}, "left_out": [names[0]], "vote": {"in_words": ""}, "opset": None, "part": None, "timm": {}}
+    told |= {"ensemble": None, "inputs": {}}
+    for file in (run.oof_ensemble, run.manifest):
+        file.unlink()
+    change(run.ensemble, lambda written: written.update(estimate_of=names[1]))
+    card = model_card(run, load_run_config(run), told)
+    prose = card.partition("<details>")[0]
+    assert "&lt;script>" in prose
+    assert "<script" not in prose
+    assert not re.search(r"(?<!\\)\]\(", prose)
+    assert card.count("```") == 2
 
 
 class TestLinks:

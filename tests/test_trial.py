@@ -1,15 +1,26 @@
-"""Tests of the labels that a replica learns from."""
+"""Tests of the labels that a replica learns from, and of where its training goes on."""
 
 from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from made import make_run
 
+from raymask.config import resolve_members
+from raymask.data.sources import label_space
 from raymask.engine import LabelTable
-from raymask.store import ANY_FOLD, WHOLE
+from raymask.plan import Job
+from raymask.run_tables import read_manifest
+from raymask.store import ANY_FOLD, WHOLE, ReplicaId, load_run_config
 from raymask.tasks import JOINT, LabelSpace, Task
-from raymask.trial import label_table, teach
+from raymask.trial import History, _save_checkpoint, label_table, take_up, teach
 
 SPACE = LabelSpace((Task("colour", "colour", ("red", "green", "blue")), Task("half", "half", ("top", "bottom"))))
 JOINTS = np.array([0, 1, 2, 3, 4, -1, -1, -1])
@@ -99,3 +110,57 @@ def test_the_truth_stays_the_manifests() -> None:
 def test_targets_of_images_that_were_set_aside_are_passed_over() -> None:
     gone = targets([5], ANY_FOLD, [MIXED]).assign(image_id="broken")
     assert rows_of(teach(LABELS, IDS, gone, 0)) == rows_of(LABELS)
+
+
+class TestTakeUp:
+    @pytest.fixture(scope="class")
+    def job(self, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+        run = make_run(tmp_path_factory.mktemp("begun") / "run", photos, members=[{"task": "joint"}])
+        config = load_run_config(run)
+        members = {member.name: member for member in resolve_members(config)}
+        return Job(run, label_space(config.tasks), members, config.views, {}, {}, {}, 1)
+
+    @pytest.fixture
+    def begun(self, job: Job) -> Callable[[], tuple[int, History]]:
+        replica, labels = ReplicaId("joint", 0), label_table(read_manifest(job.run, job.space), job.space)
+
+        def begin() -> tuple[int, History]:
+            learner, history = take_up(job, replica, labels, 4, torch.device("cpu"))
+            return learner.epoch, history
+
+        learner, _ = take_up(job, replica, labels, 4, torch.device("cpu"))
+        learner.epoch = 2
+        _save_checkpoint(job.run, learner, replica, [{"epoch": 1}, {"epoch": 2}])
+        return begin
+
+    def test_goes_on_from_its_checkpoint(self, begun: Callable[[], tuple[int, History]]) -> None:
+        assert begun() == (2, [{"epoch": 1}, {"epoch": 2}])
+
+    @pytest.mark.parametrize("damage", ["halved", "emptied", "flipped", "of another model", "a pickle", "no mapping"])
+    def test_begins_anew_where_that_is_damaged(self, job: Job, begun: Callable[[], tuple[int, History]], damage: str) -> None:
+        file = job.run.checkpoint(ReplicaId("joint", 0))
+        content, middle = file.read_bytes(), file.stat().st_size // 2
+        if damage == "of another model":
+            torch.save({"learner": {"epoch": 2, "optimizer_step": 1, "model": {}}, "history": []}, file)
+        elif damage == "no mapping":
+            torch.save([1, 2], file)
+        else:
+            flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+            pickled = pickle.dumps(Bad())
+            file.write_bytes({"halved": content[:middle], "emptied": b"", "flipped": flipped, "a pickle": pickled}[damage])
+        assert begun() == (0, [])
+        assert not file.exists()
+        assert Bad.ran == 0
+
+
+class Bad:
+    """Runs code where it is unpickled."""
+
+    ran = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _run, ()
+
+
+def _run() -> None:
+    Bad.ran += 1
