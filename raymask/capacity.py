@@ -81,20 +81,21 @@ def _await(compute: ComputeConfig, gpus: int, say: Say) -> None:
         with _demanded(gpus):
             _wait_while_they_come(gpus, 60 * compute.wait_minutes)
         lacking = _lacking(gpus)
-        say(f"after {time.monotonic() - began:.0f} s there are {_offered('CPU'):g} CPUs and {_offered('GPU'):g} GPUs")
+        say(f"after {time.monotonic() - began:.0f} s there are {offered_of('CPU'):g} CPUs and {offered_of('GPU'):g} GPUs")
     if compute.gpus and "GPU" in lacking:
         raise InputError(
-            f"compute.gpus is {compute.gpus}, but the Ray cluster has {_offered('GPU'):g} GPUs and starts no more; start "
+            f"compute.gpus is {compute.gpus}, but the Ray cluster has {offered_of('GPU'):g} GPUs and starts no more; start "
             "machines that have them, or ask for fewer."
         )
 
 
 def _lacking(gpus: int) -> dict[str, float]:
     wanted = {"GPU": gpus, "CPU": 1}
-    return {kind: number - offered for kind, number in wanted.items() if (offered := _offered(kind)) < number}
+    return {kind: number - offered for kind, number in wanted.items() if (offered := offered_of(kind)) < number}
 
 
-def _offered(kind: str) -> float:
+def offered_of(kind: str) -> float:
+    """How many CPUs or GPUs all machines have together."""
     return float(sum(node["Resources"].get(kind, 0.0) for node in alive_nodes()))
 
 

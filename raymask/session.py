@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from contextlib import ExitStack
 from functools import cached_property
@@ -24,6 +25,7 @@ class RaySession:
         self._cluster: Cluster | None = None
         self._error: BaseException | None = None
         self._said: set[str] = set()
+        self._most_gpus = sys.maxsize
         self._ready, self._ended = threading.Event(), threading.Event()
         # Linux ends the processes of Ray with the thread that started them, so that thread lives as long as the session.
         self._thread = threading.Thread(target=self._hold, name="ray-session", daemon=True)
@@ -49,9 +51,12 @@ class RaySession:
     def nodes(self, gpus: int) -> tuple[Node, ...]:
         """The machines that a plan may count on, see `raymask.capacity.usable_nodes`; `gpus` is how many there is work for."""
         self.cluster  # noqa: B018
-        from raymask.capacity import usable_nodes
+        from raymask.capacity import offered_of, usable_nodes
 
-        return usable_nodes(self._compute, gpus, self._say)
+        nodes = usable_nodes(self._compute, min(gpus, self._most_gpus), self._say)
+        if (there := offered_of("GPU")) < gpus:
+            self._most_gpus = int(there)  # so that no later stage waits for those that did not come
+        return nodes
 
     def _say(self, sentence: str) -> None:
         """Once, whatever else is said meanwhile."""

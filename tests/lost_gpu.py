@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from raymask.config import RunConfig, load_config
 from raymask.display import Display
 from raymask.errors import RunError
 from raymask.pipeline import run
+from raymask.store import ReplicaId, Run
 
-EPOCHS = 5
+EPOCHS = 20
 
 
 def main(photos: Path, out: Path) -> None:
@@ -32,43 +34,43 @@ def main(photos: Path, out: Path) -> None:
     os.environ.update({**WORKER_ENVIRONMENT, **LOCAL_ENVIRONMENT})
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     os.environ["RAY_ADDRESS"] = cluster.address
-    done, table = out / "run", out / "many.csv"
+    table = out / "many.csv"
     names = [file.name for file in sorted((photos / "eval" / "images").iterdir())]
     rows = [f"{place},{photos / 'eval' / 'images' / names[place % len(names)]}" for place in range(2000)]
     table.write_text("\n".join(["id,image", *rows]))
 
     with_gpu = cluster.add_node(num_cpus=2, num_gpus=1)
-    begun = lambda said: "epoch 1/" in said.getvalue()  # noqa: E731
-    tell(out / "trained.txt", lambda display: run(tiny_run(photos, out), display), cluster, with_gpu, begun)
+    train = partial(run, tiny_run(photos, out))
+    kept = Run(out / "run").checkpoint(ReplicaId("mask", 0))
+    tell(out / "trained.txt", train, cluster, with_gpu, kept.exists)
     with_gpu = cluster.add_node(num_cpus=2, num_gpus=1)
-    tell(out / "again.txt", lambda display: run(tiny_run(photos, out), display))
+    tell(out / "again.txt", train)
 
     parts = bulk.Output(out / "new").shard(0).parent
-    begun = lambda said: len(list(parts.glob("part-*"))) > 2  # noqa: E731
-    predict = lambda display: afterwards.predict(done, str(table), out / "new", id_column="id", display=display)  # noqa: E731
-    tell(out / "predicted.txt", predict, cluster, with_gpu, begun)
+    predict = partial(afterwards.predict, out / "run", str(table), out / "new", id_column="id")
+    tell(out / "predicted.txt", predict, cluster, with_gpu, lambda: any(parts.glob("part-*")))
     cluster.shutdown()
 
 
 def tell(
     file: Path,
-    work: Callable[[Display], Any],
+    work: Callable[..., Any],
     cluster: Cluster | None = None,
     node: Any = None,
-    begun: Callable[[io.StringIO], bool] = lambda said: False,
+    begun: Callable[[], bool] = lambda: False,
 ) -> None:
     """Writes what work says, its error last; kills a machine when the work has begun."""
     said = io.StringIO()
 
     def kill() -> None:
-        while not begun(said):
+        while not begun():
             time.sleep(0.05)
         cluster.remove_node(node, allow_graceful=False)
 
     if cluster:
         threading.Thread(target=kill, daemon=True).start()
     try:
-        work(Display(Console(file=said, width=500)))
+        work(display=Display(Console(file=said, width=500)))
     except RunError as error:
         said.write(f"RunError: {error}\n")
     file.write_text(said.getvalue())

@@ -73,7 +73,8 @@ def asked(compute: ComputeConfig, gpus: int) -> dict[str, Any]:
     with ExitStack() as stack:
         session = RaySession(stack, compute, Display(Console(file=said, width=500)))
         try:
-            given = [[node.cpus, node.gpus] for node in session.nodes(gpus)]
+            for _ in range(2):
+                given = [[node.cpus, node.gpus] for node in session.nodes(gpus)]
         except InputError as error:
             said.write(f"InputError: {error}")
         for _ in range(40):

@@ -42,6 +42,7 @@ def test_more_than_the_cluster_may_have_are_refused(told: dict[str, Any]) -> Non
 
 def test_what_comes_is_planned_for_where_nothing_is_demanded(told: dict[str, Any]) -> None:
     run = told["default"]
+    assert run["said"].count("asked the cluster's autoscaler for ") == 1, "a second stage does not wait again"
     assert "asked the cluster's autoscaler for 2 GPU(s);" in run["said"]
     assert "Ray has 1 GPU(s) that torch cannot use" in run["said"]
     assert run["given"] == [[1.0, 0.0]]

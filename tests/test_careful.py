@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import ray.data
+from ray.exceptions import RayError
 
 from raymask.data.careful import DEADLY
+from raymask.data.stream import by_actors, by_tasks
+from raymask.plan import ActorPool
 
 HERE = Path(__file__).parent
 
@@ -42,3 +48,21 @@ def test_they_alone_are_set_aside_with_a_reason(out: Path, way: str) -> None:
 
 def test_no_marker_is_left(out: Path) -> None:
     assert not [path for folder in ("run", "cache", "bulk") for path in (out / folder).rglob("*decoding*")]
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("dies", ["task", "actor"])
+def test_what_always_kills_its_process_is_given_up(monkeypatch: pytest.MonkeyPatch, dies: str) -> None:
+    class Dying:  # inside the test, so that it travels to a worker that knows no tests
+        def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+            os.kill(os.getpid(), signal.SIGKILL)
+            return rows
+
+    monkeypatch.setattr("raymask.data.stream.RETRIES", 1)
+    pool = ActorPool(size=1, cpus=0.5, gpus=0.0, threads=1, decode_cpus=0.25)
+    rows = ray.data.from_items([1, 2], override_num_blocks=2)
+    deadly = rows.map_batches(Dying, **by_actors(pool, 2, 1))
+    if dies == "task":
+        deadly = rows.map_batches(lambda batch: Dying()(batch), batch_size=None, **by_tasks(pool))
+    with pytest.raises(RayError):
+        deadly.take_all()
