@@ -26,6 +26,8 @@ from raymask.plan import Node
 SECONDS_TO_LOOK = 120.0
 SECONDS_TO_ANSWER = 40.0
 """That an autoscaler, which looks every five seconds, has to begin to start what it is asked for."""
+SECONDS_TO_REPORT = 30.0
+"""That are waited for what Ray's monitor, which looks every five seconds on any cluster, says for the first time."""
 SECONDS_TO_END = 20.0
 SECONDS_FOR_MORE = 180.0
 """That are waited for further machines when one has come."""
@@ -141,7 +143,7 @@ def autoscales() -> bool:
     """Whether an autoscaler may start machines; where none does, Ray runs one that only looks, and names no kinds of machines."""
     if is_autoscaler_v2():
         return any(node["Labels"].get("ray.io/node-group") for node in alive_nodes())
-    return any(not kind.startswith("node_") for kind in (_report().get("node_type_mapping") or {}).values())
+    return any(not kind.startswith("node_") for kind in (_first_report().get("node_type_mapping") or {}).values())
 
 
 def _on_their_way() -> int:
@@ -150,6 +152,14 @@ def _on_their_way() -> int:
         status = get_cluster_status(ray.get_runtime_context().gcs_address)
         return len(status.pending_nodes) + len(status.pending_launches)
     return len(_report().get("pending_nodes", ())) + len(_report().get("pending_launches", ()))
+
+
+def _first_report() -> dict[str, Any]:
+    """The report, waited for where a cluster is so young that there is none."""
+    began = time.monotonic()
+    while not (report := _report()) and time.monotonic() - began < SECONDS_TO_REPORT:
+        time.sleep(0.5)
+    return report
 
 
 def _report() -> dict[str, Any]:
