@@ -34,10 +34,12 @@ def absolute(path: str | Path) -> Path:
     except OSError as error:
         raise InputError(f"'{text}' starts at the working directory, which is gone ({error.strerror}).") from None
     try:
-        whole.lstat()
+        whole.stat()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise InputError(f"'{text[:40]}…' is longer than a path may be.") from None
+        if error.errno == errno.ELOOP:
+            raise InputError(f"'{text}' leads over links that go in a circle.") from None
     return whole
 
 

@@ -80,8 +80,10 @@ def test_what_commands_write_in_a_job_lies_at_home(job: Path, photos: Path, monk
     assert not list(Path.cwd().iterdir())
 
 
-@pytest.mark.parametrize("path", ["", " ", "a\0b", "~no-such-user/a"])
-def test_what_is_no_path_is_refused(path: str) -> None:
+@pytest.mark.parametrize("path", ["", " ", "a\0b", "~no-such-user/a", "x" * 300, "circle/below"])
+def test_what_is_no_path_is_refused(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("circle").symlink_to("circle")
     with pytest.raises(InputError, match=r"^'[^\n]*\.$"):
         absolute(path)
 
