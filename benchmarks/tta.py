@@ -38,8 +38,9 @@ from raymask.cluster import WORKER_ENVIRONMENT, connect
 from raymask.config import ComputeConfig, Recipe, RunConfig
 from raymask.data.decode import InputSpec, Pixels, decode_file
 from raymask.data.sources import read_source
-from raymask.inference import Predictor, recipe_of
+from raymask.inference import Predictor
 from raymask.machine import usable_cpus
+from raymask.model_files import read_model
 from raymask.models import load_classifier, to_pixels
 from raymask.plan import input_spec, plan_actors
 from raymask.run_files import read_json, write_json
@@ -99,9 +100,8 @@ def load_models(work: Work) -> list[nn.Module]:
     """Each gives logits of its one head from pixels."""
     models = []
     for replica in work.replicas:
-        recipe, meta = recipe_of(work.run.replica(replica)), read_json(work.run.meta(replica))
-        heads = {head: len(names) for head, names in meta["classes"].items()}
-        models.append(OneHead(load_classifier(recipe, heads, work.run.weights(replica))))
+        told = read_model(work.run.replica(replica))
+        models.append(OneHead(load_classifier(told.recipe, told.heads, told.weights, told.sha256)))
     return models
 
 
