@@ -30,7 +30,13 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         return f"'{key}' is {_shown(given)}; it may be {owner.model_fields[keys[-1]].description}."
     if kind == "string_type" and (given is None or isinstance(given, bool)):
         return f"'{key}' is {str(given).lower().replace('none', 'null')}; where that is meant as a text, quote it."
-    return f"'{key}' is {_shown(given)}; {MUST_BE.get(kind) or first['msg'][0].lower() + first['msg'][1:]}."
+    return f"'{key}' is {_shown(given)}; {MUST_BE.get(kind) or _in_our_words(first['msg'])}."
+
+
+def _in_our_words(message: str) -> str:
+    """Pydantic's `Input should be greater than 0` as `it must be greater than 0`."""
+    ours = message.replace("Input should", "it must", 1)
+    return ours[0].lower() + ours[1:]
 
 
 def _shown(given: Any) -> str:
@@ -45,6 +51,15 @@ MUST_BE = {  # where pydantic's own words are about Python
     "dict_type": "it must hold keys and values",
     "model_type": "it must hold keys and values",
     "path_type": "it must be a path",
+    "string_type": "it must be a text",
+    "int_type": "it must be a whole number",
+    "int_parsing": "it must be a whole number",
+    "int_from_float": "it must be a whole number",
+    "float_type": "it must be a number",
+    "float_parsing": "it must be a number",
+    "finite_number": "it must be a finite number",
+    "bool_type": "it must be true or false",
+    "bool_parsing": "it must be true or false",
     "string_pattern_mismatch": "it must be letters, digits, '.', '_' and '-', beginning with a letter or a digit",
 }
 
