@@ -11,7 +11,7 @@ import pandas as pd
 from raymask.config import DataConfig, Member, RunConfig, TeacherConfig, differences, resolve_members
 from raymask.data import files, sources
 from raymask.data.augment import check_augment
-from raymask.data.duplicates import said_of_copies
+from raymask.data.duplicates import copies_joined
 from raymask.data.kinds import check_keys, resolve_kind
 from raymask.data.test_sets import TestSet, check_missing, read_test
 from raymask.display import Display
@@ -57,7 +57,8 @@ def open_run(config: RunConfig, display: Display) -> Opened:
         check_output(run.root, "--name", begun=())
     data = drawn_data(config, display)
     source = sources.read_source(config.model_copy(update={"data": data}))
-    source = replace(source, images=identified(source.images, config, display))
+    images, copies = copies_joined(identified(source.images, config, display))
+    source = replace(source, images=images)
     config = config.model_copy(update={"tasks": source.task_configs})
     members = resolve_members(config)
     for member in members:
@@ -76,7 +77,7 @@ def open_run(config: RunConfig, display: Display) -> Opened:
     display.line("data", f"{len(source.images)} images{groups}, {classes} = {source.space.joint_size} classes{asked}")
     for said in sources.class_counts(source):
         display.line("data", said)
-    for remark in [*filter(None, source.remarks), *said_of_copies(source.images), *remarks]:
+    for remark in [*filter(None, source.remarks), *copies, *remarks]:
         display.warn(remark)
     run.root.mkdir(parents=True, exist_ok=True)
     save_run_config(run, config)

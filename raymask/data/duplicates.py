@@ -15,6 +15,8 @@ from raymask.names import MISSING, canonical, loose, mapped, spelling, written_t
 from raymask.tasks import JOINT
 
 LABELS = [f"label_{JOINT}", f"train_label_{JOINT}"]
+MOST_GROUPS = 10
+"""Named groups that one content may lie in to make one of them."""
 
 
 def read_groups(values: pd.Series, image_ids: pd.Series) -> tuple[pd.Series, list[str]]:
@@ -75,25 +77,38 @@ def among(images: pd.DataFrame, others: pd.DataFrame) -> frozenset[str]:
     return frozenset(images["image_id"][images["digest"].isin(set(others["digest"]) - {""})])
 
 
-def said_of_copies(images: pd.DataFrame) -> list[str]:
-    """What is to be said of images of one content under several names, in several groups or with several labels.
+def copies_joined(images: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Images of which those of one content share a group, and so a fold, and what is to be said of copies.
 
-    They stay as they are: a picture that stands for a missing one may be that of many persons.
+    Where groups are named, a content in more than `MOST_GROUPS` of them stays apart: it is likely a picture that stands for a
+    missing one, and would make one group of everybody.
 
     Args:
         images: image_id, group, digest and labels of each.
     """
     known = images[images["digest"] != ""]
+    spread = known.groupby("digest")["group"].nunique()
+    named = not images["group"].equals(images["image_id"])
+    joining = spread.index[(spread > 1) & (spread <= (MOST_GROUPS if named else len(images)))]
+    content = ("digest " + images["digest"]).where(images["digest"].isin(joining), "id " + images["image_id"])
+    kinds = {
+        "under another name; copies share a fold": joining,
+        "in other groups, so that validation sees what training saw": spread.index[spread > 1].difference(joining),
+        "with another label": _unlike(known),
+    }
     said = []
-    leak, contradiction = "in another group, so that validation may see what training saw", "with another label"
-    for columns, what in ((["group"], leak), (LABELS, contradiction)):
-        of_content = known[["digest", *columns]].drop_duplicates()
-        unlike = known[known["digest"].isin(of_content["digest"][of_content["digest"].duplicated()])]
-        if len(unlike):
-            apart = unlike.drop_duplicates(["digest", *columns]).sort_values("digest", kind="stable")
-            one, other = apart["image_id"].iloc[:2]
-            said.append(f"{len(unlike)} images are there byte for byte once more {what}, such as '{one}' and '{other}'")
-    return said
+    for what, digests in kinds.items():
+        copies = known[known["digest"].isin(digests)].sort_values("digest", kind="stable")
+        if len(copies):
+            one, other = copies["image_id"].iloc[:2]
+            said.append(f"{len(copies)} images are there byte for byte once more {what}, such as '{one}' and '{other}'")
+    return images.assign(group=joined(images["group"], content)), said
+
+
+def _unlike(images: pd.DataFrame) -> pd.Series:
+    """Digests of the images whose copies have other labels."""
+    labelled = images[["digest", *LABELS]].drop_duplicates()["digest"]
+    return labelled[labelled.duplicated()]
 
 
 def file_keys(images: pd.DataFrame) -> list[Hashable]:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from layouts import aside, image, read, sentence, write, write_table
 
 from raymask.config import FoldsConfig
-from raymask.data.duplicates import among, file_keys, joined, read_groups, said_of_copies
+from raymask.data.duplicates import MOST_GROUPS, among, copies_joined, file_keys, joined, read_groups
 from raymask.data.folds import assign_folds
 from raymask.data.sources import Source, class_counts
 
@@ -153,22 +155,43 @@ def test_images_that_are_among_others_are_found_by_their_content() -> None:
     assert among(images, pd.DataFrame({"digest": ["1", "3", ""]})) == {"a", "d"}
 
 
-def test_copies_under_other_names_are_said() -> None:
-    images = pd.DataFrame(
-        {
-            "image_id": list("abcdef"),
-            "group": ["p", "p", "q", "q", "r", "s"],
-            "digest": ["1", "1", "2", "3", "3", ""],
-            "label_joint": [0, 0, 1, 0, 1, 1],
-            "train_label_joint": [0, 0, 1, 0, 1, 1],
-        }
+def contents(digests: list[str], groups: list[str] | None = None, labels: list[int] | None = None) -> pd.DataFrame:
+    ids = [f"{place:03d}.jpg" for place in range(len(digests))]
+    label = labels or [0] * len(ids)
+    return pd.DataFrame(
+        {"image_id": ids, "group": groups or ids, "digest": digests, "label_joint": label, "train_label_joint": label}
     )
-    assert said_of_copies(images[:3]) == []
-    assert said_of_copies(images) == [
-        "2 images are there byte for byte once more in another group, so that validation may see what training saw, such as 'd' "
-        "and 'e'",
-        "2 images are there byte for byte once more with another label, such as 'd' and 'e'",
+
+
+def test_copies_under_other_names_share_a_group_and_are_said() -> None:
+    images = contents(["1", "1", "2", "3", "3", ""], ["p", "p", "q", "q", "r", "s"], [0, 0, 1, 0, 1, 1])
+    assert copies_joined(images[:3])[1] == []
+    joined_images, said = copies_joined(images)
+    assert joined_images["group"].tolist() == ["p", "p", "q", "q", "q", "s"]
+    assert said == [
+        "2 images are there byte for byte once more under another name; copies share a fold, such as '003.jpg' and '004.jpg'",
+        "2 images are there byte for byte once more with another label, such as '003.jpg' and '004.jpg'",
     ]
+
+
+def test_a_picture_that_stands_for_many_persons_does_not_join_them() -> None:
+    persons = [f"p{number}" for number in range(MOST_GROUPS + 1)]
+    images, said = copies_joined(contents(["same"] * len(persons), persons))
+    assert images["group"].tolist() == persons
+    assert said == [
+        "11 images are there byte for byte once more in other groups, so that validation sees what training saw, such as "
+        "'000.jpg' and '001.jpg'"
+    ]
+    alone, _ = copies_joined(contents(["same"] * 30))
+    assert alone["group"].nunique() == 1, "images without groups are joined however many they are"
+
+
+@given(st.lists(st.sampled_from(["", *"abcdefgh"]), min_size=12, max_size=60), st.integers(0, 5))
+def test_no_content_lies_in_two_folds(digests: list[str], seed: int) -> None:
+    images, _ = copies_joined(contents([*digests, *(f"own{number}" for number in range(8))]))
+    fold = assign_folds(images, FoldsConfig(k=2), seed)
+    known = images.assign(fold=fold)[images["digest"] != ""]
+    assert (known.groupby("digest")["fold"].nunique() == 1).all()
 
 
 def test_objects_behind_urls_are_told_by_their_version_too() -> None:
