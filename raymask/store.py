@@ -243,7 +243,11 @@ def _check_whole(run: Run) -> None:
         raise InputError(f"'{run.root}' holds no run: it has no {run.config.name}.")
     lines = read_text(run.config).rstrip().splitlines()
     if lines[-1:] != [END_OF_CONFIG]:
-        raise damaged(run.config, f"its last line is not '{END_OF_CONFIG}', so that its end may be missing; to a config that is whole, as in runs of raymask 0.1, add that line")
+        raise damaged(
+            run.config,
+            f"its last line is not '{END_OF_CONFIG}', so that its end may be missing; to a config that is whole, as in runs of "
+            "raymask 0.1, add that line",
+        )
     if any(line.startswith("base:") for line in lines):
         raise damaged(run.config, "it has a `base`, which no run's config has")
 
