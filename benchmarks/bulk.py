@@ -25,13 +25,15 @@ import psutil
 
 from benchmarks.common import WORK, environment, photos, rate_on_all_cores, show, write_results
 from benchmarks.made import write_replicas, write_vote
-from raymask.bulk import Output, read_predictions
-from raymask.cluster import LOCAL_ENVIRONMENT, WORKER_ENVIRONMENT
-from raymask.config import Recipe, load_config
+from raymask.cluster.connection import LOCAL_ENVIRONMENT, WORKER_ENVIRONMENT
+from raymask.config.loading import load_config
+from raymask.config.schema import Recipe
 from raymask.data.decode import decode_file
 from raymask.data.sources import read_source
-from raymask.inference import Predictor, read_panel, specs_of
-from raymask.store import Run, save_run_config
+from raymask.inference.bulk import Output, read_predictions
+from raymask.inference.panel import read_panel
+from raymask.inference.predictor import Predictor, specs_of
+from raymask.runs.directory import Run, save_run_config
 
 FOLDS, PEOPLE = 2, 100
 PORT = 6399

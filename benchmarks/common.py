@@ -20,8 +20,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from raymask.data.demo import write_demo
-from raymask.machine import usable_cpus
+from raymask.core.machine import usable_cpus
+from raymask.data.demo.dataset import write_demo
 
 WORK = Path(os.environ.get("RAYMASK_BENCHMARKS", "runs/benchmarks")).absolute()
 """Folder of generated photos, caches and results."""
@@ -35,7 +35,7 @@ def photos(people: int, test_people: int = 0, size: tuple[int, int] = (384, 512)
 
 def keep_memory() -> None:
     """Starts this program again with the environment of raymask's workers, whose allocator reads it when a process begins."""
-    from raymask.cluster import WORKER_ENVIRONMENT
+    from raymask.cluster.connection import WORKER_ENVIRONMENT
 
     if "RAYMASK_BENCHMARK_STARTED" not in os.environ:
         environment = {**os.environ, **WORKER_ENVIRONMENT, "RAYMASK_BENCHMARK_STARTED": "1"}

@@ -143,11 +143,11 @@ def _own_step(settings: Settings) -> Any:
     """A bare step in the precision, memory format and operators that raymask's engine chooses."""
     import torch
 
-    from raymask.config import Recipe
-    from raymask.engine import mixed_precision
-    from raymask.kernels import quicken_depthwise
-    from raymask.models import build_classifier
-    from raymask.optim import build_optimizer
+    from raymask.config.schema import Recipe
+    from raymask.models.classifier import build_classifier
+    from raymask.models.ops import quicken_depthwise
+    from raymask.models.precision import mixed_precision
+    from raymask.training.optim import build_optimizer
 
     recipe = Recipe(backbone=settings.backbone, pretrained=False, image_size=settings.image_size)
     model = build_classifier(recipe, {"task": 3}).train()
@@ -169,7 +169,7 @@ def _own_step(settings: Settings) -> Any:
 
 def limit(settings: Settings, own: bool) -> float:
     """Images a second of bare steps on all cores, a process and a thread on each."""
-    from raymask.cluster import WORKER_ENVIRONMENT
+    from raymask.cluster.connection import WORKER_ENVIRONMENT
 
     return rate_on_all_cores(_limit_process, (settings, own), WORKER_ENVIRONMENT if own else {})
 

@@ -29,21 +29,22 @@ from torch.profiler import ProfilerActivity, profile
 from tta import FOLDS, write_run
 
 from benchmarks.common import WORK, show, write_results
-from raymask.config import Member, Recipe
-from raymask.data.batches import Batch
+from raymask.config.schema import Member, Recipe
+from raymask.core.machine import usable_cpus
+from raymask.core.tasks import JOINT, LabelSpace, Task
 from raymask.data.cache import PreparedImages
-from raymask.device import prepare_process
-from raymask.engine import LabelTable, mixed_precision, train_pack
-from raymask.feeds import PixelFeed
-from raymask.inference import Predictor
-from raymask.machine import usable_cpus
-from raymask.models import load_classifier, to_pixels
-from raymask.plan import Job, input_spec
-from raymask.store import ReplicaId, Run
-from raymask.tasks import JOINT, LabelSpace, Task
-from raymask.trial import build_learner
-from raymask.tta import VIEWS
-from raymask.viewing import even
+from raymask.data.sampling import Batch
+from raymask.data.specs import input_spec
+from raymask.inference.predictor import Predictor
+from raymask.models.classifier import load_classifier, to_pixels
+from raymask.models.precision import mixed_precision, prepare_process
+from raymask.runs.directory import ReplicaId, Run
+from raymask.training.inputs import PixelFeed
+from raymask.training.learner import train_pack
+from raymask.training.packs import Job
+from raymask.training.targets import LabelTable
+from raymask.training.trial import build_learner
+from raymask.transforms.tta import VIEWS, even
 
 VIEW_NAMES = ("original", "hflip", "zoom", "zoom_hflip")
 PREDICTED = [VIEWS[name] for name in VIEW_NAMES]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from raymask.calibration import Calibration
-from raymask.choice import Candidate, Fitted
-from raymask.config import Recipe
-from raymask.metrics import heads_of
-from raymask.models import build_classifier, save_classifier
-from raymask.run_files import replacing, write_json
-from raymask.store import ReplicaId, Run
-from raymask.tasks import JOINT, LabelSpace
-from raymask.viewing import even
-from raymask.vote import Vote
+from raymask.config.schema import Recipe
+from raymask.core.tasks import JOINT, LabelSpace, heads_of
+from raymask.io.atomic import replacing, write_json
+from raymask.models.classifier import build_classifier, save_classifier
+from raymask.runs.directory import ReplicaId, Run
+from raymask.transforms.tta import even
+from raymask.voting.calibration import Calibration
+from raymask.voting.selection import Candidate, Fitted
+from raymask.voting.vote import Vote
 
 VIEWS = ("original", "hflip")
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from raymask.data.augment import resolve_augment
-from raymask.machine import usable_cpus
+from raymask.core.machine import usable_cpus
+from raymask.transforms.augment import resolve_augment
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,19 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import WORK, show, write_results
-from raymask.config import ENSEMBLE, ComputeConfig, FoldsConfig, Member, Recipe, VoteConfig, validate
+from raymask.cluster.resources import Node, Slots
+from raymask.config.loading import validate
+from raymask.config.schema import ENSEMBLE, ComputeConfig, FoldsConfig, Member, Recipe, VoteConfig, label_space
+from raymask.core.tasks import JOINT, LabelSpace
 from raymask.data.folds import assign_folds, check_leak, thin_classes
-from raymask.data.sources import label_space
-from raymask.metrics import score_joint
-from raymask.oof import collect_oof, oof_by_view
-from raymask.plan import Job, Node, Pack, Plan, Slots, makespan, plan_run
-from raymask.report import build_report
-from raymask.run_files import read_json, write_json, write_table
-from raymask.store import ReplicaId, Run, save_run_config
-from raymask.submit import prediction_table
-from raymask.tasks import JOINT, LabelSpace
-from raymask.vote import Evidence, decide
+from raymask.io.atomic import write_json, write_table
+from raymask.io.checked import read_json
+from raymask.metrics.scores import score_joint
+from raymask.report.run_report import build_report
+from raymask.runs.directory import ReplicaId, Run, save_run_config
+from raymask.runs.predictions import collect_oof, oof_by_view, prediction_table
+from raymask.training.packs import Job, Pack, Plan, makespan, plan_run
+from raymask.voting.vote import Evidence, decide
 
 Results = list[dict[str, Any]]
 
@@ -102,7 +103,7 @@ def simulated_cluster() -> Iterator[tuple[Node, ...]]:
     """Nodes of one machine that claim to have GPUs, joined as a run joins a cluster."""
     import ray
 
-    from raymask.cluster import LOCAL_ENVIRONMENT, connect
+    from raymask.cluster.connection import LOCAL_ENVIRONMENT, connect
 
     logging.disable(logging.WARNING)
     os.environ.update({**LOCAL_ENVIRONMENT, "RAY_num_workers_soft_limit": "2"})
@@ -125,7 +126,7 @@ def run_packs(members: list[Member], nodes: Sequence[Node]) -> dict[str, Any]:
     """Plans and trains; returns shares of the GPUs' time in use, and where the rest went."""
     import ray
 
-    from raymask.train import train
+    from raymask.training.launch import train
 
     run = Run(WORK / "scale-cluster")
     shutil.rmtree(run.root, ignore_errors=True)

@@ -28,13 +28,12 @@ import numpy as np
 
 from benchmarks.common import WORK, keep_memory, photos, show, write_results
 from benchmarks.made import write_replicas, write_vote
-from raymask.cluster import Cluster, connect
-from raymask.config import ComputeConfig, Recipe, RunConfig
-from raymask.data.sources import label_space
-from raymask.inference import read_panel
-from raymask.serve import Settings, serving
-from raymask.store import Run, save_run_config
-from raymask.uploads import Limits
+from raymask.cluster.connection import Cluster, connect
+from raymask.config.schema import ComputeConfig, Recipe, RunConfig, label_space
+from raymask.inference.panel import read_panel
+from raymask.runs.directory import Run, save_run_config
+from raymask.serving.deployment import Settings, serving
+from raymask.serving.requests import Limits
 
 FOLDS = 5
 TASKS = {

@@ -30,17 +30,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.common import WORK, keep_memory, photos, show, write_results
-from raymask.cluster import connect
-from raymask.config import ComputeConfig, Recipe, RunConfig
-from raymask.data.augment import Augmenter, resolve_augment
-from raymask.data.batches import StreamSpec, make_batch
+from raymask.cluster.connection import connect
+from raymask.cluster.resources import plan_slots
+from raymask.config.schema import ComputeConfig, Recipe, RunConfig
 from raymask.data.cache import PreparedImages, find_cache, open_cache
 from raymask.data.folds import assign_folds
 from raymask.data.prepare import prepare
+from raymask.data.sampling import make_batch
 from raymask.data.sources import read_source
+from raymask.data.specs import StreamSpec, stream_spec
 from raymask.data.stream import open_schedule, stream
-from raymask.plan import plan_slots, stream_spec
-from raymask.run_files import write_table
+from raymask.io.atomic import write_table
+from raymask.transforms.augment import Augmenter, resolve_augment
 
 RAY_PEERS = ("raymask, prepared", "raymask, cold", "Ray Data, JPEG")
 KINDS = ("JPEG", "prepared")

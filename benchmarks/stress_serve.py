@@ -33,8 +33,8 @@ from PIL import Image
 
 from benchmarks.common import WORK, show, write_results
 from benchmarks.serve import write_run
-from raymask.config import Recipe
-from raymask.store import Run
+from raymask.config.schema import Recipe
+from raymask.runs.directory import Run
 
 GROWTH = 1.15
 """What memory may be after all requests, of what it was after the first quarter."""

@@ -33,21 +33,22 @@ from torchvision.transforms import CenterCrop
 
 from benchmarks.common import WORK, environment, photos, show, write_results
 from benchmarks.made import write_replicas
-from raymask import predict as prediction
-from raymask.cluster import WORKER_ENVIRONMENT, connect
-from raymask.config import ComputeConfig, Recipe, RunConfig
-from raymask.data.decode import InputSpec, Pixels, decode_file
+from raymask.cluster.connection import WORKER_ENVIRONMENT, connect
+from raymask.cluster.resources import plan_actors
+from raymask.config.schema import ComputeConfig, Recipe, RunConfig
+from raymask.core.machine import usable_cpus
+from raymask.core.tasks import LabelSpace
+from raymask.data.decode import Pixels, decode_file
 from raymask.data.sources import read_source
-from raymask.inference import Predictor
-from raymask.machine import usable_cpus
-from raymask.model_files import read_model
-from raymask.models import load_classifier, to_pixels
-from raymask.plan import input_spec, plan_actors
-from raymask.run_files import read_json, write_json
-from raymask.store import ReplicaId, Run
-from raymask.tasks import LabelSpace
-from raymask.tta import VIEWS, ZOOM_MARGIN
-from raymask.viewing import even
+from raymask.data.specs import InputSpec, input_spec
+from raymask.inference import actors
+from raymask.inference.predictor import Predictor
+from raymask.io.atomic import write_json
+from raymask.io.checked import read_json
+from raymask.models.classifier import load_classifier, to_pixels
+from raymask.runs.directory import ReplicaId, Run
+from raymask.runs.models import read_model
+from raymask.transforms.tta import VIEWS, ZOOM_MARGIN, even
 
 VIEW_NAMES = ("original", "hflip", "zoom", "zoom_hflip")
 PREDICTED = [VIEWS[name] for name in VIEW_NAMES]
@@ -219,7 +220,7 @@ def time_peer(work: Work, prepare: Prepare, processes: int, values: Mapping[str,
     return Timing(max(done) - min(began), max(done) - max(ready), np.concatenate(probabilities))
 
 
-class TimedCrew(prediction.Crew):
+class TimedCrew(actors.Crew):
     """Leaves the time at which it was ready in a file."""
 
     def __init__(self, models: Mapping[str, Path], *arguments: Any) -> None:
@@ -232,13 +233,13 @@ def time_raymask(work: Work) -> Timing:
     """On a Ray that runs already; `work` begins when the first actor is ready."""
     shutil.rmtree(work.run.root / "ready", ignore_errors=True)
     with connect(ComputeConfig()) as cluster:
-        prediction.Crew, own = TimedCrew, prediction.Crew
+        actors.Crew, own = TimedCrew, actors.Crew
         began = time.time()
-        table = prediction.predict(
+        table = actors.predict(
             work.run, work.images, work.replicas, even(VIEW_NAMES), plan_actors(cluster.nodes), lambda done, of: None
         )
         done = time.time()
-        prediction.Crew = own
+        actors.Crew = own
     ready = min(read_json(file) for file in (work.run.root / "ready").iterdir())
     in_order = table.set_index("image_id").loc[work.images["image_id"]].drop(columns="problem")
     return Timing(done - began, done - ready, in_order.to_numpy(np.float32))

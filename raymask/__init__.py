@@ -9,28 +9,32 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from raymask.core.version import __version__
+
 # Ray reads this when it is imported: its uv hook would rebuild the whole environment for each worker under `uv run`.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
-__version__ = "0.1.0"
-
 _HOME = {
-    "InputError": "errors",
-    "RunConfig": "config",
-    "load_config": "config",
-    "recipe_names": "config_files",
-    "write_demo": "data.demo",
-    "Ensemble": "inference",
-    "load": "inference",
-    "run": "pipeline",
-    "Result": "pipeline",
-    "Run": "store",
+    "InputError": "core.errors",
+    "RunConfig": "config.schema",
+    "load_config": "config.loading",
+    "recipe_names": "config.yaml_files",
+    "write_demo": "data.demo.dataset",
+    "Ensemble": "inference.ensemble",
+    "load": "inference.ensemble",
+    "run": "workflows.train",
+    "Result": "workflows.context",
+    "Run": "runs.directory",
+    "Rule": "voting.rules",
+    "Evidence": "voting.rules",
 }
 
 __all__ = [
     "Ensemble",
+    "Evidence",
     "InputError",
     "Result",
+    "Rule",
     "Run",
     "RunConfig",
     "__version__",
@@ -42,13 +46,16 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from raymask.config import RunConfig, load_config
-    from raymask.config_files import recipe_names
-    from raymask.data.demo import write_demo
-    from raymask.errors import InputError
-    from raymask.inference import Ensemble, load
-    from raymask.pipeline import Result, run
-    from raymask.store import Run
+    from raymask.config.loading import load_config
+    from raymask.config.schema import RunConfig
+    from raymask.config.yaml_files import recipe_names
+    from raymask.core.errors import InputError
+    from raymask.data.demo.dataset import write_demo
+    from raymask.inference.ensemble import Ensemble, load
+    from raymask.runs.directory import Run
+    from raymask.voting.rules import Evidence, Rule
+    from raymask.workflows.context import Result
+    from raymask.workflows.train import run
 
 
 def __getattr__(name: str) -> Any:

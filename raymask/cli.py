@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from raymask.endings import conclude, open_streams
-from raymask.errors import InputError
+from raymask.core.endings import conclude, open_streams
+from raymask.core.errors import InputError
 
 RESUMES = ("train", "refit", "soup", "pseudo", "distil", "predict")
 """Commands that go on where they were cut off."""
@@ -45,11 +45,11 @@ def train(
     ] = None,
 ) -> None:
     """Trains an ensemble, votes, and writes a submission. Started again, it goes on with what is unfinished."""
-    from raymask.config import load_config
+    from raymask.config.loading import load_config
 
     given: dict[str, Any] = {"name": name, "runs": runs, "data": {"path": data, "test": test}}
     config = load_config(recipe, set_ or (), _without_none(given))
-    from raymask.pipeline import run
+    from raymask.workflows.train import run
 
     run(config)
 
@@ -61,9 +61,9 @@ def refit(
     rule: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by")] = None,
 ) -> None:
     """Trains a finished run's members on the people of all folds. Started again, it goes on with what is unfinished."""
-    from raymask import afterwards
+    from raymask.workflows import refit
 
-    afterwards.refit(run, member or (), rule=rule)
+    refit.refit(run, member or (), rule=rule)
 
 
 @app.command()
@@ -73,9 +73,9 @@ def soup(
     rule: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by")] = None,
 ) -> None:
     """Averages each member's models of all folds to one, and scores what is lost on the people held out."""
-    from raymask import afterwards
+    from raymask.workflows import soup
 
-    afterwards.soup(run, member or (), rule=rule)
+    soup.soup(run, member or (), rule=rule)
 
 
 @app.command()
@@ -88,9 +88,9 @@ def pseudo(
     ] = None,
 ) -> None:
     """Trains a run anew with the test images that it is sure of, and says whether that paid."""
-    from raymask import afterwards
+    from raymask.workflows import distill
 
-    afterwards.pseudo(run, name, set_ or ())
+    distill.pseudo(run, name, set_ or ())
 
 
 @app.command()
@@ -104,9 +104,9 @@ def distil(
     ] = None,
 ) -> None:
     """Trains one model on what a run's ensemble says, to deploy in its place, and says what that costs."""
-    from raymask import afterwards
+    from raymask.workflows import distill
 
-    afterwards.distil(run, task, name, set_ or ())
+    distill.distil(run, task, name, set_ or ())
 
 
 @app.command()
@@ -120,9 +120,9 @@ def vote(
     ] = None,
 ) -> None:
     """Decides the vote anew, in seconds, from out-of-fold predictions alone; also over members of several runs."""
-    from raymask import afterwards
+    from raymask.workflows import vote as workflow
 
-    afterwards.vote(runs, into, set_ or (), predict)
+    workflow.vote(runs, into, set_ or (), predict)
 
 
 @app.command()
@@ -142,9 +142,9 @@ def predict(
     rule: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by")] = None,
 ) -> None:
     """Predicts any number of images by a finished run. Started again, it goes on with what is unfinished."""
-    from raymask import afterwards
+    from raymask.workflows import predict as workflow
 
-    afterwards.predict(run, images, out, models, image_column, id_column, image_root, set_ or (), rule=rule)
+    workflow.predict(run, images, out, models, image_column, id_column, image_root, set_ or (), rule=rule)
 
 
 @app.command()
@@ -175,10 +175,10 @@ def serve(
     rule: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by")] = None,
 ) -> None:
     """Answers photos with their labels over HTTP, with a page to try it, until Ctrl-C, which answers first what is under way."""
-    from raymask.guard import Access
-    from raymask.paths import absolute
-    from raymask.serve import TERMINAL, Settings, serve_until_stopped
-    from raymask.uploads import Limits
+    from raymask.core.paths import absolute
+    from raymask.serving.access import Access
+    from raymask.serving.deployment import TERMINAL, Settings, serve_until_stopped
+    from raymask.serving.requests import Limits
 
     limits = Limits(max_mb, max_megapixels, max_request_megapixels, timeout_s, upload_s)
     access = Access.checked(token_file and absolute(token_file), allow_host or (), allow_origin or ())
@@ -198,7 +198,7 @@ def export(
     rule: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by")] = None,
 ) -> None:
     """Writes a finished run as ONNX and torch graphs, the vote among them, to be used without raymask; and checks them."""
-    from raymask.export import export as export_run
+    from raymask.export.export import export as export_run
 
     export_run(run, out, models, member or (), format_, opset, rule=rule)
 
@@ -206,7 +206,7 @@ def export(
 @app.command()
 def recipes() -> None:
     """Lists the recipes, each with its command, time and score."""
-    from raymask.config_files import RECIPES, recipe_names
+    from raymask.config.yaml_files import RECIPES, recipe_names
 
     for name in recipe_names():
         lines = (RECIPES / f"{name}.yaml").read_text().splitlines()
@@ -222,8 +222,8 @@ def demo_data(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Draws a data set in the competition's layout."""
-    from raymask.data.demo import write_demo
-    from raymask.paths import absolute, check_writable
+    from raymask.core.paths import absolute, check_writable
+    from raymask.data.demo.dataset import write_demo
 
     check_writable(absolute(folder), "folder")
     try:

@@ -14,13 +14,13 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of Ray's many processes 
 
 import pytest
 
-from raymask.config import ComputeConfig
-from raymask.data.demo import write_demo
+from raymask.config.schema import ComputeConfig
+from raymask.data.demo.dataset import write_demo
 
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    from raymask.cluster import connect
+    from raymask.cluster.connection import connect
 
     with connect(ComputeConfig(cpus=2, gpus=0)):
         yield

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raymask.data.colours import Pixels
-from raymask.data.decode import InputSpec
-from raymask.run_files import DamagedFileError, read_table
+from raymask.core.types import Pixels
+from raymask.data.specs import InputSpec
+from raymask.io.checked import DamagedFileError, read_table
 
 VERSION = 2
 SHARD_BYTES = 64 * 2**20

@@ -8,8 +8,9 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
-from raymask.data.colours import Pixels
-from raymask.data.decode import InputSpec, decode_file
+from raymask.core.types import Pixels
+from raymask.data.decode import decode_file
+from raymask.data.specs import InputSpec
 
 Decoded = tuple[str, list[Pixels]]
 

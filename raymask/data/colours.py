@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Pixels = npt.NDArray[np.uint8]
+from raymask.core.types import Pixels
 
 WHOLE_TOPS = (255.0, 4095.0, 65535.0)
 FLOAT_TOPS = (1.0, *WHOLE_TOPS)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from raymask.config import DataConfig
-from raymask.data import files
+from raymask.config.schema import DataConfig
+from raymask.core.errors import InputError
 from raymask.data.rejected import Rejected, is_image
 from raymask.data.tables import need_columns, read_table
-from raymask.errors import InputError
+from raymask.io import files
 
 COMPETITION_TASKS: dict[str, dict[str, object]] = {
     "mask": {"classes": ["worn", "incorrect", "none"]},

@@ -9,7 +9,6 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -18,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from raymask.data.colours import BrokenImageError, Pixels, array_to_rgb, keeps_little, to_rgb
-from raymask.data.files import read_bytes, why_unreadable
-from raymask.errors import InputError
+from raymask.core.errors import InputError
+from raymask.core.types import Pixels
+from raymask.data.colours import BrokenImageError, array_to_rgb, keeps_little, to_rgb
+from raymask.data.specs import InputSpec
+from raymask.io.files import read_bytes, why_unreadable
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -47,16 +48,6 @@ MOST_SCANS = 64
 TILE_WIDTH, TILE_LENGTH = 322, 323
 
 cv2.setNumThreads(0)
-
-
-@dataclass(frozen=True, order=True)
-class InputSpec:
-    """How a file becomes a model's input: the steps that are done once, when it is prepared."""
-
-    height: int
-    width: int
-    crop: float
-    """Share kept of the largest centred box of the target's aspect."""
 
 
 def decode(content: bytes, spec: InputSpec, most_pixels: int = MOST_PIXELS) -> Pixels:

@@ -9,10 +9,10 @@ from urllib.parse import unquote
 
 import pandas as pd
 
-from raymask.data import files
+from raymask.core.spelling import MISSING, canonical, loose, mapped, spelling, written_twice
+from raymask.core.tasks import JOINT
 from raymask.data.rejected import Rejected
-from raymask.names import MISSING, canonical, loose, mapped, spelling, written_twice
-from raymask.tasks import JOINT
+from raymask.io import files
 
 LABELS = [f"label_{JOINT}", f"train_label_{JOINT}"]
 MOST_GROUPS = 10

@@ -15,23 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raymask.data.batches import StreamSpec
+from raymask.data.specs import BankSpec
 
 Features = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class BankSpec:
-    """All that decides a bank's features, beside the backbone."""
-
-    stream: StreamSpec
-    views: tuple[str, ...]
-    amp: str
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the bank's files: the passes first, in order."""
-        return (*(f"pass-{number}" for number in range(self.stream.epochs)), *(f"view-{view}" for view in self.views))
 
 
 @dataclass(frozen=True)

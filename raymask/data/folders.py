@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from raymask.data import files
+from raymask.core.errors import InputError, shortened
 from raymask.data.rejected import is_image, left_out
 from raymask.data.splits import TEST, TRAIN, part_of
-from raymask.errors import InputError, shortened
+from raymask.io import files
 
 Listed = dict[str, files.State]
 

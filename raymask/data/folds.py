@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raymask.config import FoldsConfig
-from raymask.errors import InputError, shortened
-from raymask.tasks import JOINT, Labels
+from raymask.config.schema import FoldsConfig
+from raymask.core.errors import InputError, shortened
+from raymask.core.tasks import JOINT
+from raymask.core.types import Labels
 
 TRAIN_ONLY = -1
 GROUPED = ("stratified_group", "group", "holdout")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from raymask.config import DataConfig
-from raymask.data import files
+from raymask.config.schema import DataConfig
+from raymask.core.errors import InputError
 from raymask.data.competition import competition_table
 from raymask.data.tables import parquet_files
-from raymask.errors import InputError
+from raymask.io import files
 
 DEMO_KEYS = ("demo_people", "demo_test_people")
 COLUMN_KEYS = ("image_column", "id_column")

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymask.data import embedded, files
-from raymask.errors import InputError
+from raymask.core.errors import InputError
+from raymask.io import embedded, files
 
 INDEX = re.compile(r"__index_level_\d+__")
 """Columns that pandas writes for the numbers of its rows."""

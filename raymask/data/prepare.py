@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 import ray.data
 
+from raymask.core.types import Progress
 from raymask.data.cache import index_path, shard_path, shard_rows
 from raymask.data.careful import decode_files
-from raymask.data.decode import InputSpec
+from raymask.data.specs import InputSpec
 from raymask.data.stream import RETRIES
-from raymask.run_files import replacing, write_table
-
-Progress = Callable[[int, int], None]
+from raymask.io.atomic import replacing, write_table
 
 
 def prepare(images: pd.DataFrame, spec: InputSpec, folder: Path, progress: Progress) -> None:

@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 
 import pandas as pd
 
-from raymask.data import files
+from raymask.core.errors import InputError, shortened
 from raymask.data.decode import SUFFIXES
-from raymask.errors import InputError, shortened
+from raymask.io import files
 
 
 @dataclass(frozen=True)

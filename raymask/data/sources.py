@@ -23,9 +23,12 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import ValidationError
 
-from raymask.config import DataConfig, RunConfig, TaskConfig
-from raymask.config_files import deep_merge
-from raymask.data import files
+from raymask.config.merging import deep_merge
+from raymask.config.messages import explain
+from raymask.config.schema import DataConfig, RunConfig, TaskConfig, label_space
+from raymask.core.errors import InputError, one_of, shortened
+from raymask.core.spelling import MISSING, canonical, mapped, tidy, written_twice
+from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace, Task, alike, band_names, check_task_names, infer_classes, numbers_of
 from raymask.data.competition import COMPETITION_TASKS, read_competition
 from raymask.data.duplicates import once, read_groups
 from raymask.data.folders import list_folders, read_folders
@@ -33,20 +36,7 @@ from raymask.data.parquet import Table
 from raymask.data.rejected import Rejected, check_rejected, reasons
 from raymask.data.splits import TRAIN
 from raymask.data.tables import images_of, need_columns, read_table
-from raymask.errors import InputError, one_of, shortened
-from raymask.explain import explain
-from raymask.names import MISSING, canonical, mapped, tidy, written_twice
-from raymask.tasks import (
-    JOINT,
-    UNLABELLED,
-    LabelSpace,
-    Task,
-    alike,
-    band_names,
-    check_task_names,
-    infer_classes,
-    numbers_of,
-)
+from raymask.io import files
 
 IMAGE_COLUMNS = ["image_id", "path", "group", *files.State._fields]
 
@@ -112,17 +102,6 @@ def class_counts(source: Source) -> list[str]:
         shown = [name if len(name) < 40 else f"{name[:39]}…" for name in task.classes]
         lines.append(f"{task.name}: {shortened([f'{name} {count}' for name, count in zip(shown, counts, strict=True)], 12)}")
     return lines
-
-
-def label_space(tasks: Mapping[str, TaskConfig | None]) -> LabelSpace:
-    """The label space of task configs whose classes are known, without the dropped tasks."""
-    space = []
-    for name, task in tasks.items():
-        if task is None:
-            continue
-        assert task.classes is not None
-        space.append(Task(name, task.column or name, task.classes, task.edges or (), task.train_edges or ()))
-    return LabelSpace(tuple(space))
 
 
 def _apart(table: pd.DataFrame) -> tuple[pd.DataFrame, Table]:

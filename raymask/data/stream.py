@@ -15,12 +15,13 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionResources, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from raymask.data.augment import Augmenter
-from raymask.data.batches import Batch, Schedule, StreamSpec, from_columns, make_batch, to_columns
+from raymask.core.types import ActorPool
 from raymask.data.cache import PreparedImages, index_path, open_cache
-from raymask.hashing import file_stamp
-from raymask.plan import ActorPool
-from raymask.run_files import read_table
+from raymask.data.sampling import Batch, Schedule, from_columns, make_batch, to_columns
+from raymask.data.specs import StreamSpec
+from raymask.io.checked import read_table
+from raymask.io.hashing import file_stamp
+from raymask.transforms.augment import Augmenter
 
 IMAGES_PER_TASK = 256
 IMAGES_MADE_HERE = 1024

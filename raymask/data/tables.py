@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable
 
 import pandas as pd
 
-from raymask.config import DataConfig
-from raymask.data import files
+from raymask.config.schema import DataConfig
+from raymask.core.errors import InputError, one_of, shortened
 from raymask.data.parquet import Table, read_parquet
 from raymask.data.rejected import is_image
 from raymask.data.splits import TEST, part_of
-from raymask.errors import InputError, one_of, shortened
+from raymask.io import files
 
 UNPACKERS = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\x00": lzma.decompress}
 PARQUET = b"PAR1"

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from raymask.config import DataConfig
-from raymask.data import files
+from raymask.config.schema import DataConfig
+from raymask.core.errors import InputError, shortened
+from raymask.core.tasks import LabelSpace
 from raymask.data.competition import competition_info
 from raymask.data.folders import list_folders
 from raymask.data.parquet import Table
 from raymask.data.rejected import is_image, left_out, reasons
 from raymask.data.splits import TEST
 from raymask.data.tables import NO_ID, images_of, need_columns, parquet_files, read_table
-from raymask.errors import InputError, shortened
-from raymask.tasks import LabelSpace
+from raymask.io import files
 
 PATH_COLUMNS = ("path", "image", "file", "filename")
 COMPETITION_TEST = ("ImageID", "ans")

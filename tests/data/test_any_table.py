@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from layouts import image, read
 
-from raymask.config import FoldsConfig
+from raymask.config.schema import FoldsConfig
+from raymask.core.errors import InputError
 from raymask.data.folds import assign_folds
 from raymask.data.sources import Source
-from raymask.errors import InputError
 
 NAMES = [
     "a.jpg",

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raymask.data.cache import cache_key, find_cache, index_path, open_cache, problems, shard_path, shard_rows
-from raymask.data.decode import InputSpec
+from raymask.data.specs import InputSpec
 
 SPEC = InputSpec(4, 6, 1.0)
 IMAGES = pd.DataFrame(

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from layouts import PEOPLE, aside, folder_of, image, photos, read, sentence, write, write_people, write_table
 
-from raymask.config import DataConfig, dump_config, load_config, resolve_members, validate
+from raymask.config.loading import dump_config, load_config, validate
+from raymask.config.schema import DataConfig, label_space, resolve_members
 from raymask.data.competition import COMPETITION_TASKS, PHOTOS
 from raymask.data.kinds import resolve_kind
-from raymask.data.sources import label_space, read_source
+from raymask.data.sources import read_source
 
 # --- the competition's layout
 

@@ -21,7 +21,6 @@ from raymask.data.decode import (
     MOST_SCANS,
     SUFFIXES,
     BrokenImageError,
-    InputSpec,
     crop_centre,
     decode,
     decode_file,
@@ -29,6 +28,7 @@ from raymask.data.decode import (
     pixels_of,
     resize,
 )
+from raymask.data.specs import InputSpec
 
 SPEC = InputSpec(24, 32, 1.0)
 

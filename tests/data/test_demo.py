@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from raymask.data import demo
-from raymask.data.demo import assign_people, write_demo
-from raymask.data.portraits import PHOTOS, Person, draw_photo, imagine
+from raymask.data.demo import dataset
+from raymask.data.demo.dataset import assign_people, write_demo
+from raymask.data.demo.portraits import PHOTOS, Person, draw_photo, imagine
 
 SIZE = (96, 128)
 
@@ -67,7 +67,7 @@ def test_eval_tables_and_images_agree(root: Path) -> None:
 
 def test_answers_are_the_true_classes_in_shuffled_order(root: Path) -> None:
     answers = [int(row["ans"]) for row in rows_of(root / "eval" / "answers.csv")]
-    in_order = [demo.true_class(person, photo) for person in assign_people(3, 0, demo.TEST_FIRST) for photo in PHOTOS]
+    in_order = [dataset.true_class(person, photo) for person in assign_people(3, 0, dataset.TEST_FIRST) for photo in PHOTOS]
     assert Counter(answers) == Counter(in_order)
     assert answers != in_order
 
@@ -84,16 +84,16 @@ def test_answers_are_the_true_classes_in_shuffled_order(root: Path) -> None:
     ],
 )
 def test_true_class(gender: str, age: int, photo: str, expected: int) -> None:
-    assert demo.true_class(Person(gender, age), photo) == expected
+    assert dataset.true_class(Person(gender, age), photo) == expected
 
 
 def test_answers_belong_to_their_images(root: Path) -> None:
     images = {path.read_bytes(): path.name for path in (root / "eval" / "images").iterdir()}
     answers = {row["ImageID"]: int(row["ans"]) for row in rows_of(root / "eval" / "answers.csv")}
-    for index, person in enumerate(assign_people(3, 0, demo.TEST_FIRST)):
-        jpegs = demo.draw_person(person, 0, demo.TEST_FIRST + index, SIZE)
+    for index, person in enumerate(assign_people(3, 0, dataset.TEST_FIRST)):
+        jpegs = dataset.draw_person(person, 0, dataset.TEST_FIRST + index, SIZE)
         for photo, jpeg in zip(PHOTOS, jpegs, strict=True):
-            assert answers[images[jpeg]] == demo.true_class(person, photo)
+            assert answers[images[jpeg]] == dataset.true_class(person, photo)
 
 
 def test_same_arguments_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_photos_are_in_colour_and_the_right_way_round(tmp_path: Path) -> None:
     person = assign_people(1, 0)[0]
     rng = np.random.default_rng(np.random.SeedSequence([0, 0]))
     drawn = draw_photo(imagine(person, rng), 0, SIZE, rng)
-    jpeg = next(demo.draw_person(person, 0, 0, SIZE))
+    jpeg = next(dataset.draw_person(person, 0, 0, SIZE))
     decoded = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
     assert np.abs(drawn.mean((0, 1)) - decoded.mean((0, 1))[::-1]).max() < 2
     assert np.ptp(drawn.mean((0, 1))) > 5
@@ -218,13 +218,13 @@ def test_an_interrupted_one_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_faster_process_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, draw = tmp_path / "demo", demo.draw_person
+    root, draw = tmp_path / "demo", dataset.draw_person
 
     def other_writes_first(*arguments: Any) -> Iterator[bytes]:
-        monkeypatch.setattr(demo, "draw_person", draw)
+        monkeypatch.setattr(dataset, "draw_person", draw)
         write_demo(root, people=1, test_people=0, size=SIZE)
         return draw(*arguments)
 
-    monkeypatch.setattr(demo, "draw_person", other_writes_first)
+    monkeypatch.setattr(dataset, "draw_person", other_writes_first)
     assert write_demo(root, people=1, test_people=0, size=SIZE) == root
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from layouts import aside, image, read, sentence, write
 
-from raymask.config import DataConfig
-from raymask.data.decode import InputSpec, decode_file
+from raymask.config.schema import DataConfig
+from raymask.core.tasks import LabelSpace, Task
+from raymask.data.decode import decode_file
+from raymask.data.specs import InputSpec
 from raymask.data.test_sets import read_test
-from raymask.tasks import LabelSpace, Task
 
 
 def test_folders_are_the_classes_of_their_images(classes: Path) -> None:

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
-from raymask.config import FoldsConfig
+from raymask.config.schema import FoldsConfig
+from raymask.core.errors import InputError
 from raymask.data.folds import (
     TRAIN_ONLY,
     assign_folds,
@@ -24,7 +25,6 @@ from raymask.data.folds import (
     stratified_group_folds,
     thin_classes,
 )
-from raymask.errors import InputError
 
 SCHEMES = get_args(FoldsConfig.model_fields["scheme"].annotation)
 GROUPED = ("stratified_group", "group", "holdout")

@@ -12,10 +12,11 @@ import pytest
 from layouts import LOCAL, aside, image, photos, read, rewrite, sentence, write, write_table
 from PIL import Image
 
-from raymask.config import validate
+from raymask.config.loading import validate
+from raymask.config.schema import label_space
 from raymask.data import sources
-from raymask.data.decode import InputSpec, decode_file
-from raymask.data.sources import label_space
+from raymask.data.decode import decode_file
+from raymask.data.specs import InputSpec
 
 # --- a generic CSV
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raymask.data.augment import Augmenter
-from raymask.data.batches import Batch, Schedule, StreamSpec, make_batch
 from raymask.data.cache import index_path, open_cache, shard_path
-from raymask.data.decode import InputSpec
+from raymask.data.sampling import Batch, Schedule, make_batch
+from raymask.data.specs import InputSpec, StreamSpec
 from raymask.data.stream import stream
+from raymask.transforms.augment import Augmenter
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -18,14 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 from layouts import aside, image, read, sentence, write, write_table
 
-from raymask.config import DataConfig, validate
-from raymask.data import embedded, files
-from raymask.data.decode import InputSpec, decode_file
+from raymask.config.loading import validate
+from raymask.config.schema import DataConfig
+from raymask.core.errors import InputError
+from raymask.core.tasks import LabelSpace, Task
+from raymask.data.decode import decode_file
 from raymask.data.rejected import check_rejected, is_image
+from raymask.data.specs import InputSpec
 from raymask.data.tables import need_columns, read_table
 from raymask.data.test_sets import read_images, read_test
-from raymask.errors import InputError
-from raymask.tasks import LabelSpace, Task
+from raymask.io import embedded, files
 
 
 def test_values_are_kept_as_they_are_written(table: Path) -> None:

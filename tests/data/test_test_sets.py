@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 from layouts import LOCAL, image, rewrite, sentence, write, write_table
 
-from raymask.config import DataConfig
-from raymask.data import files
-from raymask.data.decode import InputSpec, decode_file
+from raymask.config.schema import DataConfig
+from raymask.core.errors import InputError
+from raymask.core.tasks import LabelSpace, Task
+from raymask.data.decode import decode_file
+from raymask.data.specs import InputSpec
 from raymask.data.test_sets import TestSet as Given
 from raymask.data.test_sets import check_missing, read_images, read_test
-from raymask.errors import InputError
-from raymask.tasks import LabelSpace, Task
+from raymask.io import files
 
 SPACE = LabelSpace((Task("label", "label", ("x", "y")),))
 

@@ -1,0 +1,1 @@
+"""The Ray that a run works on: connection, session, resources, capacity."""

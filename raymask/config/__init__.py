@@ -1,0 +1,1 @@
+"""What a run is: its schema, and the way from recipe names, YAML files and `key.path=value` settings to it."""

@@ -1,0 +1,1 @@
+"""What every package builds on: errors, tasks and their labels, types, the console."""

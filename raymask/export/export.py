@@ -1,0 +1,213 @@
+"""A finished run as files that need no raymask: ONNX and torch graphs, checkpoints for timm, how to feed them, a model card.
+
+The same folder holds the vote and the weights as a run does, so that `raymask.load` and `raymask predict` take it for one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from raymask.core.console import Display
+from raymask.core.errors import InputError, one_of
+from raymask.core.paths import absolute, check_writable
+from raymask.core.types import ByHead
+from raymask.core.version import __version__
+from raymask.data.specs import InputSpec, input_spec
+from raymask.export.model_card import input_names, model_card, preprocessing
+from raymask.export.programs import write_ensemble, write_models
+from raymask.export.record import RANDOM_IMAGES, TOLERANCE, Bundle, Images, read_check_images
+from raymask.export.timm_checkpoints import write_checkpoints
+from raymask.export.torch_modules import output_names
+from raymask.inference.panel import FOLDS, Panel, read_panel
+from raymask.inference.predictor import Predictor, specs_of
+from raymask.io.atomic import replacing, write_json, write_text
+from raymask.io.checked import within
+from raymask.models.classifier import read_weights
+from raymask.runs.directory import Run, load_run_config, read_ensemble, save_run_config
+from raymask.runs.models import META, WEIGHTS, read_model
+from raymask.runs.outputs import check_output
+from raymask.transforms.tta import ViewPlan, even
+
+FORMATS = {"onnx": ("onnx",), "torch": ("torch",), "both": ("onnx", "torch")}
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+OPSET, LEAST_OPSET, MOST_OPSET = 20, 18, 23
+MOST_ROWS = 30
+
+
+def export(
+    folder: str | Path,
+    out: str | Path,
+    models: str = FOLDS,
+    members: Sequence[str] = (),
+    formats: str = "both",
+    opset: int = OPSET,
+    display: Display | None = None,
+    rule: str | None = None,
+) -> Path:
+    """Writes a finished run as graphs, checkpoints and a bundle, and checks each against raymask.
+
+    Args:
+        folder: directory of the run.
+        out: a new folder; it is there once all is written and checked.
+        models: `folds` for all replicas; `all`, `soup` or `greedy-soup` for one model a member, where they were made.
+        members: names of members whose models are exported alone, without the vote (default: everything).
+        formats: `onnx`, `torch` or `both`.
+        opset: ONNX operators' version.
+        display: what is said of it.
+        rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: the run is not finished, lacks such models or members, `out` is not empty, or packages are missing.
+        RunError: a model cannot be exported, or its graph says something else than raymask.
+    """
+    run, target, shown = Run(absolute(folder)), absolute(out), display or Display()
+    _check_asked(target, formats, opset)
+    chosen = _chosen(read_panel(run.root, models, rule), members)
+    with replacing(target) as draft:
+        bundle = Bundle(draft, FORMATS[formats], opset)
+        draft.mkdir()
+        if members:
+            bundle.left_out.append("The vote is not part of this export, which holds some members alone.")
+        else:
+            _write_run(run, draft, chosen)
+        panel = chosen if members else read_panel(draft, models, rule)
+        specs = specs_of(panel.models)
+        predictor = _exact_predictor(panel, specs)
+        images = read_check_images(run, chosen.models, specs)
+        singly = _said(predictor, even(["original"]), images.pixels)
+        write_models(bundle, predictor, images, singly, shown)
+        if not members:
+            write_ensemble(bundle, panel, predictor, images)
+        write_checkpoints(bundle, panel.models, predictor, images, singly)
+        told = _told(bundle, panel, specs, None if members else models)
+        write_json(draft / "preprocessing.json", told)
+        write_json(draft / "check.json", _checked(bundle, images))
+        write_text(draft / "README.md", model_card(run, load_run_config(run), told))
+    _say(bundle, target, shown)
+    return target
+
+
+def _check_asked(out: Path, formats: str, opset: int) -> None:
+    if formats not in FORMATS:
+        raise InputError(f"there is no format '{formats}'; it may be {one_of(FORMATS, formats)}.")
+    if not LEAST_OPSET <= opset <= MOST_OPSET:
+        raise InputError(f"ONNX opset {opset} cannot be written; it may be {LEAST_OPSET} to {MOST_OPSET}.")
+    check_output(out, "--out")
+    check_writable(out, "--out")
+    lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if lacking and "onnx" in FORMATS[formats]:
+        raise InputError(
+            f"export to ONNX needs {', '.join(lacking)}: pip install raymask[export], or export with --format torch alone."
+        )
+
+
+def _chosen(panel: Panel, members: Sequence[str]) -> Panel:
+    """The panel with the models of some members alone."""
+    known = list(panel.rounds[0])
+    for name in members:
+        if name not in known:
+            raise InputError(f"there is no member '{name}'; it may be {one_of(known, name)}.")
+    kept = [models[name] for models in panel.rounds for name in (members or known)]
+    return Panel(
+        panel.vote,
+        panel.space,
+        panel.prior,
+        {name: folder for name, folder in panel.models.items() if name in kept},
+        tuple({name: models[name] for name in (members or known)} for models in panel.rounds),
+    )
+
+
+def _write_run(run: Run, out: Path, panel: Panel) -> None:
+    """The vote, the config and the models as a run directory has them."""
+    for name, folder in panel.models.items():
+        copy = within(out, "members", *name.split("/"))
+        copy.mkdir(parents=True)
+        told = read_model(folder)
+        read_weights(told.weights, told.sha256)  # so that what is damaged is told of by its own name
+        shutil.copyfile(told.weights, copy / WEIGHTS)
+        shutil.copyfile(folder / META, copy / META)
+    save_run_config(Run(out), load_run_config(run))
+    write_json(Run(out).ensemble, {**read_ensemble(run), "members": {name: {"member": name} for name in panel.rounds[0]}})
+
+
+def _exact_predictor(panel: Panel, specs: Sequence[InputSpec]) -> Predictor:
+    """Raymask's own predictor on the CPU in float32, whatever the models' recipes say."""
+    predictor = Predictor(panel.models, panel.vote.views, specs, None)
+    predictor.device = torch.device("cpu")
+    predictor.models = [model.cpu() for model in predictor.models]
+    predictor.amp = [nullcontext for _ in predictor.models]
+    return predictor
+
+
+def _said(predictor: Predictor, views: ViewPlan, pixels: Sequence[Any]) -> dict[str, ByHead]:
+    """(n, C) by head of every model under other views."""
+    before, predictor.views = predictor.views, views
+    try:
+        return predictor.said(pixels)
+    finally:
+        predictor.views = before
+
+
+def _told(bundle: Bundle, panel: Panel, specs: Sequence[InputSpec], part: str | None) -> dict[str, Any]:
+    """What preprocessing.json says."""
+    inputs, models = dict(zip(specs, input_names(specs), strict=True)), {}
+    for name, folder in panel.models.items():
+        told_of_model = read_model(folder)
+        classes = told_of_model.classes
+        outputs = {output: head for head, output in output_names(classes).items()}
+        models[name] = {
+            "files": bundle.files[name],
+            "input": inputs[input_spec(told_of_model.recipe)],
+            "outputs": {output: classes[head] for output, head in outputs.items()},
+            "head": outputs,
+        }
+    versions = {"raymask": __version__, "torch": torch.__version__, "timm": timm.__version__}
+    if "onnx" in bundle.formats:
+        import onnx
+        import onnxruntime
+
+        versions |= {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+    told = preprocessing(panel.vote, panel.space, specs, models, bundle.files.get("ensemble", {}))
+    return {
+        **told,
+        "timm": bundle.timm,
+        "left_out": bundle.left_out,
+        "part": part,
+        "opset": bundle.opset if "onnx" in bundle.formats else None,
+        "versions": versions,
+    }
+
+
+def _checked(bundle: Bundle, images: Images) -> dict[str, Any]:
+    """What check.json says."""
+    return {
+        "what": "greatest difference of a probability from raymask's own, both in float32 (mixed precision off) on the CPU",
+        "images": {"random": RANDOM_IMAGES, "real": images.real},
+        "tolerance": TOLERANCE,
+        "differences": bundle.differences,
+    }
+
+
+def _say(bundle: Bundle, out: Path, display: Display) -> None:
+    for sentence in bundle.left_out:
+        display.warn(sentence)
+    rows = [
+        [name, *(f"{bundle.differences[file]:.1e}" for file in files.values())]
+        for name, files in sorted(bundle.files.items(), key=lambda item: item[0] != "ensemble")
+    ]
+    if len(rows) > MOST_ROWS:
+        rows = [*rows[:MOST_ROWS], [f"… and {len(rows) - MOST_ROWS} more, see check.json", *("" for _ in bundle.formats)]]
+    display.line("export", "checked against raymask, both in float32; the greatest differences of a probability:")
+    display.table("", ["", *bundle.formats], rows)
+    display.line("export", f"{len(bundle.files)} models and {len(bundle.timm)} checkpoints of timm: {out}")

@@ -1,0 +1,286 @@
+"""What stands beside exported graphs for those who have no raymask: how to feed them, and the model card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from raymask.config.schema import ENSEMBLE, RunConfig, label_space, resolve_members
+from raymask.config.yaml_files import dump_yaml
+from raymask.core.tasks import JOINT, LabelSpace
+from raymask.data.specs import InputSpec
+from raymask.inference.panel import FOLDS
+from raymask.runs.directory import Run, read_ensemble
+from raymask.runs.tables import read_elected, read_manifest
+from raymask.voting.vote import Vote
+
+STEPS = (
+    "Decode the file to 8-bit RGB, upright by its EXIF orientation.",
+    "Cut out the centred box of the aspect width:height that covers `crop` of the largest such box (1 is the largest itself).",
+    "Resize it to height × width: by area where it shrinks (OpenCV's INTER_AREA), else linear (INTER_LINEAR).",
+    "Give it as float32 from 0 to 255, (N, 3, height, width); do not normalise, since the graphs do.",
+)
+RULES = {
+    "soft": "the mean of their probabilities",
+    "geometric": "the geometric mean of their probabilities, normalised",
+    "rank": "a Borda count of the classes' ranks",
+    "hard": "one vote each for their most probable class",
+    "best": "the probabilities of the one that scored best",
+    "weighted": "the weighted mean of their probabilities",
+    "greedy": "the weighted mean of their probabilities, with weights from greedy selection",
+    "weighted_hard": "one weighted vote each for their most probable class",
+    "logistic": "a logistic regression on their log-probabilities",
+    "boosted": "boosted trees on their log-probabilities",
+}
+PRIVATE = ("runs", "cache", "data", "compute", "teacher")
+"""Parts of a config that say where and on what it ran, which a card need not tell."""
+
+
+def input_names(specs: Sequence[InputSpec]) -> list[str]:
+    """What the ensemble's graph calls its inputs: `pixels_HxW`, numbered where two specs differ by their crop alone."""
+    sizes = [f"pixels_{spec.height}x{spec.width}" for spec in specs]
+    return [name if sizes.count(name) == 1 else f"{name}_{sizes[:place].count(name)}" for place, name in enumerate(sizes)]
+
+
+def preprocessing(
+    vote: Vote, space: LabelSpace, specs: Sequence[InputSpec], models: Mapping[str, Any], ensemble: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that feeding the graphs, and reading what they say, takes.
+
+    Args:
+        vote: the vote.
+        space: the label space.
+        specs: how images are prepared, each way once.
+        models: by `MEMBER/PART` the files, the input and the outputs of each model's graph.
+        ensemble: files of the whole ensemble's graph by format; empty where there is none.
+    """
+    inputs = {
+        name: {"height": spec.height, "width": spec.width, "crop": spec.crop, "type": "float32", "layout": "NCHW"}
+        for name, spec in zip(input_names(specs), specs, strict=True)
+    }
+    joint = []
+    for label, name in enumerate(space.joint_classes):
+        parts = space.split(np.array([label]))
+        joint.append({"label": label, "name": name, **{task: space.classes(task)[int(of[0])] for task, of in parts.items()}})
+    whole = {
+        "files": ensemble,
+        "inputs": list(inputs),
+        "outputs": {"joint": "probabilities of the joint labels", "labels": "the most probable joint label"},
+    }
+    return {
+        "steps": STEPS,
+        "channels": "RGB",
+        "range": [0, 255],
+        "normalisation": "inside the graphs",
+        "inputs": inputs,
+        "classes": {task: space.classes(task) for task in space.names},
+        "joint": joint,
+        "models": {
+            name: {**told, "note": f"the one input of its graph is called `pixels`, prepared as `{told['input']}`"}
+            for name, told in models.items()
+        },
+        "ensemble": whole if ensemble else None,
+        "vote": {
+            "views": list(vote.views.names),
+            "view_weights": list(vote.views.weights),
+            "merge": vote.views.merge,
+            "rule": vote.fitted.candidate.rule,
+            "level": vote.fitted.candidate.level,
+            "adjust": vote.fitted.candidate.adjust,
+            "in_words": vote_in_words(vote),
+        },
+    }
+
+
+def vote_in_words(vote: Vote) -> str:
+    """One paragraph about how the members' answers become one."""
+    candidate, views = vote.fitted.candidate, vote.views
+    seen = f"under the view {views.names[0]}"
+    if len(views.names) > 1:
+        seen = f"under {len(views.names)} views ({views}), whose answers are merged by {views.merge}"
+    where = "for the joint label" if candidate.level == JOINT else "task by task"
+    adjusted = "" if candidate.adjust == "none" else f" Factors of the classes ({candidate.adjust}) multiply the result."
+    return (
+        f"Each model sees an image {seen}. Its probabilities are calibrated. The members then vote {where} by "
+        f"{RULES.get(candidate.rule, candidate.rule)}.{adjusted} A last temperature calibrates the result, and the votes of all "
+        "rounds (one model a member each) are averaged. Graphs compute in float32. Raymask does so by the "
+        "recipe's `amp: off`, and else in bf16 or fp16 where the processor has it, so that where classes are near each other "
+        "some labels differ."
+    )
+
+
+def model_card(run: Run, config: RunConfig, told: Mapping[str, Any]) -> str:
+    """The README of an export, with the front matter that the Hugging Face Hub reads.
+
+    Args:
+        run: the run that was exported, with ensemble.json; its out-of-fold predictions are read where they are there.
+        config: its config.
+        told: the export's preprocessing.json.
+    """
+    space, written = label_space(config.tasks), read_ensemble(run, "vote", "members", "prior")
+    front = {
+        "library_name": "raymask",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "ensemble", "raymask", "timm", *(["onnx"] if told["opset"] else [])],
+        "metrics": ["f1", "accuracy"],
+    }
+    sections = {
+        "What it predicts": _classes(space, written),
+        "Members and vote": _members(config, written, told),
+        "Scores": _scores(written) + _by_class(run, space),
+        "Data": _data(written, config),
+        "How to use": _usage(told),
+        "Limits": _limits(written),
+        "Training": _training(config),
+    }
+    body = "\n\n".join(f"## {title}\n\n{text.strip()}" for title, text in sections.items())
+    return f"---\n{dump_yaml(front)}---\n\n# {config.name}\n\n{body}\n"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    shown = [columns, ["---"] * len(columns), *rows]
+    return "".join("| " + " | ".join(map(plain, row)) + " |\n" for row in shown)
+
+
+def plain(text: object) -> str:
+    """A text that may be a stranger's, so that Markdown shows it on one line as it is: no link, picture or HTML."""
+    return MARKS.sub(r"\\\g<0>", " ".join(str(text).split())).replace("<", "&lt;")
+
+
+MARKS = re.compile(r"[\\`|\[\]]")
+
+
+def _classes(space: LabelSpace, written: Mapping[str, Any]) -> str:
+    prior = np.asarray(written["prior"])[None]
+    rows = [
+        [task.name, name, f"{share:.1%}"]
+        for task in space.tasks
+        for name, share in zip(task.classes, space.marginal(prior, task.name)[0], strict=True)
+    ]
+    joint = f"\nTogether they make a joint label of {space.joint_size} classes, which `preprocessing.json` lists.\n"
+    return (
+        f"Labels of an image: {plain(', '.join(space.names))}.\n\n{table(['task', 'class', 'share in training'], rows)}"
+        f"{joint if len(space.names) > 1 else ''}"
+    )
+
+
+def _members(config: RunConfig, written: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+    by_name = {member.name: member for member in resolve_members(config)}
+    rows = []
+    for name in written["members"]:
+        models = [model for model in told["models"] if model.rpartition("/")[0] == name]
+        if not models:
+            continue
+        known = by_name.get(name)
+        what = [known.task, known.recipe.backbone, "×".join(map(str, known.recipe.height_width))] if known else ["", "", ""]
+        scores = written.get("oof", {}).get(name, {})
+        rows.append([name, *what, len(models), ", ".join(f"{target} {score['f1']:.3f}" for target, score in scores.items())])
+    left_out = "".join(f"\n- {plain(sentence)}" for sentence in told["left_out"])
+    heads = ["member", "predicts", "backbone", "image size", "models", "macro-F1 out of fold"]
+    return f"{table(heads, rows)}\n{told['vote']['in_words']}\n{left_out}"
+
+
+def _scores(written: Mapping[str, Any]) -> str:
+    rows = []
+    if "estimate" in written:
+        rows.append([f"{written['metric']}, expected on new people", _ranged(written["estimate"])])
+    if reserve := written.get("reserve"):
+        images = f"{reserve['images']} images of {reserve['groups']} groups held out from everything"
+        rows.append([f"{written['metric']} on {images}", _ranged(reserve)])
+    for target, score in written.get("oof", {}).get(ENSEMBLE, {}).items():
+        rows.append([f"{target}, out of fold", f"macro-F1 {score['f1']:.4f}, accuracy {score['accuracy']:.4f}"])
+    return (
+        f"{table(['score', '(95% interval)'], rows)}\nOut of fold: each image is predicted by models that never saw its group, "
+        "by a vote that was fitted on other groups. What choosing among many votes flatters is taken off the expected score. "
+        f"{plain(written.get('estimate_of', ''))}\n"
+    )
+
+
+def _ranged(score: Mapping[str, float]) -> str:
+    return f"{score['score']:.4f} ({score['low']:.4f} to {score['high']:.4f})"
+
+
+def _by_class(run: Run, space: LabelSpace) -> str:
+    """F1 of each class out of fold, where the run still holds its predictions."""
+    if not (run.oof_ensemble.is_file() and run.manifest.is_file()):
+        return ""
+    from sklearn.metrics import f1_score
+
+    said = read_elected(run.oof_ensemble, space)[["image_id", *(f"{task}_label" for task in space.names)]]
+    truth = read_manifest(run, space)[["image_id", *(f"label_{task}" for task in space.names)]]
+    both = said.merge(truth, on="image_id")
+    rows = []
+    for task in space.tasks:
+        labels = np.arange(len(task.classes))
+        scores = f1_score(both[f"label_{task.name}"], both[f"{task.name}_label"], labels=labels, average=None, zero_division=0.0)
+        images = np.bincount(both[f"label_{task.name}"], minlength=len(labels))
+        rows += [[task.name, name, images[place], f"{scores[place]:.3f}"] for place, name in enumerate(task.classes)]
+    return f"\n{table(['task', 'class', 'images', 'F1 out of fold'], rows)}"
+
+
+def _data(written: Mapping[str, Any], config: RunConfig) -> str:
+    size = "Images"
+    if "images" in written:
+        size = f"{written['images']} labelled images of {written['groups']} groups (such as people)"
+    return f"{size}, divided by {config.folds.k} folds, {config.folds.scheme}; none of them is in this folder."
+
+
+def _usage(told: Mapping[str, Any]) -> str:
+    ways = [
+        _with_onnxruntime(told),
+        "`preprocessing.json` says in full how to feed the graphs, and `check.json` how near they are to raymask.",
+    ]
+    if told["part"]:
+        part = "" if told["part"] == FOLDS else f', "{told["part"]}"'
+        code = f'import raymask\n\nprint(raymask.load("."{part}).predict(["photo.jpg"]))\n'
+        ways.append(f"With raymask, in this folder:\n\n```python\n{code}```")
+    if told["timm"]:
+        file, one = next(iter(told["timm"].items()))
+        code = f'timm.create_model("{one["model_name"]}", num_classes={one["num_classes"]}, checkpoint_path="{file}")'
+        ways.append(f"One model with timm, which takes images that are normalised:\n\n```python\n{code}\n```")
+    return "\n\n".join(filter(None, ways))
+
+
+def _with_onnxruntime(told: Mapping[str, Any]) -> str:
+    """Code for the ensemble's graph, where it is there and takes one input."""
+    files = (told["ensemble"] or {}).get("files", {})
+    if "onnx" not in files or len(told["inputs"]) > 1:
+        return ""
+    name, spec = next(iter(told["inputs"].items()))
+    height, width, crop = spec["height"], spec["width"], spec["crop"]
+    return (
+        "With onnxruntime:\n\n```python\nimport cv2, numpy as np, onnxruntime\n\n"
+        'image = cv2.cvtColor(cv2.imread("photo.jpg"), cv2.COLOR_BGR2RGB)  # upright\n'
+        f"scale = min(image.shape[0] / {height}, image.shape[1] / {width}) * {crop}\n"
+        f"h, w = round({height} * scale), round({width} * scale)\n"
+        "top, left = (image.shape[0] - h) // 2, (image.shape[1] - w) // 2\n"
+        f"how = cv2.INTER_AREA if h > {height} else cv2.INTER_LINEAR\n"
+        f"image = cv2.resize(image[top : top + h, left : left + w], ({width}, {height}), interpolation=how)\n"
+        "pixels = image.transpose(2, 0, 1)[None].astype(np.float32)\n"
+        f'joint, labels = onnxruntime.InferenceSession("{files["onnx"]}").run(None, {{"{name}": pixels}})\n```'
+    )
+
+
+def _limits(written: Mapping[str, Any]) -> str:
+    groups = f"The {written['groups']} groups" if "groups" in written else "The groups"
+    return (
+        "- It was scored on images of the same source as its training images alone: not on other cameras, countries, lighting, "
+        "resolutions or years, and not on images that show none of its classes; to those it gives some class nevertheless.\n"
+        f"- {groups} that it was trained on may be recognised better than strangers; score it on others.\n"
+        "- Scores differ by class, mostly to the harm of rare ones. Where images show people, scores by other traits, such as "
+        "skin tone or origin, were not measured, and labels such as age or gender are what annotators saw, not what is so.\n"
+        "- Probabilities are calibrated on the training source; where classes have other frequencies they are off.\n"
+    )
+
+
+def _training(config: RunConfig) -> str:
+    values = config.model_dump(mode="json")
+    shown = {key: value for key, value in values.items() if key not in PRIVATE}
+    shown["recipe"] = {key: value for key, value in shown.get("recipe", {}).items() if key != "weights"}
+    text = dump_yaml(shown)
+    fence = max(["```", *(ticks + "`" for ticks in re.findall("`+", text))], key=len)
+    return f"<details><summary>config</summary>\n\n{fence}yaml\n{text}{fence}\n\n</details>\n"

@@ -1,0 +1,256 @@
+"""Prediction of any number of images, shard by shard, by a Ray Data actor pool: what is written is not predicted again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+
+from raymask.cluster.resources import split_pool
+from raymask.config.schema import RunConfig
+from raymask.core.errors import InputError
+from raymask.core.types import ActorPool
+from raymask.data.specs import InputSpec
+from raymask.data.stream import by_actors, by_tasks, limit_execution
+from raymask.inference.actors import PIXELS, decoded_block
+from raymask.inference.panel import Models, Panel, weights_bytes
+from raymask.inference.predictor import Predictor, specs_of
+from raymask.io.atomic import replacing, write_json, write_table
+from raymask.io.checked import read_json, read_table
+from raymask.io.hashing import UNKNOWN, Version, file_stamp, fingerprint, text_digest, versions_of
+from raymask.runs.digests import remembered_digests
+
+IMAGES_PER_CHUNK = 64
+CHUNKS_PER_SHARD = 32
+SAID = "said"
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Output:
+    """The paths of a folder of predictions."""
+
+    root: Path
+
+    @property
+    def images(self) -> Path:
+        """image_id and path of every image, a row group a chunk: workers read their rows from here."""
+        return self.root / "images.parquet"
+
+    @property
+    def job(self) -> Path:
+        """Fingerprint of the images and the vote; written last of what a job needs to begin."""
+        return self.root / "job.json"
+
+    def shard(self, number: int) -> Path:
+        """Predictions of one shard; it exists when it is whole."""
+        return self.root / "predictions" / f"part-{number:05d}.parquet"
+
+    def versions(self, number: int) -> Path:
+        """What the files of one shard held when they were predicted; written before it."""
+        return self.root / "versions" / f"part-{number:05d}.parquet"
+
+
+def begin(output: Output, images: pd.DataFrame, identity: str) -> list[str]:
+    """Opens a folder of predictions, new or cut off, and forgets the shards of images that have changed since.
+
+    Args:
+        output: the folder, which `raymask.runs.outputs` has checked.
+        images: image_id and path.
+        identity: what tells this vote and its models from others.
+
+    Returns:
+        Ids of the images that have changed since they were predicted.
+
+    Raises:
+        InputError: the folder holds predictions of other images or by another vote.
+    """
+    wanted = {"images": len(images), "fingerprint": text_digest(identity, fingerprint(images[["image_id"]]))}
+    begun = output.job.exists()
+    if begun and read_json(output.job) != wanted:
+        raise InputError(f"'{output.root}' holds predictions of other images or by other models; choose another --out.")
+    known = read_table(output.images, {"image_id": "text", "path": "text"}) if begun else images.head(0)
+    if not begun or known["path"].tolist() != images["path"].tolist():
+        output.root.mkdir(parents=True, exist_ok=True)
+        table = pa.Table.from_pandas(images[["image_id", "path"]], preserve_index=False)
+        with replacing(output.images) as draft:
+            pq.write_table(table, draft, row_group_size=IMAGES_PER_CHUNK)
+        write_json(output.job, wanted)
+    return _forget_changed(output, images, known)
+
+
+def _forget_changed(output: Output, images: pd.DataFrame, known: pd.DataFrame) -> list[str]:
+    """Removes the shards of images whose files hold something else than what was predicted; returns those images' ids."""
+    size, changed = IMAGES_PER_CHUNK * CHUNKS_PER_SHARD, list[str]()
+    for number in range(-(-len(known) // size)):
+        if not output.shard(number).exists():
+            continue
+        here = slice(number * size, (number + 1) * size)
+        then, now = known[here], images[here]
+        if not output.versions(number).exists():
+            output.shard(number).unlink()  # of an older raymask
+            continue
+        read = read_table(output.versions(number), {"stamp": "text", "digest": "text"})
+        rows = zip(read["stamp"], read["digest"], then["path"].to_numpy() == now["path"].to_numpy(), strict=True)
+        before = [Version(stamp if in_place else "", digest) for stamp, digest, in_place in rows]
+        after = versions_of(now["path"].tolist(), before)
+        other = [one.digest != another.digest for one, another in zip(before, after, strict=True)]
+        if any(other):
+            output.shard(number).unlink()
+            changed += now["image_id"][other].tolist()
+    return changed
+
+
+def identity_of(panel: Panel, config: RunConfig) -> str:
+    """Tells a vote and its models apart, by the contents of their files.
+
+    Args:
+        panel: who votes.
+        config: says where digests are remembered.
+    """
+    files = [str(folder / name) for folder in panel.models.values() for name in ("meta.json", "model.safetensors")]
+    told = [panel.vote.to_json(), panel.prior.tolist(), list(panel.models), remembered_digests(files, config)]
+    return json.dumps(told, sort_keys=True)
+
+
+def missing_shards(output: Output, images: int) -> list[int]:
+    """Shards that are not written yet."""
+    shards = -(-images // (IMAGES_PER_CHUNK * CHUNKS_PER_SHARD))
+    return [number for number in range(shards) if not output.shard(number).exists()]
+
+
+def split_models(models: Models, most_bytes: float) -> list[Models]:
+    """Models in groups of so many bytes of weights at most, in order; one too large for it is alone in its group."""
+    groups: list[dict[str, Path]] = [{}]
+    filled = 0.0
+    for name, folder in models.items():
+        size = weights_bytes({name: folder})
+        if groups[-1] and filled + size > most_bytes:
+            groups.append({})
+            filled = 0.0
+        groups[-1][name] = folder
+        filled += size
+    return [group for group in groups if group]
+
+
+def predict_shards(
+    panel: Panel, groups: Sequence[Models], output: Output, pool: ActorPool, memory: int, progress: Progress
+) -> None:
+    """Predicts the shards that are missing.
+
+    The driver holds numbers of chunks and the results of the shards that are on their way, never images.
+
+    Args:
+        panel: who votes.
+        groups: the models that share an actor; several groups are passed one after the other.
+        output: where the images are named and shards are written.
+        pool: the actors of all groups together.
+        memory: bytes of blocks that may wait in the object store.
+        progress: called with (images done, images in all).
+
+    Raises:
+        InputError: there are fewer GPUs than groups.
+    """
+    images = int(read_json(output.job)["images"])
+    shards = missing_shards(output, images)
+    done = images - sum(_images_of(number, images) for number in shards)
+    progress(done, images)
+    if not shards:
+        return
+    chunks = [chunk for number in shards for chunk in _chunks_of(number, images)]
+    limit_execution(memory)
+    specs, of_group = specs_of(panel.models), split_pool(pool, len(groups))
+    blocks = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
+        _decode, batch_size=None, **by_tasks(of_group), fn_kwargs={"output": output, "specs": specs}
+    )
+    for number, group in enumerate(groups):
+        last = panel if number == len(groups) - 1 else None
+        blocks = blocks.map_batches(
+            Speaker,
+            fn_constructor_args=(group, panel.vote.views, specs, pool.threads, last),
+            **by_actors(of_group, len(chunks), IMAGES_PER_CHUNK),
+        )
+    waiting: dict[int, list[pd.DataFrame]] = {}
+    for block in blocks.iter_batches(batch_size=None, batch_format="pandas", prefetch_batches=0):
+        for chunk, rows in block.groupby("chunk", sort=False):
+            shard = int(chunk) // CHUNKS_PER_SHARD
+            waiting.setdefault(shard, []).append(rows)
+            if sum(map(len, waiting[shard])) == _images_of(shard, images):
+                whole = pd.concat(waiting.pop(shard)).sort_values("row", kind="stable")
+                whole = whole.drop(columns=["chunk", "row"]).reset_index(drop=True)
+                write_table(output.versions(shard), whole[["stamp", "digest"]])
+                write_table(output.shard(shard), whole.drop(columns=["stamp", "digest"]))
+            done += len(rows)
+            progress(done, images)
+    assert not waiting, "every image of a shard is predicted once"
+
+
+def _images_of(shard: int, images: int) -> int:
+    size = IMAGES_PER_CHUNK * CHUNKS_PER_SHARD
+    return min(images - shard * size, size)
+
+
+def _chunks_of(shard: int, images: int) -> range:
+    first = shard * CHUNKS_PER_SHARD
+    return range(first, first + -(-_images_of(shard, images) // IMAGES_PER_CHUNK))
+
+
+@lru_cache(maxsize=2)
+def _opened(file: Path, stamp: str) -> pq.ParquetFile:
+    return pq.ParquetFile(file)
+
+
+def _decode(chunks: dict[str, Any], output: Output, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
+    """Blocks of one chunk: its number, row, image_id, version and problem, and (n, H, W, 3) uint8 pixels for each spec."""
+    for chunk in chunks["item"].tolist():
+        rows = _opened(output.images, file_stamp(output.images)).read_row_group(chunk).to_pandas()
+        paths = rows["path"].tolist()
+        versions = versions_of(paths, [UNKNOWN] * len(paths))
+        yield {
+            "chunk": np.full(len(rows), chunk),
+            "row": chunk * IMAGES_PER_CHUNK + np.arange(len(rows)),
+            "image_id": rows["image_id"].to_numpy(dtype=object),
+            "stamp": np.asarray([version.stamp for version in versions], dtype=object),
+            "digest": np.asarray([version.digest for version in versions], dtype=object),
+            **decoded_block(paths, specs, output.root),
+        }
+
+
+class Speaker:
+    """An actor that holds one group of models; that of the last group counts the votes."""
+
+    def __init__(self, models: Models, views: Any, specs: Sequence[InputSpec], threads: int, panel: Panel | None) -> None:
+        self.predictor, self.places, self.panel = Predictor(models, views, specs, threads), range(len(specs)), panel
+
+    def __call__(self, block: dict[str, Any]) -> Any:
+        """Blocks of `_decode`, with what the groups before said -> the same with this group's; of the last the shard's rows."""
+        said = self.predictor([block[f"{PIXELS}{place}"] for place in self.places])
+        for name, of_model in zip(self.predictor.names, said, strict=True):
+            block |= {f"{SAID}|{name}|{head}": of_head for head, of_head in of_model.items()}
+        if self.panel is None:
+            return block
+        by_model: dict[str, dict[str, Any]] = {name: {} for name in self.panel.models}
+        for column, values in block.items():
+            if column.startswith(f"{SAID}|"):
+                model, head = column.removeprefix(f"{SAID}|").rsplit("|", 1)  # a run's folder, and so a model, may hold a bar
+                by_model[model][head] = values
+        table = self.panel.table(block["image_id"], block["problem"], by_model)
+        return table.assign(**{name: block[name] for name in ("chunk", "row", "stamp", "digest")})
+
+
+def read_predictions(output: Output, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """All shards as one table, in the order of the images; some columns alone where they are named."""
+    parts = sorted(output.shard(0).parent.glob("part-*.parquet"))
+    wanted = None if columns is None else list(columns)
+    tables = [pq.read_table(part, columns=wanted) for part in parts]
+    return pd.DataFrame(pa.concat_tables(tables).to_pandas())

@@ -1,0 +1,129 @@
+"""Several models' probabilities of a batch of images under every view, in one process."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raymask.core.types import ByHead, Pixels
+from raymask.data.specs import InputSpec, input_spec
+from raymask.inference.panel import Models
+from raymask.runs.models import read_model
+from raymask.transforms.tta import ViewPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raymask.models.classifier import Classifier
+
+
+BATCH = 64
+
+
+class Predictor:
+    """Models on one device; those with one frozen backbone share its forward pass."""
+
+    def __init__(self, models: Models, views: ViewPlan, specs: Sequence[InputSpec], threads: int | None) -> None:
+        """Loads all models.
+
+        Args:
+            models: what predicts.
+            views: test-time augmentations, how much each counts, and how they are merged.
+            specs: how the images that will come are prepared.
+            threads: torch threads of this process; None to leave them as they are.
+        """
+        import torch
+
+        from raymask.models.classifier import backbone_digest, load_classifier, quicken_prediction
+        from raymask.models.precision import mixed_precision, prepare_process
+
+        automatic = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = automatic if threads is None else prepare_process(threads)
+        self.views, self.names = views, list(models)
+        self.groups: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        """Places of the models that share a backbone, by the place of the spec of their images."""
+        self.models: list[Classifier] = []
+        self.amp: list[Callable[[], AbstractContextManager[Any]]] = []
+        for place, (name, folder) in enumerate(models.items()):
+            told = read_model(folder)
+            recipe = told.recipe
+            model = load_classifier(recipe, told.heads, told.weights, told.sha256)
+            shared = f"{recipe.backbone} {recipe.amp} {backbone_digest(model)}" if recipe.freeze == "backbone" else name
+            group = self.groups[specs.index(input_spec(recipe))][shared]
+            if group:
+                model.backbone = self.models[group[0]].backbone
+            else:
+                quicken_prediction(model, recipe)
+            group.append(place)
+            self.models.append(model.to(self.device))
+            self.amp.append(mixed_precision(recipe, self.device)[0])
+
+    def __call__(self, pixels: Sequence[npt.NDArray[np.uint8 | np.float32]]) -> list[ByHead]:
+        """(n, C) float32 probabilities by head of each model, the views merged.
+
+        Args:
+            pixels: (n, H, W, 3) images from 0 to 255 for each spec.
+        """
+        import torch
+
+        from raymask.models.classifier import to_pixels
+        from raymask.transforms.tta import VIEWS
+
+        said: dict[int, list[npt.NDArray[np.float32]]] = defaultdict(list)
+        with torch.inference_mode():
+            for spec, backbones in self.groups.items():
+                images = to_pixels(np.ascontiguousarray(pixels[spec]), self.device).float()  # so that no view rounds
+                for names in self._views_by_pass(len(images)):
+                    viewed, normalised = torch.cat([VIEWS[name](images) for name in names]), {}
+                    for places in backbones.values():
+                        model = self.models[places[0]]
+                        if model.statistics not in normalised:
+                            normalised[model.statistics] = model.normalise(viewed)
+                        with self.amp[places[0]]():
+                            features = model.backbone(normalised[model.statistics])
+                            for place in places:
+                                said[place].append(_softmaxed(self.models[place].classify(features)))
+        return [self._merged(place, np.concatenate(said[place])) for place in range(len(self.models))]
+
+    def said(self, pixels: Sequence[npt.NDArray[np.uint8 | np.float32]]) -> dict[str, ByHead]:
+        """The same by the models' names."""
+        return dict(zip(self.names, self(pixels), strict=True))
+
+    def _views_by_pass(self, images: int) -> list[tuple[str, ...]]:
+        """Of few images several views go through a model together, since a pass of few costs nearly as much as one of many."""
+        together = max(1, BATCH // max(1, images))
+        return [self.views.names[start : start + together] for start in range(0, len(self.views.names), together)]
+
+    def _merged(self, place: int, said: npt.NDArray[np.float32]) -> ByHead:
+        """(n, C) by head from (W × n, C of all heads), view after view."""
+        from raymask.transforms.tta import merge_views
+
+        classes = self.models[place].classes
+        by_view = said.reshape(len(self.views.names), -1, said.shape[1])
+        parts = np.split(by_view, np.cumsum(list(classes.values()))[:-1], axis=2)
+        return {
+            head: merge_views(part, self.views.weights, self.views.merge).astype(np.float32)
+            for head, part in zip(classes, parts, strict=True)
+        }
+
+
+def specs_of(models: Models) -> list[InputSpec]:
+    """How files are prepared for these models, each way once."""
+    return sorted({input_spec(read_model(folder).recipe) for folder in models.values()})
+
+
+def _softmaxed(logits: Mapping[str, Tensor]) -> npt.NDArray[np.float32]:
+    import torch
+
+    return np.asarray(torch.cat([of_head.float().softmax(dim=1) for of_head in logits.values()], dim=1).cpu().numpy())
+
+
+def stacked(read: Sequence[tuple[str, Sequence[Pixels]]], specs: Sequence[InputSpec]) -> list[Pixels]:
+    """(n, H, W, 3) uint8 pixels for each spec of images that are read already; a broken one is black."""
+    black = [np.zeros((spec.height, spec.width, 3), dtype=np.uint8) for spec in specs]
+    return [np.stack([(images or black)[place] for _, images in read]) for place in range(len(specs))]

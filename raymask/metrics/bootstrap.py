@@ -1,0 +1,132 @@
+"""How sure a score is: bootstrap by group, so that a person's photos stay together (Efron & Tibshirani 1993)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from raymask.core.errors import InputError, one_of
+from raymask.core.tasks import JOINT, MEAN, LabelSpace
+from raymask.core.types import Labels
+from raymask.metrics.scores import Aim
+
+KINDS: tuple[Aim, ...] = ("f1", "accuracy")
+RESAMPLES = 500
+
+Counts = npt.NDArray[np.float32]
+"""(T, 3, G, C): hits, true and elected images by target, group and class; classes that a target lacks hold zeros."""
+
+
+class Interval(TypedDict):
+    """A score, its standard error, and the interval that holds it with a probability of 95%."""
+
+    score: float
+    se: float
+    low: float
+    high: float
+
+
+def group_numbers(groups: pd.Series) -> Labels:
+    """(N,) int64 numbers of groups, from 0 to that of the last one, in the order in which they come."""
+    return pd.factorize(groups)[0].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is to be great: macro-F1 or accuracy of a target, or its mean over all tasks."""
+
+    target: str
+    kind: Aim
+
+    def __str__(self) -> str:
+        return f"{self.target}.{self.kind}"
+
+    def targets(self, space: LabelSpace) -> tuple[str, ...]:
+        """The targets whose scores are averaged."""
+        return space.names if self.target == MEAN else (self.target,)
+
+
+def parse_metric(text: str, space: LabelSpace) -> Metric:
+    """The metric of a text such as `joint.f1`, `age.accuracy` or `mean.f1`.
+
+    Raises:
+        InputError: it names no target or kind that there is.
+    """
+    target, _, kind = text.partition(".")
+    known = [f"{name}.{how}" for name in (JOINT, MEAN, *space.names) for how in KINDS]
+    if text not in known:
+        raise InputError(f"vote.metric is '{text}'; it may be {one_of(known, text)}.")
+    return Metric(target, "f1" if kind == "f1" else "accuracy")
+
+
+def count(metric: Metric, space: LabelSpace, truth: Labels, elected: Labels, groups: Labels) -> Counts:
+    """What scores are made of, by group.
+
+    Args:
+        metric: the score.
+        space: the label space.
+        truth: (N,) joint labels.
+        elected: (N,) predicted joint labels.
+        groups: (N,) numbers from 0 to that of the last group.
+    """
+    targets = metric.targets(space)
+    true_parts = {**space.split(truth), JOINT: truth}
+    elected_parts = {**space.split(elected), JOINT: elected}
+    classes = max(len(space.classes(target)) for target in targets)
+    size = (int(groups.max()) + 1, classes)
+    counts = np.zeros((len(targets), 3, *size), dtype=np.float32)
+    for place, target in enumerate(targets):
+        right = true_parts[target] == elected_parts[target]
+        parts = (true_parts[target][right], true_parts[target], elected_parts[target])
+        for kind, (labels, of_group) in enumerate(zip(parts, (groups[right], groups, groups), strict=True)):
+            cells = np.bincount(of_group * classes + labels, minlength=size[0] * classes)
+            counts[place, kind] = cells.reshape(size)
+    return counts
+
+
+def score_counts(metric: Metric, counts: Counts, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """(B,) scores of `count` under (B, G) weights of the groups."""
+    scores = []
+    for hits, true, elected in counts.astype(np.float32):
+        hit, there = weights @ hits, weights @ true
+        if metric.kind == "accuracy":
+            scores.append(hit.sum(axis=1) / np.maximum(there.sum(axis=1), 1))
+            continue
+        both = there + weights @ elected
+        present = both > 0
+        f1 = np.divide(2 * hit, both, out=np.zeros_like(hit), where=present)
+        scores.append(f1.sum(axis=1) / np.maximum(present.sum(axis=1), 1))
+    return np.asarray(np.mean(scores, axis=0, dtype=np.float64))
+
+
+def resample(groups: int, seed: int, resamples: int = RESAMPLES) -> npt.NDArray[np.float32]:
+    """(B, G) float32: how often each group is drawn in each resample of as many groups, with replacement."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples).astype(np.float32)
+
+
+def everyone(groups: int) -> npt.NDArray[np.float32]:
+    """(1, G) weights under which each group counts once."""
+    return np.ones((1, groups), dtype=np.float32)
+
+
+def interval(score: float, resampled: npt.NDArray[np.floating]) -> Interval:
+    """The percentile interval of 95% of (B,) resampled scores."""
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return {"score": score, "se": float(resampled.std(ddof=1)), "low": float(low), "high": float(high)}
+
+
+def compare(
+    metric: Metric, space: LabelSpace, truth: Labels, elected: Sequence[Labels], groups: Labels, seed: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Scores of several predictions of the same images, (R,), and on the same resamples of groups, (R, B)."""
+    number = int(groups.max()) + 1
+    weights = resample(number, seed)
+    counts = [count(metric, space, truth, labels, groups) for labels in elected]
+    scores = np.array([score_counts(metric, of_one, everyone(number))[0] for of_one in counts])
+    return scores, np.stack([score_counts(metric, of_one, weights) for of_one in counts])

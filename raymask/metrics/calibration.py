@@ -1,0 +1,76 @@
+"""How far probabilities are from what they mean: calibration error, Brier score, log-loss."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from raymask.core.types import Labels, Probabilities
+
+FLOOR = 1e-12
+CONFIDENCE_BINS = 10
+Vector = npt.NDArray[np.float64]
+
+
+class Quality(TypedDict):
+    """Expected calibration error, Brier score, and mean negative log-likelihood in nats: the lower the better."""
+
+    ece: float
+    brier: float
+    nll: float
+
+
+def calibration_quality(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Quality:
+    """How good the probabilities of at least one image are, beyond their argmax."""
+    given, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    bins = reliability(given.max(axis=1), given.argmax(axis=1) == truth)
+    return {"ece": expected_calibration_error(bins), "brier": brier(given, truth), "nll": log_loss(given, truth)}
+
+
+def brier(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Squared error summed over classes, mean over images: 0 where all is known, at most 2 (Brier 1950)."""
+    given = np.asarray(probabilities, dtype=np.float64)
+    errors = (given**2).sum(axis=1) - 2 * at_labels(given, labels) + 1
+    return float(errors.mean())
+
+
+def log_loss(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Mean negative log-likelihood of the labels, in nats; at most -log(FLOOR) = 27.6."""
+    return -float(at_labels(floored_log(probabilities), labels).mean())
+
+
+def reliability(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = CONFIDENCE_BINS) -> pd.DataFrame:
+    """Equal-width bins of confidence, open on the left: low, high, images, mean confidence and accuracy (NaN where empty).
+
+    Args:
+        confidence: (N,) probability of the predicted class.
+        correct: (N,) whether it is the true one.
+        bins: number of bins from 0 to 1.
+    """
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    table = pd.DataFrame({"confidence": np.asarray(confidence, float), "accuracy": np.asarray(correct, float)})
+    of_bin = table.groupby(np.searchsorted(edges[1:-1], table["confidence"], side="left"))
+    images = of_bin.size().reindex(range(bins), fill_value=0)
+    return of_bin.mean().reindex(range(bins)).assign(low=edges[:-1], high=edges[1:], images=images)
+
+
+def expected_calibration_error(bins: pd.DataFrame) -> float:
+    """Mean distance of accuracy and confidence over the bins of `reliability`, weighted by images (Guo et al. 2017, eq. 3)."""
+    distance = (bins["accuracy"] - bins["confidence"]).abs().fillna(0.0)
+    return float((distance * bins["images"]).sum() / bins["images"].sum())
+
+
+def floored_log(probabilities: npt.ArrayLike) -> Probabilities:
+    """(N, C) float64 natural logarithms, of `FLOOR` where a probability is less."""
+    return np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), FLOOR))
+
+
+def at_labels(values: npt.NDArray[np.float64], labels: npt.ArrayLike) -> Vector:
+    """(N,) each row's value at its label."""
+    truth: Labels = np.asarray(labels, dtype=np.int64)
+    assert len(truth) == len(values), f"{len(truth)} labels for {len(values)} rows"
+    assert (truth >= 0).all(), "unlabelled images are left out"
+    return np.asarray(values[np.arange(len(truth)), truth])

@@ -1,0 +1,1 @@
+"""Networks: timm backbones with heads, their weights, precision and fused operators."""

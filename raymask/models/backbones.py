@@ -1,0 +1,55 @@
+"""Backbones of timm, by name and size of the images."""
+
+from __future__ import annotations
+
+import difflib
+import textwrap
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from raymask.config.schema import Recipe
+from raymask.core.errors import InputError
+
+
+def build_backbone(recipe: Recipe) -> tuple[nn.Module, int]:
+    """A backbone of random weights and the width of its features."""
+    height, width = recipe.height_width
+    try:
+        backbone = create_backbone(recipe).eval()
+        with torch.inference_mode():
+            features = int(backbone(torch.zeros(1, 3, height, width)).shape[-1])
+    except InputError:
+        raise
+    except Exception as error:  # each architecture refuses a size in its own way
+        raise InputError(
+            f"recipe.backbone '{recipe.backbone}' cannot be built for images of {height}×{width} pixels ({reason_of(error)}); "
+            "change recipe.image_size or recipe.backbone."
+        ) from None
+    return backbone.train(), features
+
+
+def create_backbone(recipe: Recipe, **kwargs: Any) -> nn.Module:
+    """Timm's model of the recipe's name without a head, built for the recipe's size of images.
+
+    Raises:
+        InputError: timm has no such model.
+    """
+    name = recipe.backbone
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
+        hint = f"; the nearest are {', '.join(near)}" if near else ""
+        raise InputError(f"recipe.backbone is '{name}', which timm does not have{hint}.")
+    try:  # models with position embeddings want to know the image's size, the others refuse to hear of it
+        backbone: nn.Module = timm.create_model(name, num_classes=0, img_size=recipe.height_width, **kwargs)
+    except TypeError:
+        backbone = timm.create_model(name, num_classes=0, **kwargs)
+    return backbone
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of another library says, on one line."""
+    said = textwrap.shorten(str(error), 160, placeholder=" …").rstrip(".:")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -1,0 +1,122 @@
+"""A timm backbone with a head for each task."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from raymask.config.schema import HeadConfig, Recipe
+from raymask.io.checked import check_weights, damaged
+from raymask.models.backbones import build_backbone, reason_of
+from raymask.models.heads import build_head, head_key
+from raymask.models.ops import fold_batch_norms
+
+Logits = dict[str, Tensor]
+
+
+class Classifier(nn.Module):
+    """Pixels -> normalised images -> pooled features of a timm backbone -> logits by task.
+
+    `forward` takes (B, 3, H, W) pixels from 0 to 255, uint8 or float; `classify` takes (B, F) features as `features` makes them.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module, width: int, heads: Mapping[str, int], head: HeadConfig) -> None:
+        super().__init__()
+        config = resolve_model_data_config(backbone)
+        self.backbone = backbone
+        self.classes = dict(heads)
+        self.heads = nn.ModuleDict({head_key(task): build_head(width, classes, head) for task, classes in heads.items()})
+        self.statistics: tuple[float, ...] = (*config["mean"], *config["std"])
+        """Mean and deviation of each channel of the images that the backbone was made for, on a scale from 0 to 1."""
+        for name in ("mean", "std"):
+            pixels = torch.tensor(config[name], dtype=torch.float32).mul(255).view(1, 3, 1, 1)
+            self.register_buffer(name, pixels, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Logits:
+        """Logits (B, C) by task from (B, 3, H, W) pixels from 0 to 255."""
+        return self.classify(self.features(pixels))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(B, F) features from (B, 3, H, W) pixels from 0 to 255."""
+        return self.backbone(self.normalise(pixels))  # type: ignore[no-any-return]
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) float32 images of mean 0 and deviation 1, as the backbone takes them, from pixels from 0 to 255."""
+        return pixels.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
+
+    def classify(self, features: Tensor) -> Logits:
+        """Logits (B, C) by task from (B, F) features."""
+        return {task: self.heads[head_key(task)](features) for task in self.classes}
+
+
+def build_classifier(recipe: Recipe, heads: Mapping[str, int]) -> Classifier:
+    """A model of random weights, from torch's global generator.
+
+    Raises:
+        InputError: timm has no such backbone, or it cannot take images of this size.
+    """
+    backbone, width = build_backbone(recipe)
+    return Classifier(backbone, width, heads, recipe.head)
+
+
+def backbone_digest(model: Classifier) -> str:
+    """Tells the weights of backbones apart by their values, wherever they came from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.backbone.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_classifier(model: Classifier, file: Path) -> None:
+    """Writes the weights as safetensors."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, str(file))
+
+
+def load_classifier(recipe: Recipe, heads: Mapping[str, int], file: Path, sha256: str | None = None) -> Classifier:
+    """The model that `save_classifier` wrote, in evaluation mode.
+
+    Raises:
+        DamagedFileError: the weights are not those that were written, or of another model.
+    """
+    model, weights = build_classifier(recipe, heads), read_weights(file, sha256)
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise damaged(file, reason_of(error)) from None
+    return model.eval()
+
+
+def read_weights(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The weights that `save_classifier` wrote, by name.
+
+    Args:
+        file: where they are.
+        sha256: the digest that the file must have; None where it is not known.
+
+    Raises:
+        DamagedFileError: they are not those that were written.
+    """
+    check_weights(file, sha256)
+    return dict(load_file(str(file)))
+
+
+def quicken_prediction(model: Classifier, recipe: Recipe) -> None:
+    """Folds the batch norms of a model, which is in evaluation mode and on the CPU, into its convolutions."""
+    example = torch.rand(1, 3, *recipe.height_width, generator=torch.Generator().manual_seed(0)) * 255
+    model.backbone = fold_batch_norms(model.backbone, model.normalise(example))
+
+
+def to_pixels(images: Any, device: torch.device) -> Tensor:
+    """(B, H, W, 3) uint8 array -> (B, 3, H, W) uint8 tensor on the device, in channels-last memory."""
+    return torch.as_tensor(images).to(device, non_blocking=True).permute(0, 3, 1, 2)

@@ -1,0 +1,42 @@
+"""What a process does once before it computes with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from raymask.config.schema import Recipe
+
+
+def prepare_process(threads: int) -> torch.device:
+    """Sets torch's threads and precision, and returns the device to compute on: the GPU that Ray gave, or the CPU."""
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("high")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def mixed_precision(
+    recipe: Recipe, device: torch.device
+) -> tuple[Callable[[], AbstractContextManager[Any]], torch.amp.GradScaler]:
+    """The autocast context and gradient scaler of a recipe on a device.
+
+    `auto` is bf16 where the device computes in it, else fp16 on a GPU and off on a CPU.
+    """
+    chosen = recipe.amp
+    if chosen == "auto":
+        chosen = "bf16" if bf16_is_native(device) else "fp16" if device.type == "cuda" else "off"
+    scaler = torch.amp.GradScaler(device.type, enabled=chosen == "fp16")
+    if chosen == "off":
+        return nullcontext, scaler
+    dtype = torch.bfloat16 if chosen == "bf16" else torch.float16
+    return lambda: torch.autocast(device.type, dtype=dtype), scaler
+
+
+def bf16_is_native(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware: a GPU from Ampere on, a CPU with AVX-512 BF16 or AMX."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())

@@ -1,0 +1,210 @@
+"""What a report is made of: the files of a run directory, as far as they are whole, and pictures from the run's own data."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+
+from raymask.config.schema import Member, RunConfig, label_space, resolve_members
+from raymask.core.errors import InputError
+from raymask.core.tasks import JOINT, LabelSpace
+from raymask.core.types import Labels, Probabilities
+from raymask.data.decode import FORMATS, pixels_of
+from raymask.io import files
+from raymask.io.checked import DamagedFileError, Kind, damaged, read_table
+from raymask.metrics.bootstrap import parse_metric
+from raymask.runs.directory import ReplicaId, Run, demo_folder, load_run_config, read_ensemble
+from raymask.runs.models import ModelFolder, read_model
+from raymask.runs.tables import read_elected, read_manifest
+from raymask.voting.reading import read_vote
+
+THUMBNAIL_WIDTH = 128
+MOST_PICTURE_BYTES = 2**26
+NUMBERS: dict[str, Kind] = dict.fromkeys(("train_loss", "loss", "f1"), "number")
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The ensemble's out-of-fold predictions beside the truth, in the manifest's order."""
+
+    images: pd.DataFrame
+    """image_id, path and group of each of N images."""
+    truth: dict[str, Labels]
+    """(N,) labels by task, and the joint."""
+    predicted: dict[str, Labels]
+    """(N,) labels by task, and the joint."""
+    probabilities: Probabilities
+    """(N, J) of the joint classes."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run directory holds; tables are empty where their file is missing."""
+
+    run: Run
+    config: RunConfig
+    space: LabelSpace
+    members: list[Member]
+    manifest: pd.DataFrame
+    judged: Judged
+    history: pd.DataFrame
+    """One row a replica and epoch: member, fold, and the columns of history.csv."""
+    models: list[ModelFolder]
+    ensemble: dict[str, Any]
+    rejected: pd.DataFrame
+    predictions: pd.DataFrame
+    left_out: list[str] = field(default_factory=list)
+    """Sentences on what is damaged, or none of the run's own."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What is scored: each task, and the joint label where it is another thing."""
+        return (*self.space.names, JOINT) if len(self.space.names) > 1 else self.space.names
+
+    def thumbnails(self, paths: Sequence[str]) -> list[str | None]:
+        """Small JPEGs of images as data URIs; None for what cannot be read any more, or lies outside of the run's data."""
+        roots = data_roots(self.config)
+        own = [path if is_below(path, roots) else None for path in paths]
+        if strange := [path for path, known in zip(paths, own, strict=True) if known is None]:
+            self.left_out.append(
+                f"{len(strange)} pictures, such as '{strange[0]}', lie outside of {' and '.join(map(repr, roots))}, where the "
+                "run's config says that its data are, and are not shown."
+            )
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(lambda path: None if path is None else thumbnail(path), own))
+
+
+def read_material(run: Run) -> Material:
+    """All that the page is made of, but the photos; what is damaged is left out, and that is said.
+
+    Raises:
+        InputError: the directory holds no run, or its config or manifest is damaged.
+    """
+    config = load_run_config(run)
+    space, members = label_space(config.tasks), resolve_members(config)
+    manifest = read_manifest(run, space) if run.manifest.exists() else _no_images(space)
+    replicas = [ReplicaId(member.name, fold) for member in members for fold in range(config.folds.k)]
+    left_out: list[str] = []
+
+    def whole(file: Path, read: Callable[[], Found], otherwise: Found) -> Found:
+        """What is read of a file, if it is there and whole."""
+        try:
+            return read() if file.exists() else otherwise
+        except DamagedFileError as error:
+            left_out.append(f"{error.fault}; it is left out here.")
+            return otherwise
+
+    def history(replica: ReplicaId) -> pd.DataFrame:
+        table = read_table(run.history(replica), {"epoch": "whole", **NUMBERS}, others="number")
+        return table.assign(member=replica.member, fold=replica.fold)
+
+    no_epochs = pd.DataFrame({name: [] for name in ("epoch", "member", "fold")})
+    epochs = [whole(run.history(replica), partial(history, replica), no_epochs) for replica in replicas]
+    models: list[ModelFolder | None] = [
+        whole(run.meta(replica), partial(read_model, run.replica(replica)), None) for replica in replicas
+    ]
+    nothing = pd.DataFrame({"image_id": [], "reason": []}, dtype=str)
+    no_answers = pd.DataFrame({"image_id": [], "problem": [], JOINT: []})
+    no_ballots = pd.DataFrame({name: [] for name in ("image_id", *joint_columns(space))})
+    return Material(
+        run=run,
+        config=config,
+        space=space,
+        members=members,
+        manifest=manifest,
+        judged=judge(space, manifest, whole(run.oof_ensemble, lambda: read_elected(run.oof_ensemble, space), no_ballots)),
+        history=pd.concat([of_replica for of_replica in epochs if len(of_replica)] or epochs[:1], ignore_index=True),
+        models=[model for model in models if model],
+        ensemble=whole(run.ensemble, lambda: read_decision(run, space), {}),
+        rejected=whole(run.rejected, lambda: read_table(run.rejected, {"image_id": "text", "reason": "text"}), nothing),
+        predictions=whole(run.predictions, lambda: read_elected(run.predictions, space), no_answers),
+        left_out=left_out,
+    )
+
+
+def read_decision(run: Run, space: LabelSpace) -> dict[str, Any]:
+    """What `ensemble.json` holds, with all of the vote or none of it.
+
+    Raises:
+        DamagedFileError: it cannot be read, or fits no vote of this label space.
+    """
+    written = read_ensemble(run)
+    if "vote" in written:
+        read_ensemble(run, "metric", "estimate", "rules")
+        rule = written["vote"].get("rule")
+        read_vote(run.ensemble, written["vote"], space, rule if isinstance(rule, str) else None)  # which follows no rule
+        try:
+            parse_metric(written["metric"], space)
+        except InputError as error:
+            raise damaged(run.ensemble, str(error).rstrip(".")) from None
+        if not any(row["chosen"] for row in written["rules"]):
+            raise damaged(run.ensemble, "it says of no rule that it was chosen")
+    return written
+
+
+def _no_images(space: LabelSpace) -> pd.DataFrame:
+    labels = [f"label_{target}" for target in (*space.names, JOINT)]
+    return pd.DataFrame({column: [] for column in ("image_id", "path", "group", "fold", *labels)})
+
+
+def joint_columns(space: LabelSpace) -> list[str]:
+    """Columns of the joint classes' probabilities, in the order of the joint label."""
+    return [f"{JOINT}:{name}" for name in space.joint_classes]
+
+
+def judge(space: LabelSpace, manifest: pd.DataFrame, oof: pd.DataFrame) -> Judged:
+    """Joins predictions and truth on image_id."""
+    columns = joint_columns(space)
+    both = manifest.merge(oof[["image_id", *columns]], on="image_id", validate="one_to_one")
+    truth = {target: both[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
+    probabilities = both[columns].to_numpy(np.float64)
+    elected = probabilities.argmax(axis=1)
+    return Judged(both[["image_id", "path", "group"]], truth, {**space.split(elected), JOINT: elected}, probabilities)
+
+
+def data_roots(config: RunConfig) -> list[str]:
+    """The folders or URLs that a run's config says its images lie below."""
+    data = config.data
+    if data.kind == "demo" or data.path is None:
+        return [str(demo_folder(config))]
+    return [data.image_root or (data.path if data.kind in ("competition", "folders") else files.parent(data.path))]
+
+
+def is_below(path: str, roots: Sequence[str]) -> bool:
+    """Whether a path is that of something below one of these folders or URLs, however it is spelt."""
+    return any(_plain(path).startswith(f"{_plain(root).rstrip('/')}/") for root in roots)
+
+
+def _plain(path: str) -> str:
+    """A path without `.`, `..` and doubled slashes; a URL keeps its scheme."""
+    scheme, separator, rest = path.rpartition("://")
+    return f"{scheme}{separator}{os.path.normpath(rest)}" if separator else os.path.normpath(os.path.abspath(path))
+
+
+def thumbnail(path: str) -> str | None:
+    """A small JPEG of an image as a data URI, or None when the image cannot be read any more."""
+    try:
+        content = files.read_bytes(path, MOST_PICTURE_BYTES)
+        pixels_of(content)  # refuses what is no image of a size that can be decoded
+        with Image.open(io.BytesIO(content), formats=list(FORMATS)) as opened:
+            opened.draft("RGB", (2 * THUMBNAIL_WIDTH, 2 * THUMBNAIL_WIDTH))
+            upright = ImageOps.exif_transpose(opened).convert("RGB")
+        upright.thumbnail((THUMBNAIL_WIDTH, 2 * THUMBNAIL_WIDTH))
+        small = io.BytesIO()
+        upright.save(small, "JPEG", quality=85)
+    except Exception:  # a remote store's driver may raise anything, and a report must not fail for a picture
+        return None
+    return f"data:image/jpeg;base64,{base64.b64encode(small.getvalue()).decode()}"

@@ -1,0 +1,239 @@
+"""The report's sections on the vote, made of `ensemble.json` alone: what was chosen and against what, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from raymask.core.tasks import JOINT, MEAN, LabelSpace
+from raymask.report.plots import plot_calibration
+from raymask.transforms.tta import ViewPlan
+
+MOST_WAYS = 20
+MOST_VOTERS = 24
+MOST_FACTORS = 20
+MOST_PLOTS = 8
+LEAST_SHARE = 0.01
+"""Of all images, that a bin of confidence holds to be drawn."""
+
+Section = dict[str, Any] | None
+Ensemble = Mapping[str, Any]
+"""What `ensemble.json` holds; nothing, or none of the vote, where it is missing or was written before there was a choice."""
+
+RULES = {
+    "soft": "the mean of the voters' probabilities",
+    "geometric": "the geometric mean of the voters' probabilities",
+    "rank": "a Borda count of the voters' rankings",
+    "hard": "the majority of the voters",
+    "best": "what the single best voter says",
+    "weighted": "a weighted mean of the voters' probabilities",
+    "greedy": "the mean of greedily selected voters' probabilities",
+    "weighted_hard": "a weighted majority of the voters",
+    "logistic": "a logistic regression on the voters' log-probabilities",
+    "boosted": "boosted trees on the voters' log-probabilities",
+}
+ADJUSTMENTS = {"prior": "corrected for the classes' frequencies", "thresholds": "with a threshold for each class"}
+KINDS = {"f1": "macro-F1", "accuracy": "accuracy"}
+
+
+def vote_line(ensemble: Ensemble, configured: str, space: LabelSpace) -> str:
+    """The vote in a few words; what the config says of it where it is not decided yet."""
+    if "vote" not in ensemble:
+        return "not decided yet" if configured == "auto" else configured
+    vote = ensemble["vote"]
+    return way_of(vote, space) + "; " + views_of(vote["views"])
+
+
+def way_of(told: Mapping[str, Any], space: LabelSpace) -> str:
+    """Rule, level and adjustment in a few words; the level goes without saying where there is one task."""
+    level = {"joint": "of the joint label", "task": "task by task"}[told["level"]] if len(space.names) > 1 else ""
+    return ", ".join(part for part in (f"{told['rule']} {level}".strip(), told["adjust"]) if part != "none")
+
+
+def views_of(views: Mapping[str, Any]) -> str:
+    """Views and how they are merged."""
+    many = "views" if len(views["names"]) > 1 else "view"
+    return f"{many} {ViewPlan(tuple(views['names']), tuple(views['weights']), views['merge'])}"
+
+
+def counts_votes(ensemble: Ensemble, configured: str) -> bool:
+    """Whether confidences are shares of ballots."""
+    return str(ensemble.get("vote", {}).get("rule", configured)) in ("hard", "weighted_hard")
+
+
+def target_of(name: str, space: LabelSpace) -> str:
+    """A target's name; the joint label of one task is that task."""
+    return space.names[0] if name == JOINT and len(space.names) == 1 else name
+
+
+def vote_section(ensemble: Ensemble, space: LabelSpace) -> Section:
+    """What was chosen among which ways, what is expected of it, and what came true of that on the groups held out."""
+    if "vote" not in ensemble:
+        return None
+    vote = ensemble["vote"]
+    level = {"joint": "over joint classes", "task": "task by task"}[vote["level"]] if len(space.names) > 1 else ""
+    words = RULES.get(vote["rule"], f"your own rule {vote['rule']}")
+    return {
+        "words": f"{words} {level}".strip(),
+        "adjust": ADJUSTMENTS.get(vote["adjust"], ""),
+        "views": views_of(vote["views"]),
+        "metric": metric_words(ensemble["metric"], space),
+        "new": "groups" if ensemble.get("groups", 0) < ensemble.get("images", 0) else "images",
+        "estimate_of": ensemble.get("estimate_of", ""),
+        "outcome": outcome(ensemble["estimate"], ensemble.get("reserve")),
+        "ways": ways(ensemble["rules"], space),
+        "weights": weights_table(vote, space),
+        "factors": [factor_table(name, of, space) for name, of in vote["factors"].items() if of is not None],
+        "view_sets": view_sets(ensemble),
+    }
+
+
+def metric_words(metric: str, space: LabelSpace) -> str:
+    """A metric such as `joint.f1` in words."""
+    target, _, kind = metric.partition(".")
+    if target == MEAN:
+        return f"mean {KINDS[kind]} over the tasks"
+    return KINDS[kind] if len(space.names) == 1 else f"{KINDS[kind]} of {'the joint label' if target == JOINT else target}"
+
+
+def outcome(estimate: Mapping[str, float], reserve: Mapping[str, float] | None) -> dict[str, Any]:
+    """What is expected of the vote beside what it did on the groups held out, on one axis."""
+    shown: list[dict[str, Any]] = [{**estimate, "name": "expected"}]
+    place = ""
+    if reserve:
+        shown.append({**reserve, "name": "held out"})
+        inside = estimate["low"] <= reserve["score"] <= estimate["high"]
+        place = "within" if inside else "below" if reserve["score"] < estimate["low"] else "above"
+    axis = axis_of(shown)
+    rows = [{**row, **placed(row, axis)} for row in shown]
+    return {"rows": rows, "axis": axis, "place": place, "optimism": estimate["optimism"]}
+
+
+def ways(rows: Sequence[dict[str, Any]], space: LabelSpace) -> dict[str, Any]:
+    """The best candidates, the chosen one and the plain votes, with their intervals on one axis."""
+    kept = [
+        {**row, "rank": rank, "name": row["rule"], "detail": way_of({**row, "rule": ""}, space).removeprefix(", ")}
+        for rank, row in enumerate(rows, start=1)
+        if rank <= MOST_WAYS or row["chosen"] or (row["rule"] in ("soft", "hard") and row["adjust"] == "none")
+    ]
+    axis = axis_of(kept)
+    shown = [{**row, **placed(row, axis)} for row in kept]
+    return {
+        "rows": shown,
+        "axis": axis,
+        "all": len(rows),
+        "left_out": len(rows) - len(shown),
+        "is_best": next(row["rank"] for row in shown if row["chosen"]) == 1,
+        "best_place": place_on(rows[0]["score"], axis),
+    }
+
+
+def weights_table(vote: Mapping[str, Any], space: LabelSpace) -> dict[str, Any]:
+    """What each voter weighs in each space that is voted in, the heaviest first; without rows where the rule has no weights."""
+    weighed = {
+        name: dict(zip(vote["voters"][name], params["weights"], strict=True))
+        for name, params in vote["params"].items()
+        if "weights" in params
+    }
+    voters = list(dict.fromkeys(voter for name in vote["params"] for voter in vote["voters"][name]))
+    heaviest = sorted(voters, key=lambda voter: -sum(of_space.get(voter, 0.0) for of_space in weighed.values()))
+    return {
+        "targets": [target_of(name, space) for name in weighed],
+        "rows": [
+            {"name": voter, "weights": [of_space.get(voter) for of_space in weighed.values()]} for voter in heaviest[:MOST_VOTERS]
+        ]
+        if weighed
+        else [],
+        "most": max((weight for of_space in weighed.values() for weight in of_space.values()), default=1.0) or 1.0,
+        "left_out": max(0, len(voters) - MOST_VOTERS),
+        "voters": len(voters),
+        "alike": vote["rule"] in ("soft", "geometric", "rank", "hard"),
+    }
+
+
+def factor_table(name: str, factors: Sequence[float], space: LabelSpace) -> dict[str, Any]:
+    """Factors of the classes' probabilities, on a logarithmic axis around 1; without rows where classes are many or all alike.
+
+    Since only their ratios matter, factors are shown with a geometric mean of 1.
+    """
+    classes = list(product(*(task.classes for task in space.tasks))) if name == JOINT else [(c,) for c in space.classes(name)]
+    logs = np.log2(np.maximum(np.asarray(factors, dtype=np.float64), 1e-9))
+    logs -= logs.mean()
+    reach = max(float(np.abs(logs).max()), 1e-9)
+    rows = [
+        {"name": " · ".join(parts), "factor": 2.0**log, "a": 0.5 + min(log, 0) / reach / 2, "b": 0.5 + max(log, 0) / reach / 2}
+        for parts, log in zip(classes, logs.tolist(), strict=True)
+    ]
+    shown = rows if len(rows) <= MOST_FACTORS and reach > 1e-6 else []
+    low, high = (2.0**log for log in (logs.min(), logs.max()))
+    return {
+        "target": name if len(space.names) > 1 else "",
+        "rows": shown,
+        "same": reach <= 1e-6,
+        "size": len(rows),
+        "low": low,
+        "high": high,
+    }
+
+
+def view_sets(ensemble: Ensemble) -> Section:
+    """Sets of views and what they gain over the original alone, on one axis around 0; None where they were given."""
+    rows = ensemble.get("views") or []
+    kept = [row for rank, row in enumerate(rows) if rank < MOST_WAYS or row["chosen"] or row["views"] == "original"]
+    if not kept:
+        return None
+    axis = axis_of([row["gain"] for row in kept], 0.0)
+    return {
+        "rows": [{**row, **placed(row["gain"], axis)} for row in kept],
+        "axis": axis,
+        "zero": place_on(0.0, axis),
+        "left_out": len(rows) - len(kept),
+    }
+
+
+def member_calibration(ensemble: Ensemble, space: LabelSpace) -> Section:
+    """Each member's heads before and after calibration, with plots where these are few."""
+    heads = [
+        {"member": member, "target": target_of(head, space), **of_head}
+        for member, by_head in ensemble.get("calibration", {}).items()
+        for head, of_head in by_head.items()
+    ]
+    if not heads:
+        return None
+    plots = []
+    if len(heads) <= MOST_PLOTS:
+        for head in heads:
+            before, after = (pd.DataFrame(head[when]["reliability"]) for when in ("before", "after"))
+            before, after = (bins[bins["images"] >= LEAST_SHARE * bins["images"].sum()] for bins in (before, after))
+            plots.append({"name": head["member"], "target": head["target"], "plot": plot_calibration(before, after)})
+    most = max(head[when]["ece"] for head in heads for when in ("before", "after")) or 1.0
+    same = all(head["before"] == head["after"] for head in heads)
+    return {"rows": heads, "most": most, "same": same, "plots": plots}
+
+
+def axis_of(intervals: Iterable[Mapping[str, Any]], *more: float) -> dict[str, Any]:
+    """An axis with round ends that holds all intervals: low, high and the ticks between them."""
+    values = [float(row[key]) for row in intervals for key in ("score", "low", "high")] + list(more)
+    found = np.asarray(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(min(values), max(values)))
+    digits = next((digits for digits in range(6) if np.allclose(found, found.round(digits), rtol=0, atol=1e-9)), 6)
+    axis: dict[str, Any] = {"low": float(found[0]), "high": float(found[-1])}
+    ticks = [
+        {"text": f"{round(tick, digits) + 0.0:.{digits}f}".replace("-", "−"), "v": place_on(tick, axis)}
+        for tick in found.tolist()
+    ]
+    return {**axis, "ticks": ticks}
+
+
+def placed(row: Mapping[str, Any], axis: Mapping[str, Any]) -> dict[str, float]:
+    """Where an interval begins, has its score and ends on an axis, as shares of it."""
+    return {name: place_on(float(row[key]), axis) for name, key in (("a", "low"), ("v", "score"), ("b", "high"))}
+
+
+def place_on(value: float, axis: Mapping[str, Any]) -> float:
+    """A value's place on an axis, from 0 to 1."""
+    return float((value - axis["low"]) / (axis["high"] - axis["low"]))

@@ -1,0 +1,325 @@
+"""The one owner of a run directory's paths.
+
+A file is written under another name and renamed when complete, so that its existence means that it is whole; see `run_files`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raymask.config.loading import dump_config, load_config, validate
+from raymask.config.schema import RunConfig, resolve_members
+from raymask.config.yaml_files import RuleOfARun, read_recipe
+from raymask.core.errors import InputError
+from raymask.core.paths import absolute
+from raymask.io.atomic import write_json, write_text
+from raymask.io.checked import DamagedFileError, damaged, read_json, read_text, within
+from raymask.runs.schemas import Ensemble, WrittenMember
+
+WHOLE, SOUP, GREEDY_SOUP = -2, -3, -4
+"""What stands for the fold of a member's model that is trained on all people, or averaged from its folds' replicas."""
+
+ANY_FOLD = -1
+"""What stands for the fold of a target that every replica learns from."""
+
+PART_NAMES = {WHOLE: "all", SOUP: "soup", GREEDY_SOUP: "greedy-soup"}
+
+
+@dataclass(frozen=True)
+class ReplicaId:
+    """A member trained without fold `fold`; or one of its models that no fold is left out of, see `PART_NAMES`."""
+
+    member: str
+    fold: int
+
+    @property
+    def part(self) -> str:
+        """`fold-K`, or what stands for it."""
+        return PART_NAMES.get(self.fold, f"fold-{self.fold}")
+
+    def __str__(self) -> str:
+        return f"{self.member}/{self.part}"
+
+
+def cache_root(config: RunConfig) -> Path:
+    """Folder of everything that runs share."""
+    return (absolute(config.cache) if config.cache else config.runs / ".cache").resolve()
+
+
+def demo_folder(config: RunConfig) -> Path:
+    """Where the embedded demo data set of a run is drawn."""
+    return cache_root(config) / f"demo-{config.data.demo_people}-{config.data.demo_test_people}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The paths of one run directory."""
+
+    root: Path
+
+    def _at(self, *parts: str) -> Path:
+        return within(self.root, *parts)
+
+    @property
+    def name(self) -> str:
+        """Name of the run, that of its directory."""
+        return self.root.name
+
+    @property
+    def config(self) -> Path:
+        """Resolved config, from which the same run can be started again."""
+        return self._at("config.yaml")
+
+    @property
+    def manifest(self) -> Path:
+        """One row a training image: image_id, path, group, labels, fold, and where it lies in the cache."""
+        return self._at("manifest.parquet")
+
+    @property
+    def source(self) -> Path:
+        """The training images that the run began with: image_id, group, labels, and the digest of each file's content."""
+        return self._at("source.parquet")
+
+    @property
+    def backbones(self) -> Path:
+        """Digests of the weights that members start from, by the member's name."""
+        return self._at("backbones.json")
+
+    @property
+    def test_source(self) -> Path:
+        """Fingerprint of the test images that were predicted."""
+        return self._at("test", "source.json")
+
+    @property
+    def test_predictions(self) -> Path:
+        """Every replica's probabilities for each test image."""
+        return self._at("test", "replicas.parquet")
+
+    @property
+    def reserve(self) -> Path:
+        """Images of people that are held out from everything, like the manifest but without folds."""
+        return self._at("reserve", "manifest.parquet")
+
+    @property
+    def reserve_predictions(self) -> Path:
+        """Every replica's probabilities for each reserved image."""
+        return self._at("reserve", "replicas.parquet")
+
+    @property
+    def reserve_singles(self) -> Path:
+        """Probabilities for each reserved image of the models that no fold is left out of."""
+        return self._at("reserve", "singles.parquet")
+
+    @property
+    def targets(self) -> Path:
+        """What a teacher says of images: soft targets of the loss."""
+        return self._at("targets.parquet")
+
+    @property
+    def teacher(self) -> Path:
+        """Which run the targets are of, and the fingerprint of what it said then."""
+        return self._at("teacher.json")
+
+    @property
+    def gain(self) -> Path:
+        """How a run that learned from another compares to it."""
+        return self._at("gain.json")
+
+    @property
+    def singles(self) -> Path:
+        """Scores and speed of models that stand for the whole ensemble, beside it."""
+        return self._at("singles.json")
+
+    @property
+    def rejected(self) -> Path:
+        """What was set aside and why."""
+        return self._at("rejected.csv")
+
+    @property
+    def ensemble(self) -> Path:
+        """Rule of the vote and the OOF scores."""
+        return self._at("ensemble.json")
+
+    @property
+    def oof_ensemble(self) -> Path:
+        """Out-of-fold prediction of the whole ensemble."""
+        return self._at("oof", "_ensemble.parquet")
+
+    @property
+    def predictions(self) -> Path:
+        """Joint and per-task probabilities of the test images."""
+        return self._at("predictions.parquet")
+
+    @property
+    def submission(self) -> Path:
+        """The test file with its answers."""
+        return self._at("submission.csv")
+
+    @property
+    def report(self) -> Path:
+        """The run as one page."""
+        return self._at("report.html")
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's own records of the trials."""
+        return self._at("tune")
+
+    @property
+    def timings(self) -> Path:
+        """Wall time in seconds of each stage that really ran."""
+        return self._at("timings.json")
+
+    def oof(self, member: str) -> Path:
+        """Out-of-fold predictions of a member."""
+        return self._at("oof", f"{member}.parquet")
+
+    def replica(self, replica: ReplicaId) -> Path:
+        """Folder of a replica."""
+        return self._at("members", *replica.member.split("/"), replica.part)
+
+    def weights(self, replica: ReplicaId) -> Path:
+        """A replica's weights."""
+        return self._at("members", *replica.member.split("/"), replica.part, "model.safetensors")
+
+    def meta(self, replica: ReplicaId) -> Path:
+        """All that is needed to rebuild and feed the model; written last, so that it marks a finished replica."""
+        return self._at("members", *replica.member.split("/"), replica.part, "meta.json")
+
+    def history(self, replica: ReplicaId) -> Path:
+        """Metrics of each epoch."""
+        return self._at("members", *replica.member.split("/"), replica.part, "history.csv")
+
+    def replica_oof(self, replica: ReplicaId) -> Path:
+        """A replica's predictions of its own fold."""
+        return self._at("members", *replica.member.split("/"), replica.part, "oof.parquet")
+
+    def replica_reserve(self, replica: ReplicaId) -> Path:
+        """What is to be expected of a greedy soup on reserved images: cross-fitted, like the replicas' predictions of them."""
+        return self._at("members", *replica.member.split("/"), replica.part, "reserve.parquet")
+
+    def checkpoint(self, replica: ReplicaId) -> Path:
+        """State after the last finished epoch of a replica that is still being trained."""
+        return self._at("members", *replica.member.split("/"), replica.part, "checkpoint.pt")
+
+    def finished(self, replica: ReplicaId) -> bool:
+        """Whether a replica is trained and has predicted its fold."""
+        return self.meta(replica).exists()
+
+
+END_OF_CONFIG = "..."
+"""YAML's own end of a document, by which a run's config is known to be whole."""
+
+
+def load_run_config(run: Run) -> RunConfig:
+    """The config that a run directory holds, to be looked at; see `settled_config` for one to act by.
+
+    Raises:
+        InputError: the directory holds no run, or its config cannot be read.
+    """
+    _check_whole(run)
+    try:
+        values = read_recipe(str(run.config))
+    except InputError as error:
+        raise damaged(run.config, str(error).rstrip(".")) from None
+    if isinstance(values.get("vote"), dict) and isinstance(values["vote"].get("rule"), RuleOfARun):
+        values["vote"]["rule"] = str(values["vote"]["rule"])
+    return _checked(run, values)
+
+
+def settled_config(run: Run, settings: Iterable[str] = (), overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The config that a run directory holds, with the caller's overrides and `key.path=value` settings, to act by.
+
+    Raises:
+        InputError: as `load_run_config`; or the config names a voting rule of one's own, and the caller does not.
+    """
+    load_run_config(run)
+    return load_config(run.config, settings, overrides)
+
+
+def _check_whole(run: Run) -> None:
+    if not run.config.exists():
+        raise InputError(f"'{run.root}' holds no run: it has no {run.config.name}.")
+    lines = read_text(run.config).rstrip().splitlines()
+    if lines[-1:] != [END_OF_CONFIG]:
+        raise damaged(
+            run.config,
+            f"its last line is not '{END_OF_CONFIG}', so that its end may be missing; to a config that is whole, as in runs of "
+            "raymask 0.1, add that line",
+        )
+    if any(line.startswith("base:") for line in lines):
+        raise damaged(run.config, "it has a `base`, which no run's config has")
+
+
+def _checked(run: Run, values: Mapping[str, Any]) -> RunConfig:
+    """A config in which all that an opened run knows is there."""
+    try:
+        config = validate(values)
+        resolve_members(config)
+    except InputError as error:
+        raise damaged(run.config, str(error).rstrip(".")) from None
+    tasks = [task for task in config.tasks.values() if task is not None]
+    if not tasks or any(task.classes is None for task in tasks):
+        raise damaged(run.config, "it does not say which classes its tasks have")
+    return config
+
+
+def read_ensemble(run: Run, *needed: str) -> dict[str, Any]:
+    """What `ensemble.json` holds, these keys among it.
+
+    Raises:
+        DamagedFileError: it cannot be read, or lacks one of them.
+    """
+    written: dict[str, Any] = read_json(run.ensemble, Ensemble)
+    if lacking := [key for key in needed if key not in written]:
+        raise damaged(run.ensemble, f"it has no `{lacking[0]}`")
+    for name, where in written.get("members", {}).items():
+        _check_member(run, name, where)
+    return written
+
+
+def _check_member(run: Run, name: str, where: WrittenMember) -> None:
+    """Refuses names that lead elsewhere when they become folders: `RUN/MEMBER` or `MEMBER` in the vote, `MEMBER` in its run."""
+    try:
+        for each in (name, where["member"]):
+            if each.count("/") > 1:
+                raise InputError(f"'{each}' is neither MEMBER nor RUN/MEMBER.")
+            within(run.root, *each.split("/"))
+        if not Path(where.get("run", "/")).is_absolute() or "\0" in where.get("run", ""):
+            raise InputError(f"the run of '{name}' is no absolute path.")
+    except KeyError:
+        raise damaged(run.ensemble, f"it does not say which member '{name}' is") from None
+    except InputError as error:
+        raise damaged(run.ensemble, str(error).rstrip(".")) from None
+
+
+def save_run_config(run: Run, config: RunConfig) -> None:
+    """Writes the resolved config."""
+    write_text(run.config, f"{dump_config(config)}{END_OF_CONFIG}\n")
+
+
+def add_timing(run: Run, stage: str, seconds: float) -> None:
+    """Records the wall time of a stage."""
+    write_json(run.timings, {**read_timings(run), stage: round(seconds, 2)})
+
+
+def read_timings(run: Run) -> dict[str, float]:
+    """Seconds by stage; none where they are lost, since nothing depends on them."""
+    try:
+        timings: dict[str, float] = read_json(run.timings, dict[str, float])
+    except DamagedFileError:
+        return {}
+    return timings
+
+
+@contextmanager
+def timed(run: Run, stage: str) -> Iterator[None]:
+    """Records the wall time of a stage."""
+    began = time.monotonic()
+    yield
+    add_timing(run, stage, time.monotonic() - began)

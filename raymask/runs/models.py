@@ -1,0 +1,89 @@
+"""A finished model's folder: `meta.json`, which says how to rebuild and feed it, and its weights, whose digest stands there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from raymask.config.messages import explain
+from raymask.config.schema import Recipe
+from raymask.core.tasks import LabelSpace
+from raymask.io.checked import damaged, read_json, within
+from raymask.io.hashing import file_digest
+from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run
+from raymask.runs.schemas import Meta
+from raymask.transforms.tta import ViewPlan
+
+META, WEIGHTS = "meta.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model as its folder tells of it."""
+
+    folder: Path
+    recipe: Recipe
+    classes: dict[str, list[str]]
+    """Class names by head, in the order of its probabilities."""
+    versions: dict[str, str]
+    scores: dict[str, float]
+    """Of its last epoch, by name."""
+    sha256: str | None
+    """SHA-256 of its weights; None in folders that were written without."""
+
+    @property
+    def weights(self) -> Path:
+        """Its weights."""
+        return within(self.folder, WEIGHTS)
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Number of classes by head."""
+        return {head: len(names) for head, names in self.classes.items()}
+
+
+def read_model(folder: Path) -> ModelFolder:
+    """What a model's `meta.json` says.
+
+    Raises:
+        DamagedFileError: it cannot be read, or its recipe is none.
+    """
+    file = within(folder, META)
+    meta = read_json(file, Meta)
+    try:
+        recipe = Recipe.model_validate(meta["recipe"])
+    except ValidationError as error:
+        raise damaged(file, explain(error, Recipe, "recipe").rstrip(".")) from None
+    return ModelFolder(folder, recipe, meta["classes"], meta.get("versions", {}), meta.get("scores", {}), meta.get("sha256"))
+
+
+def check_model(model: ModelFolder, space: LabelSpace, heads: Collection[str]) -> None:
+    """Refuses a model that does not say what the vote counts.
+
+    Args:
+        model: the model.
+        space: the label space.
+        heads: what the vote calibrates of its member.
+
+    Raises:
+        DamagedFileError: it has other heads, or other classes.
+    """
+    if set(model.classes) != set(heads):
+        raise damaged(model.folder / META, f"it predicts {', '.join(model.classes)}, but the vote counts {', '.join(heads)}")
+    for head, names in model.classes.items():
+        if tuple(names) != space.classes(head):
+            raise damaged(model.folder / META, f"its head '{head}' has other classes than the run's config")
+
+
+def soups_are_made(run: Run, member: str, views: ViewPlan) -> bool:
+    """Whether both soups are there, of the replicas as they are; the greedy one is chosen and known under certain views."""
+    greedy = ReplicaId(member, GREEDY_SOUP)
+    if not (run.finished(ReplicaId(member, SOUP)) and run.finished(greedy)):
+        return False
+    told = read_json(run.meta(greedy))
+    weights = run.replica(greedy).parent.glob(f"fold-*/{run.weights(greedy).name}")
+    now = {file.parent.name: file_digest(file) for file in weights}
+    return bool(told.get("made_of", now) == now and told.get("views") == views.to_json())

@@ -1,0 +1,127 @@
+"""Replicas' files -> one out-of-fold prediction an image and member -> ballots."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from raymask.core.errors import InputError, shortened
+from raymask.core.tasks import JOINT, LabelSpace
+from raymask.core.types import Probabilities
+from raymask.io.atomic import write_table
+from raymask.io.checked import damaged, read_table
+from raymask.runs.directory import ReplicaId, Run
+
+
+def collect_oof(run: Run, member: str, folds: Sequence[int], validated: pd.Series) -> bool:
+    """Writes a member's OOF file from its replicas' unless it is there and says what they say; returns whether it is.
+
+    Where replicas' files are gone, one that is there is left as it is.
+
+    Args:
+        run: where the replicas lie.
+        member: the member's name.
+        folds: the folds that it has replicas for.
+        validated: image_id of every image that lies in one of these folds.
+
+    Raises:
+        InputError: an image has no prediction, or two, under one of the views.
+    """
+    written = run.oof(member).exists()
+    files = [run.replica_oof(ReplicaId(member, fold)) for fold in folds]
+    if written and not all(file.exists() for file in files):
+        return True
+    parts = [
+        read_table(file, {"image_id": "text", "view": "text"}, others="finite").assign(fold=fold)
+        for file, fold in zip(files, folds, strict=True)
+    ]
+    for file, part in zip(files, parts, strict=True):
+        if set(part) != set(parts[0]):
+            raise damaged(file, f"it has other columns than '{files[0]}'")
+    table = pd.concat(parts, ignore_index=True)
+    for view, of_view in table.groupby("view"):
+        check_complete(f"the out-of-fold predictions of '{member}' ({view})", of_view["image_id"].tolist(), validated.tolist())
+    table = table.sort_values(["image_id", "view"], kind="stable", ignore_index=True)
+    if written and table.equals(read_oof(run, member)):
+        return True
+    write_table(run.oof(member), table)
+    return False
+
+
+def read_oof(run: Run, member: str) -> pd.DataFrame:
+    """What `collect_oof` wrote.
+
+    Raises:
+        DamagedFileError: it cannot be read.
+    """
+    return read_table(run.oof(member), {"image_id": "text", "view": "text", "fold": "whole"}, others="finite")
+
+
+def oof_by_view(run: Run, member: str, views: Sequence[str], image_ids: pd.Series) -> dict[str, npt.NDArray[np.float32]]:
+    """A member's (W, N, C) float32 OOF probabilities by head, under these views, for these images in this order.
+
+    Raises:
+        InputError: an image has no prediction under one of the views.
+    """
+    table = read_oof(run, member).set_index("image_id")
+    parts = []
+    for view in views:
+        of_view = table[table["view"] == view].drop(columns=["view", "fold"])
+        check_complete(f"the out-of-fold predictions of '{member}' ({view})", of_view.index.tolist(), image_ids.tolist())
+        parts.append(split_heads(of_view.loc[image_ids.to_numpy()]))
+    return {head: np.stack([part[head] for part in parts]).astype(np.float32) for head in parts[0]}
+
+
+def split_heads(table: pd.DataFrame) -> dict[str, npt.NDArray[np.float64]]:
+    """(N, C) probabilities by head from a table with `head:class` columns."""
+    heads: dict[str, list[str]] = {}
+    for column in table.columns:
+        heads.setdefault(str(column).split(":", 1)[0], []).append(column)
+    return {head: table[columns].to_numpy(dtype=np.float64) for head, columns in heads.items()}
+
+
+def replica_by_head(predicted: pd.DataFrame, replica: ReplicaId) -> Mapping[str, npt.NDArray[np.float64]]:
+    """One replica's (N, C) probabilities by head from the table of `raymask.inference.actors.predict`."""
+    prefix = f"{replica}|"
+    columns = [name for name in predicted.columns if name.startswith(prefix)]
+    return split_heads(predicted[columns].rename(columns=lambda name: name.removeprefix(prefix)))
+
+
+def prediction_table(image_ids: pd.Series, problems: pd.Series, joint: Probabilities, space: LabelSpace) -> pd.DataFrame:
+    """One row an image: image_id, problem, joint label, each task's label and class, and all probabilities.
+
+    The joint label is the most probable joint class, and the tasks' labels are its parts, so that they always agree.
+
+    Args:
+        image_ids: (N,) ids.
+        problems: (N,) why an image is broken, "" where it is not.
+        joint: (N, J) probabilities.
+        space: the label space.
+    """
+    elected = joint.argmax(axis=1)
+    columns: dict[str, object] = {"image_id": image_ids.to_numpy(), "problem": problems.to_numpy(), JOINT: elected}
+    labels = space.split(elected)
+    columns |= {f"{task}_label": of_task for task, of_task in labels.items()}
+    columns |= {task: [space.classes(task)[label] for label in of_task] for task, of_task in labels.items()}
+    for task in space.names:
+        marginal = space.marginal(joint, task)
+        columns |= {f"{task}:{name}": marginal[:, label] for label, name in enumerate(space.classes(task))}
+    columns |= {f"{JOINT}:{name}": joint[:, label] for label, name in enumerate(space.joint_classes)}
+    return pd.DataFrame(columns)
+
+
+def check_complete(what: str, have: Sequence[str], want: Sequence[str]) -> None:
+    """Refuses predictions that are not one a wanted image.
+
+    Raises:
+        InputError: names images that are missing, twice there, or unknown.
+    """
+    have_set, want_set = set(have), set(want)
+    repeated = {name for name, count in Counter(have).items() if count > 1}
+    for problem, names in (("lack", want_set - have_set), ("hold unknown", have_set - want_set), ("hold twice", repeated)):
+        if names:
+            raise InputError(f"{what} {problem} {len(names)} image(s): {shortened(sorted(names))}.")

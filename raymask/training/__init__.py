@@ -1,0 +1,1 @@
+"""Models from batches: packs, trials, learners, losses, optimizers and soups."""

@@ -1,0 +1,122 @@
+"""Starting weights of the members' backbones, fetched once for the whole cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import ray
+
+from raymask.cluster.waiting import wait_for
+from raymask.config.schema import Member, Recipe
+from raymask.core.errors import InputError
+from raymask.data.features import file_stem
+from raymask.io.atomic import replacing, write_json
+from raymask.io.checked import DamagedFileError, check_weights, read_json
+from raymask.io.hashing import file_digest, text_digest
+from raymask.runs.directory import Run
+
+CPUS = 0.5
+
+
+def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:
+    """Files of starting weights by member, for the members that start from any; each is fetched once and kept.
+
+    Every member's backbone is built once, in a worker, so that a wrong recipe is refused before anything is trained; for those
+    that start from random weights an empty file remembers that they can be.
+
+    Raises:
+        InputError: a backbone cannot be built, or its weights cannot be had.
+    """
+    files = {member.name: root / backbone_file(member.recipe) for member in members}
+    recipes = {files[member.name]: member.recipe for member in members}
+    wanted = {file: recipe for file, recipe in recipes.items() if not _is_whole(file)}
+    tasks = [ray.remote(num_cpus=CPUS, max_retries=0)(_fetch).remote(recipe, file) for file, recipe in wanted.items()]
+    while tasks:
+        [fetched], tasks = wait_for(tasks, {"CPU": CPUS})
+        if refusal := ray.get(fetched):
+            raise InputError(refusal)
+    return {member.name: files[member.name] for member in members if member.recipe.pretrained}
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file of weights is there to its end; one that was cut is fetched again."""
+    if file.suffix != ".safetensors":
+        return file.exists()
+    try:
+        check_weights(file, None)
+    except DamagedFileError:
+        return False
+    return True
+
+
+def backbone_file(recipe: Recipe) -> str:
+    """Name that changes with everything that decides the weights, or whether the backbone can be built.
+
+    Raises:
+        InputError: the weights' file cannot be read.
+    """
+    height, width = recipe.height_width
+    source = f"random timm-{version('timm')}"
+    if recipe.weights:
+        source = _content(recipe.weights)
+    elif recipe.pretrained:
+        source = "timm"
+    digest = text_digest(recipe.backbone, str(height), str(width), source)[:16]
+    return f"{file_stem(recipe.backbone)}-{digest}.{'safetensors' if recipe.pretrained else 'built'}"
+
+
+def _content(weights: Path) -> str:
+    if not weights.is_file():
+        raise InputError(f"recipe.weights: there is no file '{weights}'.")
+    try:
+        return file_digest(weights)
+    except OSError as error:
+        raise InputError(f"recipe.weights: '{weights}' cannot be read ({error.strerror}).") from None
+
+
+def check_starts(run: Run, digests: Mapping[str, str], members: Sequence[Member]) -> None:
+    """Keeps which weights a run's members start from, and refuses others, as when a file was overwritten in between.
+
+    Args:
+        run: the run.
+        digests: of their weights by member.
+        members: those that are to be trained now.
+
+    Raises:
+        InputError: a member began with other weights.
+    """
+    known = read_json(run.backbones) if run.backbones.exists() else {}
+    for member in members:
+        if known.get(member.name, digests.get(member.name)) != digests.get(member.name):
+            source = f"'{member.recipe.weights}'" if member.recipe.weights else f"timm's '{member.recipe.backbone}'"
+            raise InputError(
+                f"'{run.root}' began to train '{member.name}' from other weights than {source} holds now; put those back, give "
+                "this run another --name, or delete that folder."
+            )
+    if digests.items() - known.items():
+        write_json(run.backbones, {**known, **digests})
+
+
+def _fetch(recipe: Recipe, file: Path) -> str | None:
+    """Writes the file, or returns why it cannot."""
+    from raymask.models.classifier import build_classifier
+    from raymask.models.pretrained import fetch_backbone
+
+    try:
+        if recipe.weights and backbone_file(recipe) != file.name:
+            return (
+                f"recipe.weights: '{recipe.weights}' is another file on another machine of the cluster, or was just written; "
+                "name one that all nodes see."
+            )
+        if recipe.pretrained:
+            with replacing(file) as draft:
+                fetch_backbone(recipe, draft)
+        else:
+            build_classifier(recipe, {"any": 2})
+            with replacing(file) as draft:
+                draft.touch()
+    except InputError as error:
+        return str(error)
+    return None

@@ -1,0 +1,108 @@
+"""Where a pack's inputs come from: batches of pixels from the stream, or features of a frozen backbone. Without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from raymask.data.cache import PreparedImages
+from raymask.data.features import FeatureBank, Features
+from raymask.data.sampling import Batch, Schedule
+from raymask.models.classifier import Classifier, Logits, to_pixels
+from raymask.transforms.tta import VIEWS
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a replica's trainable part sees of one batch: pixels, or the features of a frozen backbone."""
+
+    tensor: Tensor
+    rows: npt.NDArray[np.int64]
+    epoch: int
+    step: int
+
+    def take(self, places: npt.NDArray[np.int64]) -> Inputs:
+        """The inputs at some places of the batch."""
+        return replace(self, tensor=self.tensor[torch.from_numpy(places).to(self.tensor.device)], rows=self.rows[places])
+
+    def after(self, earlier: Inputs) -> Inputs:
+        """One batch of earlier inputs and then these, at these ones' step."""
+        return replace(self, tensor=torch.cat([earlier.tensor, self.tensor]), rows=np.concatenate([earlier.rows, self.rows]))
+
+
+class Feed(Protocol):
+    """Where a pack's inputs come from, and how its models take them."""
+
+    def training(self) -> Iterator[Inputs]:
+        """Augmented inputs, epoch after epoch."""
+        ...
+
+    def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
+        """Logits from some places of a batch."""
+        ...
+
+    def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
+        """Logits of these rows without augmentation, under one view."""
+        ...
+
+
+class PixelFeed:
+    """Batches as they come from the stream; for replicas that train their backbones."""
+
+    def __init__(self, batches: Iterable[Batch], prepared: PreparedImages, device: torch.device) -> None:
+        self.batches, self.prepared, self.device = batches, prepared, device
+        self._pixels: Tensor | None = None
+        self._normalised: dict[tuple[float, ...], Tensor] = {}
+
+    def training(self) -> Iterator[Inputs]:
+        """See `Feed`."""
+        for batch in self.batches:
+            yield Inputs(to_pixels(batch.images, self.device), batch.rows, batch.epoch, batch.step)
+
+    def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
+        """See `Feed`; a batch is normalised once for all models that want the same mean and deviation."""
+        if self._pixels is not inputs.tensor:
+            self._pixels, self._normalised = inputs.tensor, {}
+        if model.statistics not in self._normalised:
+            self._normalised[model.statistics] = model.normalise(inputs.tensor)
+        return model.classify(model.backbone(self._normalised[model.statistics][places]))
+
+    def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
+        """See `Feed`."""
+        pixels = to_pixels(self.prepared.read(rows), self.device).float()  # so that no view rounds
+        return model(VIEWS[view](pixels))  # type: ignore[no-any-return]
+
+
+class FeatureFeed:
+    """Features of a frozen backbone from a bank; for replicas that train their heads alone.
+
+    Epoch e trains on pass e mod P of the bank, in the order and batches that a stream of all epochs would have.
+    """
+
+    def __init__(self, bank: FeatureBank, schedule: Schedule, epochs: int, device: torch.device) -> None:
+        self.bank, self.schedule, self.epochs, self.device = bank, schedule, epochs, device
+
+    def training(self) -> Iterator[Inputs]:
+        """See `Feed`."""
+        for epoch in range(self.epochs):
+            features = self.bank.passes[epoch % len(self.bank.passes)]
+            for step in range(self.schedule.steps):
+                rows = self.schedule.rows(epoch, step)
+                yield Inputs(self._tensor(features[rows]), rows, epoch, step)
+
+    def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
+        """See `Feed`."""
+        return model.classify(inputs.tensor[places])
+
+    def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
+        """See `Feed`."""
+        return model.classify(self._tensor(self.bank.views[view][rows]))
+
+    def _tensor(self, features: Features) -> Tensor:
+        return torch.from_numpy(features).to(self.device)

@@ -1,0 +1,75 @@
+"""What a trial reports to Tune, and how often."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ray.util.metrics import Gauge
+
+from raymask.runs.directory import PART_NAMES, ReplicaId
+from raymask.training.learner import EpochReport
+from raymask.training.packs import Pack
+
+SECONDS_BETWEEN_REPORTS = 2.0
+Report = Callable[[dict[str, Any]], None]
+
+
+class Reporter:
+    """Tells Tune and Ray's metrics how a pack is doing.
+
+    A report holds `pack`, `phase` (starting, training, done), `share` of the phase's work done, and after an epoch
+    `images_per_second`, `waiting` and, in `replicas`, the metrics of each replica by name.
+    """
+
+    def __init__(self, run: str, pack: Pack, replicas: Sequence[ReplicaId], steps: int, report: Report) -> None:
+        self.pack, self.replicas, self.steps, self.report = pack, replicas, steps, report
+        self.run, self.last = run, time.monotonic()
+        tags = ("run", "member", "fold")
+        self.gauges = {
+            "epoch": Gauge("raymask_epoch", "Finished epochs of a replica", tag_keys=tags),
+            "loss": Gauge("raymask_loss", "Cross-entropy of a replica on its own fold", tag_keys=tags),
+            "f1": Gauge("raymask_f1", "Macro-F1 of a replica on its own fold", tag_keys=tags),
+            "images_per_second": Gauge("raymask_images_per_second", "Images that a replica's pack learns from", tag_keys=tags),
+            "waiting": Gauge("raymask_waiting_share", "Share of time that a replica's pack waits for data", tag_keys=tags),
+        }
+        self.phase = "starting"
+        self._send("starting", 0.0)
+
+    def step(self, epoch: int, step: int) -> None:
+        """A batch is learned."""
+        began, self.phase = self.phase == "starting", "training"
+        if step < self.steps - 1 and (began or self._due()):
+            self._send("training", (epoch + (step + 1) / self.steps) / self.pack.epochs)
+
+    def epoch(self, report: EpochReport) -> None:
+        """An epoch is finished and scored."""
+        rates = {"images_per_second": report.images_per_second, "waiting": report.waiting}
+        for replica in self.replicas:
+            if metrics := report.metrics.get(str(replica)):
+                values = {"epoch": metrics.epoch, "loss": metrics.loss, "f1": metrics.f1, **rates}
+                tags = {"run": self.run, "member": replica.member, "fold": PART_NAMES.get(replica.fold, str(replica.fold))}
+                for name, value in _without_nan(values).items():
+                    self.gauges[name].set(value, tags)
+        last = report.epoch + 1 == self.pack.epochs
+        if self.pack.frozen is None or last or self._due():
+            by_replica = {name: asdict(metrics) for name, metrics in report.metrics.items()}
+            self._send("training", (report.epoch + 1) / self.pack.epochs, **rates, replicas=by_replica)
+
+    def done(self) -> None:
+        """All results are written."""
+        self._send("done", 1.0)
+
+    def _due(self) -> bool:
+        return time.monotonic() - self.last >= SECONDS_BETWEEN_REPORTS
+
+    def _send(self, phase: str, share: float, **more: Any) -> None:
+        self.last = time.monotonic()
+        self.report({"pack": self.pack.name, "phase": phase, "share": share, "epochs": self.pack.epochs, **more})
+
+
+def _without_nan(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if not math.isnan(value)}

@@ -1,0 +1,309 @@
+"""Model soups (Wortsman et al. 2022): one network of the averaged weights of a member's replicas, which share a start."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+
+from raymask.config.schema import Recipe
+from raymask.core.errors import InputError, shortened
+from raymask.core.tasks import JOINT, LabelSpace
+from raymask.core.types import Labels
+from raymask.data.cache import PreparedImages
+from raymask.data.folds import stratified_group_folds
+from raymask.metrics.scores import Score, score_heads
+from raymask.models.classifier import Classifier, load_classifier, quicken_prediction, to_pixels
+from raymask.models.precision import mixed_precision
+from raymask.training.learner import EVALUATION_BATCH, ByHead
+from raymask.transforms.tta import VIEWS, ViewPlan, merge_views
+
+CALIBRATION_IMAGES = 1024
+
+Mixed = TypeVar("Mixed")
+State = Mapping[str, Tensor]
+Chosen = tuple[int, ...]
+"""Numbers of ingredients."""
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """A finished replica."""
+
+    name: str
+    file: Path
+    """Its weights, as `save_classifier` writes them."""
+    score: float
+    """On its own fold, higher is better: the order in which the greedy soup tries it."""
+    sha256: str | None = None
+    """Of the file."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some rows of prepared images."""
+
+    prepared: PreparedImages
+    rows: Labels
+    """(n,) int64."""
+
+    def batches(self, device: torch.device) -> Iterator[Tensor]:
+        """(B, 3, H, W) uint8 pixels in the rows' order; batches differ by an image at most in size, so that none is of one."""
+        for rows in np.array_split(self.rows, -(-len(self.rows) // EVALUATION_BATCH)) if len(self.rows) else ():
+            yield to_pixels(self.prepared.read(rows), device)
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """Images of people whom no ingredient saw."""
+
+    images: Images
+    truth: Mapping[str, Labels]
+    """(n,) true labels by task, and the joint, of `images.rows`."""
+    groups: npt.NDArray[np.generic]
+    """(n,) people."""
+
+
+@dataclass(frozen=True)
+class Soup:
+    """An averaged model and what it is worth."""
+
+    model: Classifier
+    """In evaluation mode, on the CPU."""
+    ingredients: tuple[str, ...]
+    """Names, in the order in which they were added."""
+    predictions: ByHead
+    """(n, C) float32 probabilities of the reserved images, the views merged; those of the greedy soup are cross-fitted."""
+    scores: dict[str, Score]
+    """Of `predictions`, by target."""
+
+
+def average_weights(states: Sequence[State]) -> dict[str, Tensor]:
+    """The mean of several models' weights, summed in float64; what is not floating is taken from the first.
+
+    Raises:
+        InputError: there are none, or they are not of one architecture.
+    """
+    if not states:
+        raise InputError("there are no models to average.")
+    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in states]
+    differing = sorted({name for other in shapes[1:] for name, _ in shapes[0].items() ^ other.items()})
+    if differing:
+        raise InputError(f"models of different layers cannot be averaged: they differ in {shortened(differing, 3)}.")
+    return {name: _mean([state[name] for state in states]) for name in states[0]}
+
+
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    first = tensors[0].detach()
+    if not first.is_floating_point():
+        return first.clone()
+    total = torch.zeros_like(first, dtype=torch.float64)
+    for tensor in tensors:
+        total += tensor.detach()
+    return (total / len(tensors)).to(first.dtype)
+
+
+def uniform_soup(models: Sequence[Classifier]) -> Classifier:
+    """A new model of the mean of all weights, in evaluation mode; its batch norms want `recalibrate_batch_norms`.
+
+    Raises:
+        InputError: the models are not of one architecture.
+    """
+    weights = average_weights([model.state_dict() for model in models])
+    soup = copy.deepcopy(models[0])
+    soup.load_state_dict(weights, strict=True)
+    return soup.eval()
+
+
+def greedy_soup(
+    order: Sequence[int], mix: Callable[[Chosen], Mixed], score: Callable[[Mixed], float]
+) -> tuple[Mixed, tuple[int, ...]]:
+    """The greedy soup of Wortsman et al. 2022 (recipe 1): an ingredient is kept if the score does not fall with it.
+
+    Args:
+        order: numbers of the ingredients, the best first, with which the soup begins.
+        mix: what some ingredients make together.
+        score: higher is better.
+
+    Returns:
+        The soup, and the numbers of its ingredients in the order in which they were added.
+    """
+    chosen: Chosen = (order[0],)
+    soup = mix(chosen)
+    best = score(soup)
+    for number in order[1:]:
+        tried = mix((*chosen, number))
+        reached = score(tried)
+        if reached >= best:
+            soup, chosen, best = tried, (*chosen, number), reached
+    return soup, chosen
+
+
+def cross_fitted(
+    halves: Labels,
+    order: Sequence[int],
+    predict: Callable[[Chosen], ByHead],
+    score: Callable[[ByHead, Labels], float],
+) -> tuple[ByHead, tuple[Chosen, Chosen]]:
+    """What greedy soups that are chosen on one half of the people say of the other half.
+
+    Args:
+        halves: (n,) 0 or 1, the half of each image.
+        order: as for `greedy_soup`.
+        predict: (n, C) probabilities by head of what some ingredients make together.
+        score: of such predictions on the images at some places, higher is better.
+
+    Returns:
+        (n, C) probabilities by head, and the soups that predicted half 0 and half 1.
+    """
+
+    def chosen_on(half: int) -> Chosen:
+        at = np.flatnonzero(halves == half)
+        return greedy_soup(order, predict, lambda said: score(said, at))[1]
+
+    soups = chosen_on(1), chosen_on(0)
+    first, second = map(predict, soups)
+    return {head: np.where((halves == 0)[:, None], first[head], second[head]) for head in first}, soups
+
+
+def recalibrate_batch_norms(model: Classifier, batches: Iterable[Tensor], frozen: bool = False) -> None:
+    """Sets the running statistics of every batch norm anew, since those of an averaged network are not the averaged ones.
+
+    They become the means of the batches' own (Izmailov et al. 2018), each batch counting alike. The model is in evaluation mode
+    then; nothing happens to one without batch norms.
+
+    Args:
+        model: on the batches' device.
+        batches: (B, 3, H, W) pixels from 0 to 255, two or more to a batch.
+        frozen: leave the backbone as it is, which the heads were trained on.
+
+    Raises:
+        InputError: there are batch norms but no batches.
+    """
+    model.eval()
+    norms = [module for module in (model.heads if frozen else model).modules() if isinstance(module, _BatchNorm)]
+    if not norms:
+        return
+    with torch.no_grad():
+        if frozen:  # of the backbone in evaluation mode, and a list, since each head takes them
+            features = [model.features(pixels).float() for pixels in batches]
+            for head in model.heads.values():
+                update_bn(features, head)
+        else:
+            update_bn(batches, model)
+    if not any(norm.num_batches_tracked for norm in norms):
+        raise InputError("batch norms cannot be set anew without training images.")
+
+
+def predict_images(model: Classifier, recipe: Recipe, images: Images, views: ViewPlan, device: torch.device) -> ByHead:
+    """(n, C) float32 probabilities by head, the views merged; the model, in evaluation mode, stays as it is."""
+    quick = copy.deepcopy(model).cpu()
+    quicken_prediction(quick, recipe)
+    quick.to(device)
+    parts: dict[str, list[npt.NDArray[np.float64]]] = {head: [] for head in quick.classes}
+    with torch.inference_mode(), mixed_precision(recipe, device)[0]():
+        for pixels in images.batches(device):
+            by_view = [quick(VIEWS[view](pixels.float())) for view in views.names]
+            for head, of_head in parts.items():
+                said = torch.stack([logits[head].float().softmax(dim=1) for logits in by_view])
+                of_head.append(merge_views(said.cpu().numpy(), views.weights, views.merge))
+    return {head: np.concatenate(of_head).astype(np.float32) for head, of_head in parts.items()}
+
+
+def halves_of(reserved: Reserved, seed: int) -> Labels:
+    """(n,) 0 or 1: the reserved people in two halves, stratified by the joint label.
+
+    Raises:
+        InputError: there are too few people.
+    """
+    groups, names = pd.factorize(reserved.groups, sort=True)
+    try:
+        if len(names) < 2:
+            raise ValueError(f"there is only {len(names)} group")
+        return stratified_group_folds(np.asarray(reserved.truth[JOINT]), groups, 2, seed)
+    except ValueError as error:
+        raise InputError(
+            f"the reserved images cannot be halved by group to choose a greedy soup: {error}; reserve more."
+        ) from None
+
+
+def soup_of_member(
+    recipe: Recipe,
+    heads: Mapping[str, int],
+    ingredients: Sequence[Ingredient],
+    training: Images,
+    reserved: Reserved,
+    views: ViewPlan,
+    space: LabelSpace,
+    seed: int,
+    device: torch.device,
+) -> tuple[Soup, Soup]:
+    """The uniform and the greedy soup of a member's replicas, their batch norms set anew even where one ingredient is all.
+
+    The greedy soup is chosen on all reserved people, by F1 of the joint label, or of the task where the member has but one. What
+    it is worth is told by soups that are chosen on either half of the people and predict the other.
+
+    Args:
+        recipe: what all replicas were trained by.
+        heads: classes by head.
+        ingredients: the replicas.
+        training: images of which `CALIBRATION_IMAGES` at most, drawn by `seed`, set batch norms anew.
+        reserved: images that choose and score.
+        views: what is predicted under.
+        space: the label space.
+        seed: draws training images and the halves.
+        device: where networks run.
+
+    Raises:
+        InputError: the reserved people are too few, or the ingredients of different architectures.
+    """
+    halves = halves_of(reserved, seed)
+    models = [load_classifier(recipe, heads, ingredient.file, ingredient.sha256) for ingredient in ingredients]
+    calibration = _drawn(training, seed)
+    order = sorted(range(len(models)), key=lambda number: -ingredients[number].score)
+    everywhere = np.arange(len(halves))
+
+    def mix(chosen: Chosen) -> Classifier:
+        soup = uniform_soup([models[number] for number in sorted(chosen)]).to(device)
+        with mixed_precision(recipe, device)[0]():
+            recalibrate_batch_norms(soup, calibration.batches(device), recipe.freeze == "backbone")
+        return soup.cpu()
+
+    @cache
+    def predict_sorted(chosen: Chosen) -> ByHead:
+        return predict_images(mix(chosen), recipe, reserved.images, views, device)
+
+    def predict(chosen: Chosen) -> ByHead:
+        return predict_sorted(tuple(sorted(chosen)))
+
+    def scores(said: ByHead, at: Labels) -> dict[str, Score]:
+        truth = {target: np.asarray(labels)[at] for target, labels in reserved.truth.items()}
+        return score_heads(space, {head: of_head[at] for head, of_head in said.items()}, truth)
+
+    def f1(said: ByHead, at: Labels) -> float:
+        by_target = scores(said, at)
+        return (by_target.get(JOINT) or next(iter(by_target.values())))["f1"]
+
+    def soup_of(chosen: Chosen, said: ByHead) -> Soup:
+        return Soup(mix(chosen), tuple(ingredients[number].name for number in chosen), said, scores(said, everywhere))
+
+    _, chosen = greedy_soup(order, predict, lambda said: f1(said, everywhere))
+    everyone = tuple(order)
+    return soup_of(everyone, predict(everyone)), soup_of(chosen, cross_fitted(halves, order, predict, f1)[0])
+
+
+def _drawn(images: Images, seed: int) -> Images:
+    """At most `CALIBRATION_IMAGES` of these images, in the order of the rows."""
+    count = min(len(images.rows), CALIBRATION_IMAGES)
+    return Images(images.prepared, np.sort(np.random.default_rng(seed).choice(images.rows, count, replace=False)))

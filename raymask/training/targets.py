@@ -1,0 +1,95 @@
+"""What the rows of a batch are to be learned as: class indices, or probabilities of a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace
+from raymask.core.types import Labels, Probabilities
+from raymask.runs.directory import ANY_FOLD
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Labels and folds of every row of the manifest."""
+
+    space: LabelSpace
+    fold: npt.NDArray[np.int64]
+    """(N,)."""
+    truth: Mapping[str, npt.NDArray[np.int64]]
+    """(N,) by task and joint: what scores are made of."""
+    train: Mapping[str, npt.NDArray[np.int64] | npt.NDArray[np.float32]]
+    """By task and joint what the loss is made of: (N,) int64 labels, or (N, C) float32 probabilities of the classes."""
+    trains: npt.NDArray[np.bool_] | None = None
+    """(N,) which rows may be learned from; None for all."""
+
+    def learned(self, fold: int) -> npt.NDArray[np.bool_]:
+        """(N,) which rows a replica of a fold learns from: those of other folds that may be learned from."""
+        others = np.not_equal(self.fold, fold)
+        return others if self.trains is None else np.logical_and(others, self.trains)
+
+    def counts(self, head: str, classes: int, fold: int) -> npt.NDArray[np.float64]:
+        """(C,) images of each class that a replica of a fold learns from; of soft labels their sums."""
+        learned = self.train[head][self.learned(fold)]
+        if learned.ndim == 1:
+            return np.bincount(learned.astype(np.int64), minlength=classes).astype(np.float64)
+        return np.asarray(learned.sum(axis=0, dtype=np.float64))
+
+
+def label_table(manifest: pd.DataFrame, space: LabelSpace) -> LabelTable:
+    """The labels and folds of a manifest as the engine takes them; unlabelled images are not learned from."""
+    targets = [*space.names, JOINT]
+    return LabelTable(
+        space=space,
+        fold=manifest["fold"].to_numpy(np.int64),
+        truth={target: manifest[f"label_{target}"].to_numpy(np.int64) for target in targets},
+        train={target: manifest[f"train_label_{target}"].to_numpy(np.int64) for target in targets},
+        trains=manifest[f"label_{JOINT}"].to_numpy(np.int64) != UNLABELLED,
+    )
+
+
+def teach(labels: LabelTable, image_ids: pd.Series, targets: pd.DataFrame | None, fold: int) -> LabelTable:
+    """The labels that a replica of a fold learns from: a teacher's targets in place of the manifest's where it has any.
+
+    Images without a target keep their label, and are not learned from where they have none. As long as each target names one
+    class for sure, labels stay labels; else all of them become probabilities.
+
+    Args:
+        labels: those of the manifest.
+        image_ids: (N,) ids of the manifest's rows.
+        targets: `image_id`, `fold` (of the replicas that a target is for, or `ANY_FOLD`; one for the fold itself goes first) and
+            `joint:CLASS` for each joint class; None where there is no teacher.
+        fold: the replica's.
+    """
+    if targets is None:
+        return labels
+    of_fold = targets[targets["fold"] == fold]
+    of_any = targets[(targets["fold"] == ANY_FOLD) & ~targets["image_id"].isin(of_fold["image_id"])]
+    applying = pd.concat([of_fold, of_any])
+    place = pd.Index(applying["image_id"]).get_indexer(image_ids.to_numpy())
+    rows, space = np.flatnonzero(place >= 0), labels.space
+    joint = applying[[f"{JOINT}:{name}" for name in space.joint_classes]].to_numpy(np.float64)[place[rows]]
+    heads = {**{name: space.marginal(joint, name) for name in space.names}, JOINT: joint}
+    trains = np.ones(len(image_ids), bool) if labels.trains is None else labels.trains.copy()
+    trains[rows] = True
+    put = _with_labels if (joint.max(axis=1, initial=0) == 1).all() else _with_probabilities
+    train = {head: put(labels.train[head].astype(np.int64), rows, taught) for head, taught in heads.items()}
+    return replace(labels, train=train, trains=trains)
+
+
+def _with_labels(labels: Labels, rows: Labels, taught: Probabilities) -> Labels:
+    put = labels.copy()
+    put[rows] = taught.argmax(axis=1)
+    return put
+
+
+def _with_probabilities(labels: Labels, rows: Labels, taught: Probabilities) -> npt.NDArray[np.float32]:
+    """(N, C); zeros for unlabelled rows."""
+    put = np.equal(labels[:, None], np.arange(taught.shape[1])).astype(np.float32)
+    put[rows] = taught
+    return put

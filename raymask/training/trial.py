@@ -1,0 +1,195 @@
+"""What happens inside a trial: a pack's learners are built or taken up again, trained, and their results written."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import raymask
+from raymask.cluster.resources import Slots
+from raymask.config.schema import Member
+from raymask.core.tasks import LabelSpace, heads_of
+from raymask.data.features import open_bank
+from raymask.data.sampling import Schedule
+from raymask.data.specs import BankSpec
+from raymask.data.stream import open_schedule, prepared_images, stream
+from raymask.io.atomic import replacing, write_json, write_table
+from raymask.io.checked import DamagedFileError, check_archive, digest_of
+from raymask.models.classifier import Classifier, build_classifier, save_classifier
+from raymask.models.precision import prepare_process
+from raymask.models.pretrained import load_backbone
+from raymask.runs.directory import ReplicaId, Run
+from raymask.runs.tables import read_manifest, read_targets
+from raymask.training.inputs import FeatureFeed, Feed, PixelFeed
+from raymask.training.learner import EpochReport, Learner, train_pack
+from raymask.training.packs import Job, Pack
+from raymask.training.reporting import Report, Reporter, _without_nan
+from raymask.training.targets import LabelTable, label_table, teach
+
+META_FORMAT = 1
+
+History = list[dict[str, Any]]
+
+
+def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> None:
+    """Trains one pack, or what is unfinished of it when it is begun again.
+
+    Raises:
+        InputError: a recipe cannot be trained.
+    """
+    device = prepare_process(slots.threads)
+    manifest = read_manifest(job.run, job.space)
+    labels = label_table(manifest, job.space)
+    targets = read_targets(job.run, job.space) if job.run.targets.exists() else None
+    replicas = [replica for replica in pack.replicas if not job.run.finished(replica)]
+    schedule = open_schedule(pack.stream, job.run.manifest)
+    steps = schedule.steps
+    taught = {fold: teach(labels, manifest["image_id"], targets, fold) for fold in {replica.fold for replica in replicas}}
+    begun = [take_up(job, replica, taught[replica.fold], steps, device) for replica in replicas]
+    learners, histories = [learner for learner, _ in begun], [history for _, history in begun]
+    reporter = Reporter(job.run.name, pack, replicas, steps, report)
+    feed = _feed(job, pack, slots, learners, schedule, device)
+
+    def on_epoch(epoch: EpochReport) -> None:
+        for learner, replica, history in zip(learners, replicas, histories, strict=True):
+            if learner.name in epoch.metrics:
+                history.append(_history_row(epoch, learner.name))
+                if pack.frozen is None and learner.epoch < pack.epochs:
+                    _save_checkpoint(job.run, learner, replica, history)
+        reporter.epoch(epoch)
+
+    train_pack(learners, feed, on_epoch, reporter.step)
+    for learner, replica, history in zip(learners, replicas, histories, strict=True):
+        _finish(job, replica, learner, feed, manifest["image_id"], history)
+    reporter.done()
+
+
+def build_learner(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device) -> Learner:
+    """A replica at the start of its training; the folds of a member start from equal weights."""
+    member = job.members[replica.member]
+    torch.manual_seed(_mixed(member.seed, member.task))
+    model = build_classifier(member.recipe, heads_of(member.task, job.space))
+    if file := job.backbones.get(member.name):
+        load_backbone(model, file)
+    seed = _mixed(member.seed, str(replica))
+    return Learner(str(replica), replica.fold, model, member.recipe, labels, steps, seed, device)
+
+
+def _mixed(seed: int, name: str) -> int:
+    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
+
+
+def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], schedule: Schedule, device: torch.device) -> Feed:
+    if pack.frozen:
+        for learner in learners[1:]:
+            learner.model.backbone = learners[0].model.backbone
+        bank = open_bank(job.banks[pack.replicas[0].member], BankSpec(pack.stream, job.views, learners[0].recipe.amp))
+        return FeatureFeed(bank, schedule, pack.epochs, device)
+    cache = job.caches[pack.stream.input]
+    batches = stream(
+        pack.stream,
+        cache,
+        job.run.manifest,
+        first_epoch=min(learner.epoch for learner in learners),
+        memory=job.stream_memory,
+        cpus_per_task=slots.stream_cpus,
+        tasks=None if slots.gpus else slots.threads,  # a CPU thread never learns faster than another augments
+    )
+    return PixelFeed(batches, prepared_images(cache, job.run.manifest), device)
+
+
+def take_up(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device) -> tuple[Learner, History]:
+    """A learner where its checkpoint left it, and the metrics of the epochs that it has behind it.
+
+    Without a checkpoint, or with one that is damaged or of another model, it is at the start of its training.
+    """
+    file, learner = job.run.checkpoint(replica), build_learner(job, replica, labels, steps, device)
+    if not file.exists():
+        return learner, []
+    try:
+        check_archive(file)
+        checkpoint = torch.load(file, map_location=device, weights_only=True)
+        learner.load_state(checkpoint["learner"])
+        return learner, list(checkpoint["history"])
+    except (DamagedFileError, UnpicklingError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        print(f"{replica} begins anew, since '{file}' cannot be used: {error}")  # in the trial's log; see `stages.is_sound`
+        file.unlink()
+        return build_learner(job, replica, labels, steps, device), []
+
+
+def _save_checkpoint(run: Run, learner: Learner, replica: ReplicaId, history: History) -> None:
+    with replacing(run.checkpoint(replica)) as draft:
+        torch.save({"learner": learner.state(), "history": history}, draft)
+
+
+def _history_row(epoch: EpochReport, name: str) -> dict[str, Any]:
+    metrics = asdict(epoch.metrics[name])
+    scores = metrics.pop("scores")
+    by_target = {f"{kind}_{target}": value for target, both in scores.items() for kind, value in both.items()}
+    return {**metrics, **by_target, "images_per_second": epoch.images_per_second, "waiting": epoch.waiting}
+
+
+def _finish(job: Job, replica: ReplicaId, learner: Learner, feed: Feed, image_ids: pd.Series, history: History) -> None:
+    """Writes a replica's OOF predictions, history and weights, and last its meta.json, which marks it as finished.
+
+    A replica that no fold is left out of has no OOF predictions.
+    """
+    run, member = job.run, job.members[replica.member]
+    if len(learner.own_rows):
+        write_table(run.replica_oof(replica), _predict_own_fold(job, learner, feed, image_ids))
+    write_table(run.history(replica), pd.DataFrame(history))
+    scores = _without_nan(history[-1]) if history else {}
+    write_model(run, member, replica.fold, learner.best_model, job.space, epochs=learner.epoch, scores=scores)
+    run.checkpoint(replica).unlink(missing_ok=True)
+
+
+def write_model(run: Run, member: Member, fold: int, model: Classifier, space: LabelSpace, **more: Any) -> None:
+    """Writes a member's model, and last its meta.json, which marks it as finished.
+
+    Args:
+        run: where it is kept.
+        member: what the model is of.
+        fold: that of the replica, or what stands for it.
+        model: its weights.
+        space: the label space.
+        more: what else meta.json holds of it.
+    """
+    replica = ReplicaId(member.name, fold)
+    with replacing(run.weights(replica)) as draft:
+        save_classifier(model, draft)
+    meta = {
+        "format": META_FORMAT,
+        "member": member.name,
+        "fold": fold,
+        "task": member.task,
+        "classes": {head: space.classes(head) for head in model.classes},
+        "recipe": member.recipe.model_dump(mode="json"),
+        "seed": member.seed,
+        "sha256": digest_of(run.weights(replica)),
+        **more,
+        "versions": {name: version(name) for name in ("torch", "timm")} | {"raymask": raymask.__version__},
+    }
+    write_json(run.meta(replica), meta)
+
+
+def _predict_own_fold(job: Job, learner: Learner, feed: Feed, image_ids: pd.Series) -> pd.DataFrame:
+    """One row an image of the replica's own fold and view: image_id, view, and float32 `head:class` probabilities."""
+    ids = image_ids.to_numpy()[learner.own_rows]
+    tables = []
+    for view in job.views:
+        probabilities = learner.predict(learner.own_rows, view, feed)
+        columns = {
+            f"{head}:{name}": of_head[:, label]
+            for head, of_head in probabilities.items()
+            for label, name in enumerate(job.space.classes(head))
+        }
+        tables.append(pd.DataFrame({"image_id": ids, "view": view, **columns}))
+    return pd.concat(tables, ignore_index=True)

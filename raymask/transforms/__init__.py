@@ -1,0 +1,1 @@
+"""What is done to images: augmentation in training, views in prediction."""

@@ -1,0 +1,103 @@
+"""From members to voters: every member's probabilities in one space, that of the joint label or that of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from raymask.core.errors import InputError
+from raymask.core.tasks import JOINT, LabelSpace
+from raymask.core.types import Ballots, ByHead, Probabilities
+
+Voters = Mapping[str, Ballots]
+"""Ballots by the space that they are in: (V, N, J) for `joint`, (V, N, C) for each task."""
+
+
+def joint_ballots(space: LabelSpace, members: Mapping[str, ByHead]) -> dict[str, Probabilities]:
+    """(N, J) ballots by the voter's name: each member that gives the joint label, and each team of specialists.
+
+    The first specialists of all tasks make the first team, the second ones the second, and so on; their ballot is the product of
+    their probabilities. A team that lacks a specialist for a task takes the average of those that there are, or, where there is
+    none, of what the other members say of the task.
+
+    Args:
+        space: the label space.
+        members: each member's (N, C) probabilities by head, rows of all in the same order.
+
+    Raises:
+        InputError: no member predicts one of the tasks.
+    """
+    wholes = {name: whole for name, member in members.items() if (whole := joint_of(space, member)) is not None}
+    specialists = {
+        task: {
+            name: np.asarray(heads[task], np.float64) for name, heads in members.items() if name not in wholes and task in heads
+        }
+        for task in space.names
+    }
+    teams: dict[str, Probabilities] = {}
+    for place in range(max(map(len, specialists.values()))):
+        names, parts = [], {}
+        for task, of_task in specialists.items():
+            if place < len(of_task):
+                names.append(list(of_task)[place])
+                parts[task] = of_task[names[-1]]
+            else:
+                parts[task] = _said_of(space, task, of_task, wholes)
+        teams[" + ".join(dict.fromkeys(names))] = space.product(parts)
+    return {**teams, **wholes}
+
+
+def _said_of(
+    space: LabelSpace, task: str, specialists: Mapping[str, Probabilities], wholes: Mapping[str, Probabilities]
+) -> Probabilities:
+    said = list(specialists.values()) or [space.marginal(whole, task) for whole in wholes.values()]
+    if not said:
+        raise InputError(f"no member predicts the task '{task}', so there is no joint label to vote on; add a member for it.")
+    return np.asarray(np.mean(said, axis=0))
+
+
+def task_ballots(space: LabelSpace, members: Mapping[str, ByHead], task: str) -> dict[str, Probabilities]:
+    """(N, C) ballots for one task by the voter's name: each member that says anything of it, joint members by their marginal."""
+    ballots = {}
+    for name, heads in members.items():
+        if task in heads:
+            ballots[name] = np.asarray(heads[task], dtype=np.float64)
+        elif JOINT in heads:
+            ballots[name] = space.marginal(heads[JOINT], task)
+    if not ballots:
+        raise InputError(f"no member predicts the task '{task}', so there is no joint label to vote on; add a member for it.")
+    return ballots
+
+
+def voters_of(space: LabelSpace, members: Mapping[str, ByHead]) -> Voters:
+    """The ballots in every space.
+
+    Raises:
+        InputError: no member predicts one of the tasks.
+    """
+    by_task = {task: np.stack(list(task_ballots(space, members, task).values())) for task in space.names}
+    return {JOINT: np.stack(list(joint_ballots(space, members).values())), **by_task}
+
+
+def voter_names(space: LabelSpace, members: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Names of the voters in every space, in the order of `voters_of`.
+
+    Args:
+        space: the label space.
+        members: each member's heads.
+    """
+    one = {
+        name: {head: np.full((1, len(space.classes(head))), 1 / len(space.classes(head))) for head in heads}
+        for name, heads in members.items()
+    }
+    return {JOINT: list(joint_ballots(space, one)), **{task: list(task_ballots(space, one, task)) for task in space.names}}
+
+
+def joint_of(space: LabelSpace, member: ByHead) -> Probabilities | None:
+    """(N, J) joint probabilities of a member whose heads give them, else None."""
+    if JOINT in member:
+        return np.asarray(member[JOINT], dtype=np.float64)
+    if set(member) == set(space.names):
+        return space.product(member)
+    return None

@@ -1,0 +1,134 @@
+"""Ways to predict with the models of a run, scored beside each other on the same resamples of people: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raymask.core.tasks import JOINT, LabelSpace
+from raymask.core.types import ByHead, Labels
+from raymask.metrics.bootstrap import Metric, compare, interval
+from raymask.metrics.scores import Score, score_heads, score_joint
+from raymask.voting.vote import Vote
+
+TITLES = {
+    "ensemble": "ensemble of all folds",
+    "fold": "one fold's replicas",
+    "soup": "soups",
+    "greedy-soup": "greedy soups",
+    "all": "refits",
+}
+
+Members = Mapping[str, ByHead]
+"""Each member's (N, C) probabilities by head."""
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """A way to predict with models of a run."""
+
+    name: str
+    models: int
+    elected: tuple[Labels, ...]
+    """(N,) joint labels; with several of them, scores are their mean."""
+
+
+def ways_of(vote: Vote, rounds: Sequence[Members], said: Mapping[str, Members]) -> list[Way]:
+    """The ways to predict, the whole ensemble first.
+
+    Args:
+        vote: the vote.
+        rounds: members' predictions by fold.
+        said: those of the models that stand for all folds, by part; a way is of all members or none.
+    """
+    count = len(rounds[0])
+    ways = [
+        Way("ensemble", count * len(rounds), (vote.over_rounds(rounds).argmax(axis=1),)),
+        Way("fold", count, tuple(vote(members).argmax(axis=1) for members in rounds)),
+    ]
+    whole = [part for part in TITLES if part in said and said[part].keys() == rounds[0].keys()]
+    return ways + [Way(part, count, (vote(said[part]).argmax(axis=1),)) for part in whole]
+
+
+def rows_of(
+    ways: Sequence[Way],
+    metric: Metric,
+    space: LabelSpace,
+    truth: Mapping[str, Labels],
+    groups: Labels,
+    seed: int,
+    milliseconds: tuple[float, float],
+) -> list[dict[str, Any]]:
+    """The rows of `singles.json`.
+
+    Args:
+        ways: the whole ensemble first.
+        metric: what is to be great.
+        space: the label space.
+        truth: (N,) true labels by task, and the joint.
+        groups: (N,) numbers of groups from 0 on.
+        seed: decides the resamples.
+        milliseconds: an image, of the whole ensemble and of each other way.
+    """
+    scores, resampled = compare(metric, space, truth[JOINT], [each for way in ways for each in way.elected], groups, seed)
+    ends = np.cumsum([len(way.elected) for way in ways])[:-1]
+    found = [float(of_way.mean()) for of_way in np.split(scores, ends)]
+    drawn = [of_way.mean(axis=0) for of_way in np.split(resampled, ends)]
+    return [
+        {
+            "name": way.name,
+            "title": TITLES[way.name],
+            "models": way.models,
+            "scores": mean_scores([score_joint(space, elected, truth) for elected in way.elected]),
+            "score": interval(found[place], drawn[place]),
+            "gain": interval(found[place] - found[0], drawn[place] - drawn[0]) if place else None,
+            "ms_an_image": milliseconds[min(place, 1)],
+        }
+        for place, way in enumerate(ways)
+    ]
+
+
+def scores_of_members(
+    space: LabelSpace, rounds: Sequence[Members], said: Mapping[str, Members], truth: Mapping[str, Labels]
+) -> dict[str, dict[str, dict[str, Score]]]:
+    """Scores by member, way and target of members alone; `fold` is the mean over the folds."""
+    return {
+        name: {
+            "fold": mean_scores([score_heads(space, members[name], truth) for members in rounds]),
+            **{part: score_heads(space, said[part][name], truth) for part in TITLES if part in said and name in said[part]},
+        }
+        for name in rounds[0]
+    }
+
+
+def mean_scores(scores: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
+    """The means of scores by target."""
+    return {
+        target: {
+            "f1": float(np.mean([one[target]["f1"] for one in scores])),
+            "accuracy": float(np.mean([one[target]["accuracy"] for one in scores])),
+        }
+        for target in scores[0]
+    }
+
+
+def shown(metric: str, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells of the rows of `singles.json`."""
+    targets = list(rows[0]["scores"])
+    targets = targets if len(targets) > 2 else targets[:1]  # of one task, which the joint label then is
+    columns = ["", "models", metric, "95% from", "to", "to the ensemble", "95% from", "to"]
+    cells = [
+        [
+            row["title"],
+            str(row["models"]),
+            *(f"{row['score'][key]:.4f}" for key in ("score", "low", "high")),
+            *(f"{row['gain'][key]:+.4f}" if row["gain"] else "" for key in ("score", "low", "high")),
+            *(f"{row['scores'][target]['f1']:.4f}" for target in targets),
+            f"{row['ms_an_image']:.2f}",
+        ]
+        for row in rows
+    ]
+    return [*columns, *(f"{target} F1" for target in targets), "ms/image"], cells

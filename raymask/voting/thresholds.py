@@ -1,0 +1,113 @@
+"""Adjustments: factors of the classes that a rule's result is multiplied by, so that rare classes get their due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from raymask.core.errors import InputError, one_of
+from raymask.core.types import Labels, Probabilities, Weights
+from raymask.voting.rules import FLOOR, Evidence, normalised, score_of
+
+
+def fit_prior(evidence: Evidence, combined: Probabilities) -> Weights:
+    """(C,) factors (1 / frequency)^s of the classes, with the strength s from 0 to 1.5 that scores best, the least of equals.
+
+    This is post-hoc logit adjustment (Menon et al. 2021), its strength being fitted.
+    """
+    frequency = np.bincount(evidence.labels, minlength=combined.shape[1]) / len(evidence.labels)
+    inverse = 1 / np.maximum(frequency, 1 / len(evidence.labels))
+    strengths = np.linspace(0, 1.5, 31)
+    scores = [score_of(evidence, adjusted(combined, inverse**strength)) for strength in strengths]
+    return np.asarray(inverse ** strengths[int(np.argmax(scores))])
+
+
+def fit_thresholds(evidence: Evidence, combined: Probabilities) -> Weights:
+    """(C,) factors of the classes, found class by class: dividing each class's probability by its threshold before argmax.
+
+    For one class, an image is elected to it from the factor on at which it overtakes the best other class; so all factors that
+    make a difference are scored in one sweep, and the middle of the best gap is taken.
+    """
+    logs = np.log(np.maximum(combined, FLOOR))
+    shift = np.zeros(combined.shape[1])
+    best = score_of(evidence, logs)
+    for _ in range(2):
+        before = best
+        for label in range(len(shift)):
+            found, moved = _sweep(evidence, logs + shift, label)
+            if found > best + 1e-12:
+                best = found
+                shift[label] += moved
+        if best <= before + 1e-12:
+            break
+    return np.asarray(np.exp(shift - shift.mean()))
+
+
+def _sweep(evidence: Evidence, logs: npt.NDArray[np.float64], label: int) -> tuple[float, float]:
+    """The best score that a shift of one class's log-probabilities can reach, and that shift."""
+    classes = logs.shape[1]
+    others = logs.copy()
+    others[:, label] = -np.inf
+    rival = others.argmax(axis=1)
+    needed = np.take_along_axis(others, rival[:, None], axis=1)[:, 0] - logs[:, label]
+    order = np.argsort(needed, kind="stable")
+    scores = _scores_along(evidence, rival, order, label, classes)
+    edges = needed[order]
+    scores[1:-1][np.diff(edges) <= 1e-9] = -1  # equal needs are met together
+    best = int(np.argmax(scores))
+    low = edges[best - 1] if best else edges[0] - 2
+    high = edges[best] if best < len(edges) else edges[-1] + 2
+    return float(scores[best]), float((low + high) / 2)
+
+
+def _scores_along(evidence: Evidence, rival: Labels, order: Labels, label: int, classes: int) -> npt.NDArray[np.float64]:
+    """(N + 1,) scores when images, elected to their rivals at first, go over to one class, one after the other in an order."""
+    labels = evidence.labels
+    truth, rivals = labels[order], rival[order]
+    hits = np.bincount(labels[rival == labels], minlength=classes)
+    there = np.bincount(labels, minlength=classes) + np.bincount(rival, minlength=classes)
+    hit_here = np.concatenate([[0], np.cumsum(truth == label)])
+    if evidence.aim == "accuracy":
+        lost = np.concatenate([[0], np.cumsum(truth == rivals)])
+        return np.asarray((hits.sum() + hit_here - lost) / len(order))
+    there_here = (labels == label).sum() + np.arange(len(order) + 1)
+    total = np.divide(2.0 * hit_here, there_here, out=np.zeros(len(order) + 1), where=there_here > 0)
+    present = (there_here > 0).astype(np.float64)
+    for other in range(classes):
+        if other == label or not there[other]:
+            continue
+        leaves = rivals == other
+        lost = np.concatenate([[0], np.cumsum(truth[leaves] == other)])
+        left = there[other] - np.arange(len(lost))
+        f1 = np.divide(2.0 * (hits[other] - lost), left, out=np.zeros(len(left)), where=left > 0)
+        gone = np.concatenate([[0], np.cumsum(leaves)])
+        total += f1[gone]
+        if not left[-1]:
+            present -= left[gone] == 0
+        present += 1
+    return np.asarray(total / np.maximum(present, 1))
+
+
+Adjust = Callable[[Evidence, Probabilities], Weights]
+
+ADJUSTMENTS: dict[str, Adjust | None] = {"none": None, "prior": fit_prior, "thresholds": fit_thresholds}
+"""What may be done to a rule's result, by name, from the simplest on: factors of the classes, fitted on the evidence."""
+
+
+def fit_adjustment(name: str, evidence: Evidence, combined: Probabilities) -> Weights | None:
+    """(C,) factors of the classes, or None.
+
+    Raises:
+        InputError: there is no such adjustment.
+    """
+    if name not in ADJUSTMENTS:
+        raise InputError(f"vote.adjust is '{name}'; it may be {one_of(['auto', *ADJUSTMENTS], name)}.")
+    fit = ADJUSTMENTS[name]
+    return fit(evidence, combined) if fit else None
+
+
+def adjusted(combined: Probabilities, factors: npt.ArrayLike | None) -> Probabilities:
+    """(N, C) probabilities, of `FLOOR` at least as where the factors are fitted, times the classes' factors, normalised again."""
+    return combined if factors is None else normalised(np.maximum(combined, FLOOR) * np.asarray(factors))

@@ -1,0 +1,1 @@
+"""One module a command: what it reads, does and writes, from top to bottom."""

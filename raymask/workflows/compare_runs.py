@@ -1,0 +1,163 @@
+"""What a run that learned from another is better or worse by, on the same images and the same resamples of their groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raymask.cluster.resources import gpus_worth, plan_actors
+from raymask.cluster.session import RaySession
+from raymask.core.console import Display
+from raymask.core.tasks import JOINT, LabelSpace
+from raymask.core.types import Labels
+from raymask.inference import replicas
+from raymask.inference.replicas import Electorate
+from raymask.io.atomic import write_json
+from raymask.io.checked import DamagedFileError, read_json
+from raymask.metrics.bootstrap import Interval, Metric, compare, group_numbers, interval, parse_metric
+from raymask.runs.directory import ANY_FOLD, WHOLE, ReplicaId, Run, read_ensemble
+from raymask.runs.identity import check_unchanged
+from raymask.runs.predictions import replica_by_head
+from raymask.runs.schemas import Gain
+from raymask.runs.tables import read_elected, read_targets
+from raymask.voting.reading import read_vote
+from raymask.voting.vote import Vote
+
+
+def gained(
+    space: LabelSpace, metric: Metric, truth: Labels, before: Labels, after: Labels, groups: Labels, seed: int
+) -> dict[str, Any]:
+    """Scores of two predictions of the same images, and their difference on the same resamples of groups.
+
+    Args:
+        space: the label space.
+        metric: the score.
+        truth: (N,) joint labels.
+        before: (N,) joint labels that the teacher elects.
+        after: (N,) those of the run that learned from it.
+        groups: (N,) numbers of groups from 0 on.
+        seed: of the resamples.
+
+    Returns:
+        `metric`, `before`, `after`, `gain` (score, se, low and high), `images` and `groups`.
+    """
+    scores, resampled = compare(metric, space, truth, [before, after], groups, seed)
+    return {
+        "metric": str(metric),
+        "before": float(scores[0]),
+        "after": float(scores[1]),
+        "gain": interval(float(scores[1] - scores[0]), resampled[1] - resampled[0]),
+        "images": len(truth),
+        "groups": int(groups.max()) + 1,
+    }
+
+
+def taught_by_class(targets: pd.DataFrame, space: LabelSpace) -> dict[str, dict[str, int]]:
+    """Unlabelled images by the part that learns from them (`fold-K`, or `all`) and the class that they are taught as."""
+    taught = targets[targets["fold"] != ANY_FOLD]
+    elected = taught[[f"{JOINT}:{name}" for name in space.joint_classes]].to_numpy().argmax(axis=1)
+    counts: dict[str, dict[str, int]] = {}
+    for fold in sorted(taught["fold"].unique(), key=lambda fold: (fold < 0, fold)):
+        of_class = np.bincount(elected[taught["fold"] == fold], minlength=space.joint_size)
+        counts[ReplicaId("", int(fold)).part] = dict(zip(space.joint_classes, of_class.tolist(), strict=True))
+    return counts
+
+
+def compare_runs(before: Run, after: Run, seed: int, rule: str, session: RaySession, display: Display) -> dict[str, Any]:
+    """Compares a run to its teacher, and keeps that in its `gain.json`; what is compared already is read there.
+
+    Both are judged by their ensembles' cross-fitted out-of-fold predictions. Where people are held out from everything, the
+    ensembles' scores on them stand beside, and that of the run's model of all people if its only member has one.
+
+    Args:
+        before: the teacher's run.
+        after: the run that learned from it.
+        seed: of the resamples.
+        rule: that the caller gives, see `raymask.voting.reading.read_vote`.
+        session: Ray, for the model of all people.
+        display: what is said of it.
+    """
+    known, taught = (read_ensemble(run, "vote", "fingerprint", "metric") for run in (before, after))
+    [one] = replicas.electorates([after])
+    member = next(iter(one.names.values()))
+    whole = ReplicaId(member, WHOLE) if len(one.names) == 1 and after.finished(ReplicaId(member, WHOLE)) else None
+    made_of = {
+        "before": known["fingerprint"],
+        "after": taught["fingerprint"],
+        "whole": replicas.model_digests(one, [whole]) if whole else None,
+    }
+    if (compared := _known(after)) and compared["made_of"] == made_of:
+        return compared
+    metric, images = parse_metric(taught["metric"], one.space), replicas.validated_images(one)
+    elected = [read_elected(run.oof_ensemble, one.space).set_index("image_id")[JOINT] for run in (before, after)]
+    images = images[images["image_id"].isin(elected[0].index)]
+    labels = [of_run.loc[images["image_id"]].to_numpy(np.int64) for of_run in elected]
+    truth, groups = images[f"label_{JOINT}"].to_numpy(np.int64), group_numbers(images["group"])
+    told: dict[str, Any] = gained(one.space, metric, truth, labels[0], labels[1], groups, seed)
+    told["kept"] = told["gain"]["score"] > told["gain"]["se"]
+    told["pseudo_labelled"] = taught_by_class(read_targets(after, one.space), one.space)
+    if "reserve" in taught:
+        vote = read_vote(after.ensemble, taught["vote"], one.space, rule)
+        held_out = known.get("reserve", {}) if known["metric"] == taught["metric"] else {}
+        told["reserve"] = {
+            "images": taught["reserve"]["images"],
+            "groups": taught["reserve"]["groups"],
+            "before": _interval_of(held_out),
+            "after": _interval_of(taught["reserve"]),
+            "whole": score_whole(one, whole, vote, metric, seed, session, display) if whole else None,
+        }
+    told["made_of"] = made_of
+    write_json(after.gain, told)
+    return told
+
+
+def _known(run: Run) -> dict[str, Any] | None:
+    """The comparison that was written; None where there is none that can be read, and it is made again."""
+    try:
+        return dict(read_json(run.gain, Gain))
+    except DamagedFileError:
+        return None
+
+
+def _interval_of(told: Mapping[str, Any]) -> Interval | None:
+    if "score" not in told:
+        return None
+    return {"score": told["score"], "se": told["se"], "low": told["low"], "high": told["high"]}
+
+
+def score_whole(
+    one: Electorate, whole: ReplicaId, vote: Vote, metric: Metric, seed: int, session: RaySession, display: Display
+) -> Interval:
+    """Scores an only member's model of all people on those held out from everything, by its folds' views and calibration."""
+    from raymask.inference.actors import predict
+
+    held_out = replicas.reserved_images(one.run)
+    pool = plan_actors(session.nodes(gpus_worth(len(held_out))))
+    with display.counting("predict", "reserve images") as count:
+        predicted = predict(one.run, held_out[["image_id", "path"]], [whole], vote.views, pool, count)
+    check_unchanged(held_out, one.config, "reserve images")
+    joint = vote({name: replica_by_head(predicted, whole) for name in one.names})
+    truth, groups = held_out[f"label_{JOINT}"].to_numpy(np.int64), group_numbers(held_out["group"])
+    scores, resampled = compare(metric, one.space, truth, [joint.argmax(axis=1)], groups, seed)
+    return interval(float(scores[0]), resampled[0])
+
+
+def show(told: Mapping[str, Any], before: Run, after: Run, display: Display) -> None:
+    """The comparison as a small table."""
+    gain, reserve = told["gain"], told.get("reserve")
+    rows = [
+        [before.name, f"{told['before']:.4f}"],
+        [after.name, f"{told['after']:.4f}"],
+        ["difference", f"{gain['score']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"],
+    ]
+    names = {"before": before.name, "after": after.name, "whole": f"{after.name}, its model of all people"}
+    if reserve:
+        rows += [
+            [f"{name}, held-out groups", "{score:.4f} ({low:.4f} to {high:.4f})".format(**reserve[key])]
+            for key, name in names.items()
+            if reserve[key]
+        ]
+    display.table(f"{told['metric']} out of fold, {told['groups']} groups", ["", "score (95% interval)"], rows)

@@ -1,0 +1,137 @@
+"""One model from a member's folds (model soups), and how it compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from raymask.cluster.resources import plan_slots
+from raymask.cluster.session import RaySession
+from raymask.config.schema import Member
+from raymask.core.console import Display
+from raymask.core.errors import InputError
+from raymask.core.paths import absolute, check_writable
+from raymask.core.tasks import JOINT
+from raymask.data.folds import replica_folds
+from raymask.data.specs import input_spec
+from raymask.inference.replicas import Electorate, electorates
+from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, read_ensemble, timed
+from raymask.runs.models import soups_are_made
+from raymask.transforms.tta import ViewPlan
+from raymask.voting.vote import Vote
+from raymask.workflows.context import ray_errors
+from raymask.workflows.setup import Opened, check_trained, config_where_it_lies, named_members
+from raymask.workflows.stages import prepare_images
+from raymask.workflows.vote import elect, score_reserve
+
+
+def soup(folder: Path, members: Sequence[str] = (), display: Display | None = None, rule: str | None = None) -> list[ReplicaId]:
+    """Averages the folds' models of a finished run to one a member; they lie in `members/MEMBER/soup` and `greedy-soup`.
+
+    Args:
+        folder: directory of the run, from which people are held out (`folds.reserve`).
+        members: names of members; none for all of them.
+        display: what is said of it.
+        rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
+
+    Raises:
+        InputError: the directory holds no run whose folds are trained, no one is held out, or the run has no such member.
+        RunError: a part failed for good; started again, it goes on with what is unfinished.
+    """
+    display = display or Display()
+    root = absolute(folder)
+    config = config_where_it_lies(root, rule)
+    check_writable(root, "run, such as a copy of it")
+    with ray_errors(root), ExitStack() as stack:
+        session = RaySession(stack, config.compute, display)
+        from raymask.workflows import compare_models
+        from raymask.workflows.setup import open_run
+
+        opened = open_run(config, display)
+        chosen = souped_members(opened, members)
+        one, vote = voted(opened, session, display)
+        soups = make_soups(opened, chosen, vote.views, session, display)
+        compare_models.compare_singles(one, vote, session, display)
+    models = [[str(replica), str(opened.run.weights(replica))] for replica in soups]
+    display.table("Soups", ["", ""], models)
+    return soups
+
+
+def souped_members(opened: Opened, names: Sequence[str]) -> list[Member]:
+    """The members of these names, all of them without any, of a run that soups can be made of.
+
+    Raises:
+        InputError: the run has no such member, its folds are not trained yet, or no one is held out from it.
+    """
+    members = named_members(opened, names)
+    check_trained(opened.run, opened.members)
+    if not opened.run.reserve.exists():
+        raise InputError(
+            f"'{opened.run.root}' holds no one out from everything, but soups need people that no ingredient saw; set "
+            "folds.reserve=0.2 in a new run."
+        )
+    return members
+
+
+def voted(opened: Opened, session: RaySession, display: Display) -> tuple[Electorate, Vote]:
+    """The vote of a trained run, which is decided and scored on the people held out unless it is already.
+
+    Raises:
+        InputError: a member lacks predictions, or the config names what there is not.
+    """
+    voting, config = electorates([opened.run]), opened.config
+    vote, _ = elect(voting, config.vote, opened.run, config.seed, display)
+    if "reserve" not in read_ensemble(opened.run):
+        score_reserve(voting, vote, opened.run, config.seed, session, display)
+    return voting[0], vote
+
+
+def make_soups(
+    opened: Opened, members: Sequence[Member], views: ViewPlan, session: RaySession, display: Display
+) -> list[ReplicaId]:
+    """Makes the uniform and the greedy soup of members' folds; those that were made under the same views are left as they are.
+
+    Args:
+        opened: the run, as `souped_members` passed it.
+        members: whose soups are made.
+        views: what soups are chosen and scored under.
+        session: Ray, which is only started when there is something to make.
+        display: what is said of it.
+
+    Returns:
+        Two soups a member.
+
+    Raises:
+        InputError: the reserved people are too few to choose by.
+    """
+    run = opened.run
+    unmade = [member for member in members if not soups_are_made(run, member.name, views)]
+    if len(unmade) < len(members):
+        display.line("soup", f"the soups of {len(members) - len(unmade)} of {len(members)} members are made already")
+    soups = [ReplicaId(member.name, fold) for member in members for fold in (SOUP, GREEDY_SOUP)]
+    if not unmade:
+        return soups
+    caches, manifest = prepare_images(opened, session, display)
+    from raymask.cluster.connection import check_shared
+    from raymask.training.soup_tasks import Made, SoupJob, make
+
+    folds = tuple(replica_folds(manifest["fold"]))
+    slots = plan_slots(session.nodes(len(unmade)), opened.config.compute, len(unmade))
+    check_shared(run.root)
+    jobs = [
+        SoupJob(run, opened.space, member, folds, caches[input_spec(member.recipe)], views, opened.config.seed)
+        for member in unmade
+    ]
+
+    def say(made: Made) -> None:
+        f1 = {fold: (scores.get(JOINT) or next(iter(scores.values())))["f1"] for fold, scores in made.scores.items()}
+        display.line(
+            "soup",
+            f"{made.member}: F1 of {f1[SOUP]:.4f} on people held out from everything; {f1[GREEDY_SOUP]:.4f} is to be expected of "
+            f"the greedy soup of {len(made.ingredients)} of {len(folds)}",
+        )
+
+    with timed(run, "soup"):
+        make(jobs, slots, say)
+    return soups

@@ -1,0 +1,67 @@
+"""Ray in the background of a run."""
+
+from __future__ import annotations
+
+import io
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import pytest
+import ray
+from rich.console import Console
+
+from raymask.cluster.session import RaySession
+from raymask.config.schema import ComputeConfig
+from raymask.core.console import Display
+from raymask.core.errors import InputError
+
+
+def quiet() -> Display:
+    return Display(Console(file=io.StringIO()))
+
+
+def test_a_session_joins_the_ray_that_is_there_and_leaves_it_running(ray_session: None) -> None:
+    said = io.StringIO()
+    with ExitStack() as stack:
+        session = RaySession(stack, ComputeConfig(), Display(Console(file=said)))
+        session.begin()
+        session.begin()
+        assert session.cluster is session.cluster
+        assert not session.cluster.started_here
+    assert said.getvalue().count("joined") == 1
+    assert ray.is_initialized()
+
+
+def test_a_session_that_nobody_needs_connects_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raymask.cluster.connection.connect", lambda compute: pytest.fail("it connected"))
+    with ExitStack() as stack:
+        RaySession(stack, ComputeConfig(), quiet())
+
+
+def test_why_ray_cannot_be_had_is_said_to_whom_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{unused.getsockname()[1]}")
+        with ExitStack() as stack:
+            session = RaySession(stack, ComputeConfig(), quiet())
+            session.begin()
+            with pytest.raises(InputError, match="no Ray answers there"):
+                session.cluster  # noqa: B018
+
+
+def test_what_fails_meanwhile_ends_a_ray_that_is_still_starting() -> None:
+    code = (
+        "from contextlib import ExitStack\n"
+        "from raymask.config.schema import ComputeConfig\n"
+        "from raymask.core.console import Display\n"
+        "from raymask.cluster.session import RaySession\n"
+        "with ExitStack() as stack:\n"
+        "    RaySession(stack, ComputeConfig(cpus=1, gpus=0), Display()).begin()\n"
+        "    raise SystemExit(7)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 7, done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,756 @@
+"""Tests of training a pack: what a replica becomes, what it must not depend on, and what it reports."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+from raymask.config.schema import Recipe
+from raymask.core.errors import InputError
+from raymask.core.tasks import JOINT, LabelSpace, Task, heads_of
+from raymask.data.cache import PreparedImages
+from raymask.data.features import FeatureBank
+from raymask.data.folds import TRAIN_ONLY
+from raymask.data.sampling import Batch, Schedule, make_batch
+from raymask.data.specs import InputSpec, StreamSpec
+from raymask.models.classifier import build_classifier, to_pixels
+from raymask.models.precision import mixed_precision
+from raymask.training.inputs import FeatureFeed, Feed, Inputs, PixelFeed
+from raymask.training.learner import EpochMetrics, EpochReport, Learner, cross_entropy, train_pack
+from raymask.training.targets import LabelTable
+from raymask.transforms.augment import Augmenter
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+SPACE = LabelSpace((Task("colour", "colour", ("red", "green", "blue")), Task("half", "half", ("top", "bottom"))))
+SIDE, IMAGES, FOLDS, BATCH = 32, 40, 3, 12
+SPEC = StreamSpec(InputSpec(SIDE, SIDE, 1.0), "[]", BATCH, 3, seed=5)
+STEPS = SPEC.steps(IMAGES)
+PLAIN = Augmenter([])
+SPACE_SIZES = {"colour": 3, "half": 2, JOINT: 6}
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class World:
+    prepared: PreparedImages
+    labels: LabelTable
+
+
+def make_world(images: int = IMAGES, noise: int = 40) -> World:
+    """Images whose brightest channel is their colour, and whose bright half is their half."""
+    rng = np.random.default_rng(0)
+    colour, half = rng.integers(0, 3, images), rng.integers(0, 2, images)
+    pixels = rng.integers(0, noise, (images, SIDE, SIDE, 3))
+    for row in range(images):
+        start = half[row] * SIDE // 2
+        pixels[row, start : start + SIDE // 2, :, colour[row]] += 200
+    truth = {"colour": colour.astype(np.int64), "half": half.astype(np.int64)}
+    truth[JOINT] = SPACE.join(truth)
+    fold = np.arange(images, dtype=np.int64) % FOLDS
+    prepared = PreparedImages((pixels.astype(np.uint8),), np.zeros(images, np.int64), np.arange(images))
+    return World(prepared, LabelTable(SPACE, fold, truth, truth))
+
+
+WORLD = make_world()
+
+
+def recipe_of(**values: Any) -> Recipe:
+    given = {"backbone": "test_resnet", "pretrained": False, "image_size": SIDE, "epochs": 3, "batch_size": BATCH, "lr": 3e-3}
+    given["amp"] = "off"
+    return Recipe.model_validate({**given, **values})
+
+
+def learner_of(
+    recipe: Recipe, fold: int = 0, task: str = "multi", seed: int = 0, world: World = WORLD, steps: int = STEPS, name: str = ""
+) -> Learner:
+    torch.manual_seed(seed)
+    model = build_classifier(recipe, heads_of(task, SPACE))
+    return Learner(name or f"{task}-{seed}/fold-{fold}", fold, model, recipe, world.labels, steps, seed, CPU)
+
+
+def batches_of(
+    spec: StreamSpec = SPEC, world: World = WORLD, augmenter: Augmenter = PLAIN, first: int = 0, passes: int | None = None
+) -> Iterator[Batch]:
+    """The stream, with the order of its epoch and the pixels of pass `epoch % passes`."""
+    schedule = Schedule(spec, world.labels.fold)
+    for epoch in range(first, spec.epochs):
+        for step in range(schedule.steps):
+            batch = make_batch(world.prepared, PLAIN, schedule, epoch, step)
+            pixels = augmenter(batch.images, spec.seed, epoch % (passes or spec.epochs), batch.rows)
+            yield replace(batch, images=pixels)
+
+
+def pixel_feed(world: World = WORLD, **kwargs: Any) -> PixelFeed:
+    return PixelFeed(batches_of(world=world, **kwargs), world.prepared, CPU)
+
+
+def trained(learners: Sequence[Learner], feed: Feed) -> list[EpochReport]:
+    reports: list[EpochReport] = []
+    train_pack(learners, feed, reports.append)
+    return reports
+
+
+def weights(learner: Learner) -> State:
+    both = {"model": learner.model, "best": learner.best_model}
+    return {f"{which}.{name}": value.clone() for which, model in both.items() for name, value in model.state_dict().items()}
+
+
+def differing(one: State, other: State) -> list[str]:
+    assert one.keys() == other.keys()
+    return [name for name, value in one.items() if not torch.equal(value, other[name])]
+
+
+def kept_apart(state: dict[str, Any]) -> dict[str, Any]:
+    """A state as a checkpoint file gives it back."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return dict(torch.load(file, weights_only=True))
+
+
+RECIPES = {
+    "batch norm, dropout, ema": recipe_of(head={"hidden": 8, "dropout": 0.5}, ema=0.9),
+    "vit, dropout, accumulation, clipping": recipe_of(
+        backbone="test_vit", head={"dropout": 0.3}, accumulate=2, clip_grad=0.5, warmup=0.3
+    ),
+    "class weights, smoothing, norm": recipe_of(
+        backbone="test_byobnet", class_weight_power=1.0, label_smoothing=0.1, head={"norm": True, "dropout": 0.2}
+    ),
+}
+
+
+class TestIndependence:
+    @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+    def test_replica_trained_alone_equals_bit_by_bit_the_one_trained_in_a_pack(self, recipe: Recipe) -> None:
+        alone = learner_of(recipe, fold=1, seed=3)
+        trained([alone], pixel_feed())
+        in_pack = learner_of(recipe, fold=1, seed=3)
+        mates = [
+            learner_of(recipe_of(head={"dropout": 0.4}), fold=0, task="colour", seed=8),
+            learner_of(recipe_of(backbone="test_vit", head={"dropout": 0.1}), fold=2, task=JOINT, seed=9),
+        ]
+        trained([mates[0], in_pack, mates[1]], pixel_feed())
+        assert differing(weights(alone), weights(in_pack)) == []
+
+    def test_training_changes_weights_and_the_seed_decides_dropout(self) -> None:
+        recipe = recipe_of(head={"dropout": 0.5}, epochs=1)
+        spec = replace(SPEC, epochs=1)
+        one, same, other = (learner_of(recipe, seed=3) for _ in range(3))
+        before = weights(one)
+        other.seed = 4
+        for learner in (one, same, other):
+            trained([learner], pixel_feed(spec=spec))
+        assert differing(weights(one), weights(same)) == []
+        assert len(differing(weights(one), before)) > 10
+        assert differing(weights(one), weights(other)) != []
+
+    @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+    def test_pixels_and_labels_of_the_own_fold_change_no_weight(self, recipe: Recipe) -> None:
+        own = WORLD.labels.fold == 1
+        pixels = WORLD.prepared.shards[0].copy()
+        pixels[own] = 255 - pixels[own]
+        changed = {target: np.where(own, 0, labels) for target, labels in WORLD.labels.truth.items()}
+        prepared = replace(WORLD.prepared, shards=(pixels,))
+        other_world = World(prepared, replace(WORLD.labels, truth=changed, train=changed))
+        one, other = learner_of(recipe, fold=1), learner_of(recipe, fold=1, world=other_world)
+        reports = [trained([one], pixel_feed()), trained([other], pixel_feed(other_world))]
+        assert differing(weights(one), weights(other)) == []
+        assert reports[0][-1].metrics[one.name].loss != reports[1][-1].metrics[other.name].loss
+
+    def test_a_foreign_fold_does_change_weights(self) -> None:
+        """So that the test above can fail."""
+        pixels = WORLD.prepared.shards[0].copy()
+        pixels[WORLD.labels.fold == 0] //= 2
+        other_world = replace(WORLD, prepared=replace(WORLD.prepared, shards=(pixels,)))
+        one, other = learner_of(recipe_of(), fold=1), learner_of(recipe_of(), fold=1, world=other_world)
+        trained([one], pixel_feed())
+        trained([other], pixel_feed(other_world))
+        assert differing(weights(one), weights(other)) != []
+
+    def test_predictions_do_not_depend_on_the_evaluation_batch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        feed, rows = pixel_feed(), np.array([3, 39, 0, 7, 11, 20, 21])
+        learner = learner_of(recipe_of())
+        whole = learner.predict(rows, "hflip", feed)
+        monkeypatch.setattr("raymask.training.learner.EVALUATION_BATCH", 3)
+        parts = learner.predict(rows, "hflip", feed)
+        for head, of_head in whole.items():
+            assert of_head.shape == (7, SPACE.shape[SPACE.names.index(head)])
+            np.testing.assert_allclose(parts[head], of_head, atol=1e-5)
+            np.testing.assert_allclose(of_head.sum(axis=1), 1, atol=1e-5)
+
+    def test_predicting_between_epochs_changes_nothing_of_the_training(self) -> None:
+        one, other = learner_of(recipe_of()), learner_of(recipe_of())
+        trained([one], pixel_feed())
+        feed = pixel_feed()
+        train_pack([other], feed, lambda report: other.predict(np.arange(IMAGES), "hflip", feed) and None)
+        assert differing(weights(one), weights(other)) == []
+
+
+class TestResume:
+    @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+    def test_a_learner_taken_up_again_ends_with_the_weights_of_an_uninterrupted_one(self, recipe: Recipe) -> None:
+        whole, first = learner_of(recipe), learner_of(recipe)
+        states: list[dict[str, Any]] = []
+        trained([whole], pixel_feed())
+        train_pack([first], pixel_feed(spec=replace(SPEC, epochs=1)), lambda report: states.append(kept_apart(first.state())))
+        again = learner_of(recipe, seed=0)
+        again.load_state(states[0])
+        assert again.epoch == 1
+        reports = trained([again], pixel_feed(first=1))
+        assert [report.epoch for report in reports] == [1, 2]
+        assert differing(weights(whole), weights(again)) == []
+
+    def test_a_learner_with_epochs_behind_it_passes_batches_over_while_its_mates_learn(self) -> None:
+        recipe = RECIPES["batch norm, dropout, ema"]
+        whole, ahead, mate = learner_of(recipe), learner_of(recipe), learner_of(recipe, fold=2, seed=1)
+        trained([whole], pixel_feed())
+        trained([ahead], pixel_feed(spec=replace(SPEC, epochs=2)))
+        before = weights(ahead)
+        seen: list[State] = []
+        reports: list[EpochReport] = []
+
+        def on_epoch(report: EpochReport) -> None:
+            reports.append(report)
+            seen.append(weights(ahead))
+
+        train_pack([mate, ahead], pixel_feed(), on_epoch)
+        assert [set(report.metrics) for report in reports] == [{mate.name}, {mate.name}, {mate.name, ahead.name}]
+        assert differing(seen[1], before) == []
+        assert differing(weights(whole), weights(ahead)) == []
+
+
+class TestFeatureFeed:
+    PASSES, EPOCHS = 2, 5
+    FLIPS = Augmenter([{"HorizontalFlip": {"p": 0.5}}, {"RandomBrightnessContrast": {"p": 0.5}}])
+    RECIPE = recipe_of(
+        backbone="test_byobnet", pretrained=True, freeze="backbone", epochs=EPOCHS, head={"norm": True, "dropout": 0.2}
+    )
+    STREAM = replace(SPEC, epochs=PASSES)
+
+    def bank(self, learner: Learner) -> FeatureBank:
+        """Features of each pass and view, image by image."""
+        model = learner.model.backbone.eval() and learner.model
+        rows = np.arange(IMAGES)
+        images = WORLD.prepared.read(rows)
+
+        def features(pixels: npt.NDArray[np.uint8], view: Callable[[torch.Tensor], torch.Tensor]) -> npt.NDArray[np.float32]:
+            with torch.inference_mode():
+                return model.features(view(to_pixels(pixels, CPU))).numpy()
+
+        passes = [features(self.FLIPS(images, SPEC.seed, number, rows), lambda x: x) for number in range(self.PASSES)]
+        return FeatureBank(
+            tuple(passes), {"original": features(images, lambda x: x), "hflip": features(images, lambda x: x.flip(3))}
+        )
+
+    def test_heads_learn_from_features_what_they_learn_through_the_frozen_model(self) -> None:
+        in_loop, on_bank = (learner_of(self.RECIPE, fold=2, seed=4) for _ in range(2))
+        backbone = {name: value.clone() for name, value in in_loop.model.backbone.state_dict().items()}
+        start = in_loop.model.heads["colour-head"][-1].weight.clone()
+        pixels = pixel_feed(spec=replace(SPEC, epochs=self.EPOCHS), augmenter=self.FLIPS, passes=self.PASSES)
+        features = FeatureFeed(self.bank(on_bank), Schedule(self.STREAM, WORLD.labels.fold), self.EPOCHS, CPU)
+        through = [report.metrics[in_loop.name] for report in trained([in_loop], pixels)]
+        banked = [report.metrics[on_bank.name] for report in trained([on_bank], features)]
+        for name, value in in_loop.model.heads.state_dict().items():
+            np.testing.assert_allclose(on_bank.model.heads.state_dict()[name], value, atol=1e-4, err_msg=name)
+        assert not torch.allclose(start, in_loop.model.heads["colour-head"][-1].weight, atol=1e-2)
+        for learner in (in_loop, on_bank):
+            assert differing(learner.model.backbone.state_dict(), backbone) == []
+        np.testing.assert_allclose([m.loss for m in banked], [m.loss for m in through], rtol=1e-3)
+        for view in ("original", "hflip"):
+            of_pixels, of_bank = in_loop.predict(np.arange(9), view, pixels), on_bank.predict(np.arange(9), view, features)
+            np.testing.assert_allclose(of_bank["half"], of_pixels["half"], atol=1e-4)
+
+    def test_epochs_take_the_passes_in_turn_in_the_order_of_a_stream_of_all_epochs(self) -> None:
+        passes = tuple(np.full((IMAGES, 1), number, np.float32) + np.arange(IMAGES)[:, None] / 100 for number in range(2))
+        feed = FeatureFeed(
+            FeatureBank(tuple(p.astype(np.float32) for p in passes), {}), Schedule(self.STREAM, WORLD.labels.fold), 5, CPU
+        )
+        given = list(feed.training())
+        assert [(inputs.epoch, inputs.step) for inputs in given] == [(e, s) for e in range(5) for s in range(STEPS)]
+        for inputs in given:
+            in_order = Schedule(SPEC, WORLD.labels.fold).rows(inputs.epoch, inputs.step)
+            np.testing.assert_array_equal(inputs.rows, in_order)
+            np.testing.assert_allclose(inputs.tensor[:, 0], inputs.epoch % 2 + in_order / 100, rtol=1e-6)
+
+    def test_replicas_on_one_shared_backbone_equal_those_on_their_own(self) -> None:
+        alone = learner_of(self.RECIPE, fold=0, seed=4)
+        bank = self.bank(alone)
+        trained([alone], FeatureFeed(bank, Schedule(self.STREAM, WORLD.labels.fold), self.EPOCHS, CPU))
+        pack = [learner_of(self.RECIPE, fold=fold, seed=4) for fold in range(FOLDS)]
+        for learner in pack[1:]:
+            learner.model.backbone = pack[0].model.backbone
+        trained(pack, FeatureFeed(bank, Schedule(self.STREAM, WORLD.labels.fold), self.EPOCHS, CPU))
+        assert differing(weights(alone), weights(pack[0])) == []
+        assert differing(weights(pack[0]), weights(pack[1])) != []
+
+    def test_a_frozen_backbone_is_given_to_no_optimizer(self) -> None:
+        learner = learner_of(self.RECIPE)
+        optimised = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
+        assert optimised == {id(p) for p in learner.model.heads.parameters()}
+
+
+def inputs_of(rows: Sequence[int], step: int = 0, epoch: int = 0) -> Inputs:
+    kept = np.asarray(rows)
+    return Inputs(to_pixels(WORLD.prepared.read(kept), CPU), kept, epoch, step)
+
+
+class TestPixelFeed:
+    @pytest.mark.parametrize("amp", ["off", "bf16"])
+    def test_logits_are_those_of_the_model_on_the_batch_to_the_bit(self, amp: str) -> None:
+        recipe = recipe_of(amp=amp)
+        learner, other = learner_of(recipe=recipe), learner_of(recipe=recipe_of(amp="off"))
+        feed, inputs, places = pixel_feed(), next(pixel_feed().training()), torch.tensor([4, 0, 2, 1])
+        autocast, _ = mixed_precision(recipe, CPU)
+        with torch.no_grad(), autocast():
+            expected = learner.model.classify(learner.model.backbone(learner.model.normalise(inputs.tensor)[places]))
+            given = feed.logits(learner.model, inputs, places)
+        for head in expected:
+            assert torch.equal(given[head], expected[head])
+        with torch.no_grad():  # a mate of another precision takes the same batch
+            wanted = other.model.classify(other.model.backbone(other.model.normalise(inputs.tensor)[places]))
+            assert all(torch.equal(of_head, wanted[head]) for head, of_head in feed.logits(other.model, inputs, places).items())
+
+
+class TestSteps:
+    def test_two_accumulated_half_batches_step_like_one_whole_batch(self) -> None:
+        rows = np.flatnonzero(WORLD.labels.fold != 0)[:16]
+        settings = {"backbone": "test_efficientnet_gn", "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "warmup": 0.0}
+        whole = learner_of(recipe_of(**settings), steps=1)
+        halves = learner_of(recipe_of(**settings, accumulate=2), steps=2)
+        start = weights(whole)
+        feed = pixel_feed()
+        assert whole.learn(inputs_of(rows), feed) == 16
+        assert halves.learn(inputs_of(rows[:8]), feed) == 8
+        assert differing(weights(halves), start) == []
+        assert halves.learn(inputs_of(rows[8:], step=1), feed) == 8
+        assert len(differing(weights(whole), start)) > 10
+        for name, value in weights(whole).items():
+            np.testing.assert_allclose(weights(halves)[name], value, atol=1e-5, err_msg=name)
+
+    def test_what_is_accumulated_is_stepped_at_the_end_of_an_epoch(self) -> None:
+        learner = learner_of(recipe_of(accumulate=3, epochs=2), steps=4)
+        feed = pixel_feed()
+        rows = np.flatnonzero(WORLD.labels.fold != 0)[:6]
+        steps = []
+        for step in range(4):
+            learner.learn(inputs_of(rows, step=step), feed)
+            steps.append(learner.optimizer_step)
+        assert steps == [0, 0, 1, 2]
+        assert learner.optimizer_steps == 4
+
+    @pytest.mark.parametrize("amp", ["off", "fp16"])
+    @pytest.mark.parametrize("kept", [0, 1])
+    def test_a_single_row_to_learn_from_waits_for_the_next_batch(self, kept: int, amp: str) -> None:
+        learner = learner_of(recipe_of(amp=amp, clip_grad=1.0))
+        feed = pixel_feed()
+        own, others = np.flatnonzero(WORLD.labels.fold == 0), np.flatnonzero(WORLD.labels.fold != 0)
+        assert learner.learn(inputs_of(others[:6]), feed) == 6
+        before = weights(learner)
+        assert learner.learn(inputs_of([*own[:3], *others[6 : 6 + kept]], step=1), feed) == 0
+        assert differing(weights(learner), before) == []
+        assert learner.learn(inputs_of(others[6 + kept : 12], step=2), feed) == 6
+        assert differing(weights(learner), before) != []
+        assert learner.optimizer_step == 3
+
+    def test_rows_that_waited_are_learned_as_if_they_had_come_together(self) -> None:
+        rows = np.flatnonzero(WORLD.labels.fold != 0)[:5]
+        whole, parts = learner_of(recipe_of(), steps=2), learner_of(recipe_of(), steps=2)
+        feed = pixel_feed()
+        assert whole.learn(inputs_of(np.flatnonzero(WORLD.labels.fold == 0)[:3]), feed) == 0
+        assert whole.learn(inputs_of(rows, step=1), feed) == 5
+        assert parts.learn(inputs_of(rows[:1]), feed) == 0
+        assert parts.learn(inputs_of(rows[1:], step=1), feed) == 5
+        for name, value in weights(whole).items():
+            if not name.endswith("num_batches_tracked"):
+                np.testing.assert_allclose(weights(parts)[name], value, atol=1e-4, err_msg=name)
+
+    def test_the_learning_rate_follows_the_schedule(self) -> None:
+        learner = learner_of(recipe_of(lr=0.1, warmup=0.25, epochs=2, backbone_lr_scale=0.5), steps=4)
+        feed, rows, rates = pixel_feed(), np.flatnonzero(WORLD.labels.fold != 0)[:4], []
+        for number in range(8):
+            learner.learn(inputs_of(rows, step=number % 4, epoch=number // 4), feed)
+            rates.append([group["lr"] for group in learner.optimizer.param_groups])
+        heads = [of_step[-1] for of_step in rates]
+        np.testing.assert_allclose(heads[:3], [0.1 / 3, 0.2 / 3, 0.1])
+        assert heads[2:] == sorted(heads[2:], reverse=True)
+        assert heads[-1] < 0.01
+        np.testing.assert_allclose([of_step[0] for of_step in rates], np.array(heads) / 2)
+
+    def test_clipping_bounds_the_step(self) -> None:
+        settings = {"backbone": "test_efficientnet_gn", "optimizer": "sgd", "lr": 1.0, "weight_decay": 0.0, "warmup": 0.0}
+        rows = np.flatnonzero(WORLD.labels.fold != 0)[:8]
+        moved = {}
+        for clip in (0.0, 1e-3):
+            learner = learner_of(recipe_of(**settings, clip_grad=clip), steps=100)
+            before = weights(learner)
+            learner.learn(inputs_of(rows), pixel_feed())
+            moved[clip] = sum(float((value - before[name]).square().sum()) for name, value in weights(learner).items()) ** 0.5
+        assert moved[1e-3] < 0.01 < moved[0.0]
+
+    def test_averaged_weights_predict_and_lag_behind(self) -> None:
+        learner = learner_of(recipe_of(ema=0.99))
+        trained([learner], pixel_feed())
+        assert learner.best_model is not learner.model
+        assert not torch.equal(learner.best_model.heads["colour-head"][0].weight, learner.model.heads["colour-head"][0].weight)
+        plain = learner_of(recipe_of())
+        trained([plain], pixel_feed())
+        assert plain.best_model is plain.model
+        same = differing(
+            {name: value for name, value in weights(plain).items() if name.startswith("model.")},
+            {name: value for name, value in weights(learner).items() if name.startswith("model.")},
+        )
+        assert same == []
+
+
+@dataclass
+class Noted:
+    """A feed of features that are the rows' numbers, which notes the batches that are learned."""
+
+    schedule: Schedule
+    epochs: int
+    learned: list[list[int]]
+
+    def training(self) -> Iterator[Inputs]:
+        for epoch in range(self.epochs):
+            for step in range(self.schedule.steps):
+                rows = self.schedule.rows(epoch, step)
+                yield Inputs(torch.from_numpy(rows)[:, None].float().expand(-1, WIDTH), rows, epoch, step)
+
+    def logits(self, model: Any, inputs: Inputs, places: torch.Tensor) -> Any:
+        self.learned.append(inputs.tensor[places, 0].int().tolist())
+        return model.classify(inputs.tensor[places])
+
+    def clean_logits(self, model: Any, rows: npt.NDArray[np.int64], view: str) -> Any:
+        return model.classify(torch.from_numpy(rows)[:, None].float().expand(-1, WIDTH))
+
+
+HEADS_ALONE = recipe_of(backbone="test_byobnet", pretrained=True, freeze="backbone", epochs=2, head={"norm": True}, lr=1e-4)
+with torch.random.fork_rng():
+    MODEL_OF_HEADS = build_classifier(HEADS_ALONE, heads_of("colour", SPACE))
+WIDTH = MODEL_OF_HEADS.heads["colour-head"][-1].in_features
+
+
+ALL = -2
+"""A fold that no row has."""
+
+
+class TestNoImageIsLost:
+    @given(data=st.data(), batch_size=st.integers(2, 9), folds=st.integers(1, 5), accumulate=st.integers(1, 3))
+    @settings(max_examples=60, deadline=None)
+    def test_each_epoch_learns_from_every_row_once(
+        self, data: st.DataObject, batch_size: int, folds: int, accumulate: int
+    ) -> None:
+        # TRAIN_ONLY rows have a fold of their own; some rows of any fold may not be learned from.
+        fold = np.array(data.draw(st.lists(st.sampled_from([TRAIN_ONLY, *range(folds)]), min_size=2, max_size=40)), np.int64)
+        trains = np.array(data.draw(st.lists(st.booleans(), min_size=len(fold), max_size=len(fold)))) | (fold != TRAIN_ONLY)
+        labels = {target: np.arange(len(fold)) % SPACE_SIZES[target] for target in SPACE_SIZES}
+        table = LabelTable(SPACE, fold, labels, labels, trains)
+        recipe = HEADS_ALONE.model_copy(update={"batch_size": batch_size, "accumulate": accumulate})
+        schedule = Schedule(StreamSpec(SPEC.input, "[]", batch_size, 1, seed=data.draw(st.integers(0, 99))), fold)
+        for own in (*range(folds), ALL):
+            wanted = np.flatnonzero(table.learned(own))
+
+            def begun(own: int = own) -> Learner:
+                return Learner(f"fold-{own}", own, deepcopy(MODEL_OF_HEADS), recipe, table, schedule.steps, 0, CPU)
+
+            if len(wanted) < 2:
+                with pytest.raises(InputError, match=rf"^fold-{own} has {len(wanted)} image\(s\) to learn from, and needs 2"):
+                    begun()
+                continue
+            feed = Noted(schedule, 2, [])
+            reports = trained([begun()], feed)
+            assert [metrics.images for report in reports for metrics in report.metrics.values()] == [len(wanted)] * 2
+            assert min(map(len, feed.learned)) >= 2
+            assert sorted(row for batch in feed.learned for row in batch) == sorted([*wanted, *wanted])
+
+    def test_batches_of_two_teach_two_folds(self) -> None:
+        spec = replace(SPEC, batch_size=2, epochs=1)
+        world = World(WORLD.prepared, replace(WORLD.labels, fold=np.arange(IMAGES, dtype=np.int64) % 2))
+        learners = [learner_of(recipe_of(batch_size=2, epochs=1), fold, world=world, steps=IMAGES // 2) for fold in (0, 1)]
+        alone = learner_of(recipe_of(batch_size=2, epochs=1), 1, world=world, steps=IMAGES // 2)
+        before = weights(alone)
+        trained(learners, pixel_feed(world, spec=spec))
+        trained([alone], pixel_feed(world, spec=spec))
+        assert differing(before, weights(alone)) != []
+        assert differing(weights(alone), weights(learners[1])) == [], "whoever else holds rows back"
+
+
+class TestRefusals:
+    def test_a_loss_that_is_not_finite_names_the_replica_and_the_epoch(self) -> None:
+        learner = learner_of(recipe_of(), name="colour/fold-0")
+        with torch.no_grad():
+            learner.model.heads["colour-head"][-1].weight.fill_(float("nan"))
+        with pytest.raises(InputError, match=r"^the loss of colour/fold-0 is nan in epoch 1 .*recipe\.lr.*clip_grad\.$"):
+            trained([learner], pixel_feed())
+
+    def test_a_training_loss_that_is_not_finite_is_refused_though_the_weights_are(self) -> None:
+        learner = learner_of(recipe_of())
+        learner.loss["half"] = lambda logits, labels: logits.sum() * 0 + float("inf")  # type: ignore[assignment]
+        with pytest.raises(InputError, match=r"multi-0/fold-0 is inf in epoch 1 \(\d"):
+            trained([learner], pixel_feed())
+
+    def test_predictions_that_are_not_finite_are_refused_though_the_training_loss_was(self) -> None:
+        """As when the last step of a training breaks the weights."""
+        learner = learner_of(recipe_of(epochs=1))
+        feed = pixel_feed(spec=replace(SPEC, epochs=1))
+
+        def break_after_last(epoch: int, step: int) -> None:
+            if step == STEPS - 1:
+                with torch.no_grad():
+                    learner.model.heads["half-head"][-1].bias.fill_(float("inf"))
+
+        with pytest.raises(InputError, match=r"multi-0/fold-0 is \d.*nan on its own fold"):
+            train_pack([learner], feed, lambda report: None, break_after_last)
+
+
+class TestAllRows:
+    def test_a_replica_of_no_fold_learns_from_every_row_and_is_scored_on_none(self) -> None:
+        learner = learner_of(recipe_of(), fold=ALL)
+        reports = trained([learner], pixel_feed())
+        assert learner.own_rows.size == 0
+        assert learner.learned.all()
+        for epoch, report in enumerate(reports, start=1):
+            metrics = report.metrics[learner.name]
+            assert metrics.epoch == epoch
+            assert np.isfinite(metrics.train_loss)
+            assert np.isnan([metrics.loss, metrics.f1, metrics.accuracy]).all()
+            assert metrics.scores == {}
+
+    def test_every_row_of_a_batch_is_learned_from(self) -> None:
+        assert learner_of(recipe_of(), fold=ALL).learn(inputs_of(range(12)), pixel_feed()) == 12
+
+    def test_it_is_the_same_in_a_pack_and_taken_up_again(self) -> None:
+        recipe = RECIPES["batch norm, dropout, ema"]
+        whole, first, mate = learner_of(recipe, fold=ALL), learner_of(recipe, fold=ALL), learner_of(recipe, fold=1, seed=2)
+        trained([mate, whole], pixel_feed())
+        trained([first], pixel_feed(spec=replace(SPEC, epochs=2)))
+        again = learner_of(recipe, fold=ALL)
+        again.load_state(kept_apart(first.state()))
+        trained([again], pixel_feed(first=2))
+        assert differing(weights(whole), weights(again)) == []
+
+    def test_a_training_loss_that_is_not_finite_is_refused(self) -> None:
+        learner = learner_of(recipe_of(), fold=ALL, name="colour/all")
+        learner.loss["half"] = lambda logits, labels: logits.sum() * 0 + float("inf")  # type: ignore[assignment]
+        with pytest.raises(InputError, match=r"^the loss of colour/all is inf in epoch 1 .*recipe\.lr.*clip_grad\.$"):
+            trained([learner], pixel_feed())
+
+    def test_weights_that_the_last_step_broke_are_refused(self) -> None:
+        learner = learner_of(recipe_of(epochs=1), fold=ALL)
+
+        def break_after_last(epoch: int, step: int) -> None:
+            if step == STEPS - 1:
+                with torch.no_grad():
+                    learner.model.heads["half-head"][-1].bias.fill_(float("nan"))
+
+        with pytest.raises(InputError, match=r"fold--2 is \d.*\(its weights are not finite\)"):
+            train_pack([learner], pixel_feed(spec=replace(SPEC, epochs=1)), lambda report: None, break_after_last)
+
+
+def one_hot(labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float32]:
+    return np.equal(labels[:, None], np.arange(classes)).astype(np.float32)
+
+
+class TestLabelsOfTraining:
+    SOFT = replace(
+        WORLD,
+        labels=replace(
+            WORLD.labels, train={head: one_hot(WORLD.labels.truth[head], c) for head, c in heads_of("multi", SPACE).items()}
+        ),
+    )
+
+    @pytest.mark.parametrize("given", [{}, {"class_weight_power": 1.0, "label_smoothing": 0.1}])
+    def test_a_step_by_probabilities_of_1_is_the_step_by_labels(self, given: dict[str, float]) -> None:
+        recipe = recipe_of(optimizer="sgd", lr=0.1, warmup=0.0, **given)
+        hard, soft = learner_of(recipe), learner_of(recipe, world=self.SOFT)
+        before, rows = weights(hard), np.flatnonzero(WORLD.labels.fold != 0)[:12]
+        for learner in (hard, soft):
+            assert learner.learn(inputs_of(rows), pixel_feed()) == 12
+        assert len(differing(weights(hard), before)) > 10
+        for name, value in weights(hard).items():
+            np.testing.assert_allclose(weights(soft)[name], value, atol=1e-5, err_msg=name)
+
+    def test_classes_are_counted_on_the_rows_that_are_learned_from(self) -> None:
+        labels = replace(WORLD.labels, trains=np.arange(IMAGES) % 4 != 0)
+        learned = (WORLD.labels.fold != 1) & labels.trains
+        by_hand = [np.sum(WORLD.labels.truth["colour"][learned] == colour) for colour in range(3)]
+        np.testing.assert_array_equal(labels.learned(1), learned)
+        np.testing.assert_array_equal(labels.counts("colour", 3, fold=1), by_hand)
+        soft = replace(labels, train=self.SOFT.labels.train)
+        np.testing.assert_allclose(soft.counts("colour", 3, fold=1), by_hand)
+        halves = replace(labels, train={"half": np.full((IMAGES, 2), 0.5, np.float32)})
+        np.testing.assert_allclose(halves.counts("half", 2, fold=1), [learned.sum() / 2] * 2)
+
+    def test_soft_labels_are_what_is_learned(self) -> None:
+        """Where the teacher is unsure, so becomes the model; scores are made of the truth still."""
+        unsure = {"half": np.full((IMAGES, 2), (0.25, 0.75), np.float32)}
+        world = replace(WORLD, labels=replace(WORLD.labels, train=unsure))
+        learner = learner_of(recipe_of(epochs=16), task="half", world=world)
+        last = trained([learner], pixel_feed(world, spec=replace(SPEC, epochs=16)))[-1].metrics[learner.name]
+        said = learner.predict(np.arange(IMAGES), "original", pixel_feed())["half"]
+        assert said[:, 1].mean() == pytest.approx(0.75, abs=0.06)
+        truth = WORLD.labels.truth["half"][learner.own_rows]
+        assert last.accuracy == pytest.approx(np.mean(truth == said[learner.own_rows].argmax(axis=1)))
+
+    def test_rows_that_are_not_to_be_learned_from_change_no_weight(self) -> None:
+        idle = (np.arange(IMAGES) % 5 == 0) & (WORLD.labels.fold != 1)
+        assert idle.any()
+        pixels = WORLD.prepared.shards[0].copy()
+        pixels[idle] = 255 - pixels[idle]
+        unlabelled = {target: np.where(idle, -1, labels) for target, labels in WORLD.labels.truth.items()}
+        labels = replace(WORLD.labels, truth=unlabelled, train=unlabelled, trains=~idle)
+        world = World(WORLD.prepared, labels)
+        changed = World(replace(WORLD.prepared, shards=(pixels,)), replace(labels, train=WORLD.labels.train))
+        one, other = (learner_of(recipe_of(class_weight_power=1.0), fold=1, world=w) for w in (world, changed))
+        trained([one], pixel_feed(world))
+        trained([other], pixel_feed(changed))
+        assert differing(weights(one), weights(other)) == []
+        assert one.learn(inputs_of(np.flatnonzero(idle), epoch=3), pixel_feed()) == 0
+
+    def test_unlabelled_rows_cannot_be_validated_on(self) -> None:
+        unlabelled = {target: np.where(WORLD.labels.fold == 1, -1, labels) for target, labels in WORLD.labels.truth.items()}
+        world = replace(WORLD, labels=replace(WORLD.labels, truth=unlabelled))
+        with pytest.raises(AssertionError):
+            learner_of(recipe_of(), fold=1, world=world)
+
+
+class TestMetrics:
+    def metrics(self, task: str, labels: LabelTable = WORLD.labels) -> tuple[Learner, EpochMetrics, dict[str, Any]]:
+        world = replace(WORLD, labels=labels)
+        learner = learner_of(recipe_of(epochs=1, label_smoothing=0.2, class_weight_power=1.0), task=task, world=world)
+        feed = pixel_feed(world, spec=replace(SPEC, epochs=1))
+        report = trained([learner], feed)[0]
+        return learner, report.metrics[learner.name], learner.predict(learner.own_rows, "original", feed)
+
+    def test_a_specialist_is_scored_on_its_own_fold_by_its_task(self) -> None:
+        learner, metrics, predicted = self.metrics("colour")
+        own = np.flatnonzero(WORLD.labels.fold == 0)
+        np.testing.assert_array_equal(learner.own_rows, own)
+        truth, labels = WORLD.labels.truth["colour"][own], predicted["colour"].argmax(axis=1)
+        assert metrics.f1 == pytest.approx(f1_score(truth, labels, average="macro"))
+        assert metrics.accuracy == pytest.approx(accuracy_score(truth, labels))
+        assert metrics.loss == pytest.approx(log_loss(truth, predicted["colour"], labels=[0, 1, 2]), rel=1e-5)
+        assert metrics.scores.keys() == {"colour"}
+        assert metrics.epoch == 1
+
+    def test_a_multi_member_is_scored_by_the_joint_label_of_its_heads_and_the_mean_of_their_losses(self) -> None:
+        learner, metrics, predicted = self.metrics("multi")
+        truth = {target: labels[learner.own_rows] for target, labels in WORLD.labels.truth.items()}
+        joint = predicted["colour"].argmax(axis=1) * 2 + predicted["half"].argmax(axis=1)
+        assert metrics.scores.keys() == {"colour", "half", JOINT}
+        assert metrics.f1 == metrics.scores[JOINT]["f1"] == pytest.approx(f1_score(truth[JOINT], joint, average="macro"))
+        assert metrics.accuracy == pytest.approx(accuracy_score(truth[JOINT], joint))
+        for head in ("colour", "half"):
+            assert metrics.scores[head]["f1"] == pytest.approx(
+                f1_score(truth[head], predicted[head].argmax(axis=1), average="macro")
+            )
+        losses = [log_loss(truth[head], predicted[head], labels=list(range(c))) for head, c in (("colour", 3), ("half", 2))]
+        assert metrics.loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+    def test_a_joint_member_is_scored_for_each_task_too(self) -> None:
+        learner, metrics, predicted = self.metrics(JOINT)
+        truth = {target: labels[learner.own_rows] for target, labels in WORLD.labels.truth.items()}
+        labels = predicted[JOINT].argmax(axis=1)
+        assert predicted[JOINT].shape == (len(learner.own_rows), 6)
+        assert metrics.scores.keys() == {"colour", "half", JOINT}
+        assert metrics.f1 == pytest.approx(f1_score(truth[JOINT], labels, average="macro"))
+        assert metrics.scores["colour"]["accuracy"] == pytest.approx(accuracy_score(truth["colour"], labels // 2))
+        assert metrics.scores["half"]["accuracy"] == pytest.approx(accuracy_score(truth["half"], labels % 2))
+
+    def test_the_loss_is_made_of_training_labels_and_the_scores_of_true_ones(self) -> None:
+        turned = {target: (labels + 1) % SPACE.shape[0] for target, labels in WORLD.labels.truth.items() if target == "colour"}
+        labels = replace(WORLD.labels, train={**WORLD.labels.truth, **turned})
+        world = replace(WORLD, labels=labels)
+        learner = learner_of(recipe_of(epochs=8), task="colour", world=world)
+        metrics = trained([learner], pixel_feed(world, spec=replace(SPEC, epochs=8)))[-1].metrics[learner.name]
+        assert metrics.train_loss < 0.3
+        assert metrics.loss > 2
+        assert metrics.accuracy < 0.2
+
+    def test_the_training_loss_is_the_mean_over_batches_and_heads(self) -> None:
+        recipe = recipe_of(backbone="test_efficientnet_gn", optimizer="sgd", lr=1e-12, epochs=1, batch_size=13)
+        learner = learner_of(recipe, steps=4)
+        feed = pixel_feed(spec=replace(SPEC, epochs=1, batch_size=13))
+        metrics = trained([learner], feed)[0].metrics[learner.name]
+        means = []
+        for step in range(4):
+            rows = Schedule(replace(SPEC, batch_size=13), WORLD.labels.fold).rows(0, step)
+            rows = rows[WORLD.labels.fold[rows] != 0]
+            if len(rows) > 1:
+                said = learner.predict(rows, "original", feed)
+                means.append(np.mean([cross_entropy(said[head], WORLD.labels.truth[head][rows]) for head in said]))
+        assert metrics.train_loss == pytest.approx(np.mean(means), rel=1e-4)
+
+    def test_cross_entropy_of_a_certain_mistake_is_finite(self) -> None:
+        assert cross_entropy([[1.0, 0.0], [0.5, 0.5]], [1, 0]) == pytest.approx((27.631 + 0.6931) / 2, rel=1e-3)
+
+    def test_reports_say_how_fast_and_how_long_it_waited(self) -> None:
+        seen: list[tuple[int, int]] = []
+        reports: list[EpochReport] = []
+        learners = [learner_of(recipe_of(epochs=2), fold=fold) for fold in (0, 1)]
+        train_pack(learners, pixel_feed(spec=replace(SPEC, epochs=2)), reports.append, lambda e, s: seen.append((e, s)))
+        assert seen == [(epoch, step) for epoch in range(2) for step in range(STEPS)]
+        for report in reports:
+            assert report.images_per_second > 0
+            assert 0 <= report.waiting <= 1
+
+
+def test_a_separable_toy_problem_is_learned_in_a_few_epochs() -> None:
+    world = make_world(images=96)
+    spec = replace(SPEC, epochs=6, batch_size=16)
+    recipe = recipe_of(epochs=6, batch_size=16, lr=5e-3, amp="off")
+    learner = learner_of(recipe, task="multi", world=world, steps=spec.steps(96))
+    last = trained([learner], pixel_feed(world, spec=spec))[-1].metrics[learner.name]
+    assert last.f1 > 0.95
+    assert last.scores["colour"]["f1"] > 0.95
+    assert last.loss < 0.4
+
+
+class TestMixedPrecision:
+    @pytest.mark.parametrize(("amp", "native", "on"), [("auto", False, False), ("off", True, False), ("auto", True, True)])
+    def test_auto_is_bf16_on_a_cpu_that_has_it(self, monkeypatch: pytest.MonkeyPatch, amp: str, native: bool, on: bool) -> None:
+        monkeypatch.setattr("raymask.models.precision.bf16_is_native", lambda device: native)
+        context, scaler = mixed_precision(recipe_of(amp=amp), CPU)
+        assert not scaler.is_enabled()
+        with context():
+            assert torch.is_autocast_enabled("cpu") is on
+            if on:
+                assert torch.get_autocast_dtype("cpu") is torch.bfloat16
+
+    @pytest.mark.parametrize(("amp", "dtype", "scaled"), [("bf16", torch.bfloat16, False), ("fp16", torch.float16, True)])
+    def test_low_precision_autocasts_and_scales_only_fp16(self, amp: str, dtype: torch.dtype, scaled: bool) -> None:
+        context, scaler = mixed_precision(recipe_of(amp=amp), CPU)
+        assert scaler.is_enabled() is scaled
+        with context():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is dtype
+        assert not isinstance(context(), nullcontext)
+
+    @pytest.mark.parametrize("backbone", ["test_resnet", "mobilenetv3_small_050"])
+    def test_bf16_learns_what_float32_learns(self, backbone: str) -> None:
+        metrics = []
+        for amp in ("off", "bf16"):
+            learner = learner_of(recipe_of(amp=amp, backbone=backbone, epochs=3, lr=2e-3))
+            metrics.append([report.metrics[learner.name] for report in trained([learner], pixel_feed())])
+        for exact, rounded in zip(*metrics, strict=True):
+            assert rounded.train_loss == pytest.approx(exact.train_loss, rel=0.1)
+
+    def test_bf16_trains_float32_weights(self) -> None:
+        learner = learner_of(recipe_of(amp="bf16", epochs=1))
+        before = weights(learner)
+        trained([learner], pixel_feed(spec=replace(SPEC, epochs=1)))
+        assert {value.dtype for value in learner.model.parameters()} == {torch.float32}
+        assert differing(weights(learner), before) != []

@@ -1,0 +1,165 @@
+"""Tests of the labels that a replica learns from, and of where its training goes on."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made import make_run
+
+from raymask.config.schema import label_space, resolve_members
+from raymask.core.tasks import JOINT, LabelSpace, Task
+from raymask.runs.directory import ANY_FOLD, WHOLE, ReplicaId, load_run_config
+from raymask.runs.tables import read_manifest
+from raymask.training.packs import Job
+from raymask.training.targets import LabelTable, label_table, teach
+from raymask.training.trial import History, _save_checkpoint, take_up
+
+SPACE = LabelSpace((Task("colour", "colour", ("red", "green", "blue")), Task("half", "half", ("top", "bottom"))))
+JOINTS = np.array([0, 1, 2, 3, 4, -1, -1, -1])
+FOLDS = np.array([0, 0, 1, 1, -1, -1, -1, -1])
+IDS = pd.Series([f"image-{row}" for row in range(len(JOINTS))])
+
+
+def manifest() -> pd.DataFrame:
+    labels = {**SPACE.split(JOINTS), JOINT: JOINTS}
+    columns = {f"{kind}_{target}": of_target for target, of_target in labels.items() for kind in ("label", "train_label")}
+    return pd.DataFrame({"image_id": IDS, "fold": FOLDS, **columns})
+
+
+def targets(rows: list[int], fold: int, joint: list[list[float]]) -> pd.DataFrame:
+    named = dict(zip([f"{JOINT}:{name}" for name in SPACE.joint_classes], np.array(joint, np.float32).T, strict=True))
+    return pd.DataFrame({"image_id": IDS[rows].to_numpy(), "fold": fold, **named})
+
+
+def sure(label: int) -> list[float]:
+    return [float(label == other) for other in range(6)]
+
+
+MIXED = [0.5, 0.25, 0.25, 0.0, 0.0, 0.0]
+LABELS = label_table(manifest(), SPACE)
+
+
+def rows_of(labels: LabelTable) -> list[int]:
+    assert labels.trains is not None
+    return np.flatnonzero(labels.trains).tolist()
+
+
+def test_unlabelled_images_are_not_learned_from_without_a_teacher() -> None:
+    assert rows_of(LABELS) == [0, 1, 2, 3, 4]
+    assert teach(LABELS, IDS, None, 0) is LABELS
+    other_fold = teach(LABELS, IDS, targets([5], 1, [MIXED]), 0)
+    assert rows_of(other_fold) == rows_of(LABELS)
+    for head, labels in LABELS.train.items():
+        np.testing.assert_array_equal(other_fold.train[head], labels)
+
+
+def test_a_replica_is_taught_by_the_targets_of_its_fold_and_by_those_for_all() -> None:
+    table = pd.concat(
+        [
+            targets([5], 0, [sure(5)]),
+            targets([6], 1, [sure(4)]),
+            targets([7], WHOLE, [sure(3)]),
+            targets([1], ANY_FOLD, [sure(2)]),
+        ]
+    )
+    taught = {fold: teach(LABELS, IDS, table, fold) for fold in (0, 1, WHOLE)}
+    assert {fold: rows_of(labels)[5:] for fold, labels in taught.items()} == {0: [5], 1: [6], WHOLE: [7]}
+    assert taught[0].train[JOINT].tolist() == [0, 2, 2, 3, 4, 5, -1, -1]
+    assert taught[WHOLE].train[JOINT].tolist() == [0, 2, 2, 3, 4, -1, -1, 3]
+
+
+def test_targets_of_the_fold_itself_go_before_those_for_all() -> None:
+    table = pd.concat([targets([5], 0, [sure(5)]), targets([5], ANY_FOLD, [sure(1)])])
+    assert [teach(LABELS, IDS, table, fold).train[JOINT][5] for fold in (0, 1)] == [5, 1]
+
+
+def test_sure_targets_are_ordinary_labels_of_every_head() -> None:
+    taught = teach(LABELS, IDS, targets([6, 5], ANY_FOLD, [sure(5), sure(2)]), 0)
+    assert {head: labels.dtype.kind for head, labels in taught.train.items()} == {"colour": "i", "half": "i", JOINT: "i"}
+    assert taught.train["colour"].tolist() == [0, 0, 1, 1, 2, 1, 2, -1]
+    assert taught.train["half"].tolist() == [0, 1, 0, 1, 0, 0, 1, -1]
+    assert LABELS.train[JOINT][5] == -1
+
+
+def test_unsure_targets_make_all_labels_probabilities() -> None:
+    taught = teach(LABELS, IDS, targets([5, 0], ANY_FOLD, [MIXED, sure(3)]), 1)
+    assert {head: labels.dtype for head, labels in taught.train.items()} == dict.fromkeys(("colour", "half", JOINT), np.float32)
+    np.testing.assert_allclose(taught.train[JOINT][[5, 0, 2]], [MIXED, sure(3), sure(2)])
+    np.testing.assert_allclose(taught.train["colour"][[5, 0, 2]], [[0.75, 0.25, 0], [0, 1, 0], [0, 1, 0]])
+    np.testing.assert_allclose(taught.train["half"][[5, 0, 2]], [[0.75, 0.25], [0, 1], [1, 0]])
+    np.testing.assert_array_equal(taught.train[JOINT][[6, 7]], 0)
+    assert rows_of(taught) == [0, 1, 2, 3, 4, 5]
+    assert taught.counts(JOINT, 6, fold=1).sum() == pytest.approx(4)
+
+
+def test_the_truth_stays_the_manifests() -> None:
+    taught = teach(LABELS, IDS, targets([0, 5], ANY_FOLD, [sure(5), MIXED]), 0)
+    for target, truth in LABELS.truth.items():
+        np.testing.assert_array_equal(taught.truth[target], truth)
+    np.testing.assert_array_equal(taught.fold, FOLDS)
+
+
+def test_targets_of_images_that_were_set_aside_are_passed_over() -> None:
+    gone = targets([5], ANY_FOLD, [MIXED]).assign(image_id="broken")
+    assert rows_of(teach(LABELS, IDS, gone, 0)) == rows_of(LABELS)
+
+
+class TestTakeUp:
+    @pytest.fixture(scope="class")
+    def job(self, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+        run = make_run(tmp_path_factory.mktemp("begun") / "run", photos, members=[{"task": "joint"}])
+        config = load_run_config(run)
+        members = {member.name: member for member in resolve_members(config)}
+        return Job(run, label_space(config.tasks), members, config.views, {}, {}, {}, 1)
+
+    @pytest.fixture
+    def begun(self, job: Job) -> Callable[[], tuple[int, History]]:
+        replica, labels = ReplicaId("joint", 0), label_table(read_manifest(job.run, job.space), job.space)
+
+        def begin() -> tuple[int, History]:
+            learner, history = take_up(job, replica, labels, 4, torch.device("cpu"))
+            return learner.epoch, history
+
+        learner, _ = take_up(job, replica, labels, 4, torch.device("cpu"))
+        learner.epoch = 2
+        _save_checkpoint(job.run, learner, replica, [{"epoch": 1}, {"epoch": 2}])
+        return begin
+
+    def test_goes_on_from_its_checkpoint(self, begun: Callable[[], tuple[int, History]]) -> None:
+        assert begun() == (2, [{"epoch": 1}, {"epoch": 2}])
+
+    @pytest.mark.parametrize("damage", ["halved", "emptied", "flipped", "of another model", "a pickle", "no mapping"])
+    def test_begins_anew_where_that_is_damaged(self, job: Job, begun: Callable[[], tuple[int, History]], damage: str) -> None:
+        file = job.run.checkpoint(ReplicaId("joint", 0))
+        content, middle = file.read_bytes(), file.stat().st_size // 2
+        if damage == "of another model":
+            torch.save({"learner": {"epoch": 2, "optimizer_step": 1, "model": {}}, "history": []}, file)
+        elif damage == "no mapping":
+            torch.save([1, 2], file)
+        else:
+            flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+            pickled = pickle.dumps(Bad())
+            file.write_bytes({"halved": content[:middle], "emptied": b"", "flipped": flipped, "a pickle": pickled}[damage])
+        assert begun() == (0, [])
+        assert not file.exists()
+        assert Bad.ran == 0
+
+
+class Bad:
+    """Runs code where it is unpickled."""
+
+    ran = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _run, ()
+
+
+def _run() -> None:
+    Bad.ran += 1
