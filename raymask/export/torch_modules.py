@@ -1,6 +1,6 @@
 """Models and the vote as torch modules that can be exported: tensors in, tensors out, of any number of images.
 
-The vote is `raymask.voting.vote.Vote` again, in torch's operators and in float64 as there; what is computed is tested to be equal.
+The vote is `voting.vote.Vote` again, in torch's operators and in float64 as there; what is computed is tested to be equal.
 """
 
 from __future__ import annotations
