@@ -31,7 +31,7 @@ from raymask.config.schema import Recipe
 from raymask.data.decode import decode_file
 from raymask.data.sources import read_source
 from raymask.inference.bulk import Output, read_predictions
-from raymask.inference.panel import read_panel
+from raymask.inference.definition import read_definition
 from raymask.inference.predictor import Predictor, specs_of
 from raymask.runs.directory import Run, save_run_config
 
@@ -135,9 +135,9 @@ def limit(run: Run, seconds: float = 20.0) -> float:
 
 
 def _limit_process(root: Path, seconds: float, gate: Any, rates: Any) -> None:
-    panel = read_panel(root)
-    specs = specs_of(panel.models)
-    predictor = Predictor(panel.models, panel.vote.views, specs, 1)
+    definition = read_definition(root)
+    specs = specs_of(definition.models)
+    predictor = Predictor(definition.models, definition.vote.views, specs, 1)
     paths = sorted((photos(PEOPLE) / "train" / "images").glob("*/*.jpg"))[:64]
     images = np.stack([decode_file(str(path), specs)[1][0] for path in paths])
     for _ in range(10):

@@ -145,13 +145,13 @@ def _own_step(settings: Settings) -> Any:
 
     from raymask.config.schema import Recipe
     from raymask.models.classifier import build_classifier
-    from raymask.models.ops import quicken_depthwise
+    from raymask.models.ops import fuse_depthwise_gradients
     from raymask.models.precision import mixed_precision
     from raymask.training.optim import build_optimizer
 
     recipe = Recipe(backbone=settings.backbone, pretrained=False, image_size=settings.image_size)
     model = build_classifier(recipe, {"task": 3}).train()
-    quicken_depthwise(model)
+    fuse_depthwise_gradients(model)
     autocast, _ = mixed_precision(recipe, torch.device("cpu"))
     optimizer = build_optimizer(recipe, model)
     pixels, labels, images = _tensors(replace(settings, channels_last=True))

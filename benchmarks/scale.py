@@ -25,7 +25,7 @@ from raymask.cluster.resources import Node, Slots
 from raymask.config.loading import validate
 from raymask.config.schema import ENSEMBLE, ComputeConfig, FoldsConfig, Member, Recipe, VoteConfig, label_space
 from raymask.core.tasks import JOINT, LabelSpace
-from raymask.data.folds import assign_folds, check_leak, thin_classes
+from raymask.data.folds import assign_folds, check_leak, rare_classes
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import read_json
 from raymask.metrics.scores import score_joint
@@ -240,7 +240,7 @@ def fold_images() -> Callable[[], None]:
     def work() -> None:
         folds = assign_folds(images, FOLDS, 0)
         check_leak(images["group"], folds)
-        thin_classes(images, space.joint_classes, FOLDS.k)
+        rare_classes(images, space.joint_classes, FOLDS.k)
         write_table(ROWS.manifest, images.assign(fold=folds))
 
     return work

@@ -30,7 +30,7 @@ from benchmarks.common import WORK, keep_memory, photos, show, write_results
 from benchmarks.made import write_replicas, write_vote
 from raymask.cluster.connection import Cluster, connect
 from raymask.config.schema import ComputeConfig, Recipe, RunConfig, label_space
-from raymask.inference.panel import read_panel
+from raymask.inference.definition import read_definition
 from raymask.runs.directory import Run, save_run_config
 from raymask.serving.deployment import Settings, serving
 from raymask.serving.requests import Limits
@@ -85,7 +85,7 @@ def turn(run: Run, size: int, cluster: Cluster, files: Sequence[bytes], given: a
         port = tried.getsockname()[1]
     settings = Settings(port=port, batch_size=size, batch_wait_ms=given.batch_wait_ms, replicas=given.replicas, limits=LIMITS)
     with ExitStack() as stack:
-        replicas = stack.enter_context(serving(run.root, read_panel(run.root), settings, cluster))
+        replicas = stack.enter_context(serving(run.root, read_definition(run.root), settings, cluster))
         pool = stack.enter_context(mp.get_context("spawn").Pool(1))
         pool.apply(asked, (settings.url, files, 16, 32))
         before = batches(settings.url)

@@ -220,7 +220,7 @@ def time_peer(work: Work, prepare: Prepare, processes: int, values: Mapping[str,
     return Timing(max(done) - min(began), max(done) - max(ready), np.concatenate(probabilities))
 
 
-class TimedCrew(actors.Crew):
+class TimedCrew(actors.PredictActor):
     """Leaves the time at which it was ready in a file."""
 
     def __init__(self, models: Mapping[str, Path], *arguments: Any) -> None:
@@ -233,13 +233,13 @@ def time_raymask(work: Work) -> Timing:
     """On a Ray that runs already; `work` begins when the first actor is ready."""
     shutil.rmtree(work.run.root / "ready", ignore_errors=True)
     with connect(ComputeConfig()) as cluster:
-        actors.Crew, own = TimedCrew, actors.Crew
+        actors.PredictActor, own = TimedCrew, actors.PredictActor
         began = time.time()
         table = actors.predict(
             work.run, work.images, work.replicas, even(VIEW_NAMES), plan_actors(cluster.nodes), lambda done, of: None
         )
         done = time.time()
-        actors.Crew = own
+        actors.PredictActor = own
     ready = min(read_json(file) for file in (work.run.root / "ready").iterdir())
     in_order = table.set_index("image_id").loc[work.images["image_id"]].drop(columns="problem")
     return Timing(done - began, done - ready, in_order.to_numpy(np.float32))

@@ -192,13 +192,13 @@ def _silent_stderr() -> Iterator[None]:
     """Keeps what Ray's C++ part says while it starts from the screen; where it fails, it is noted with what is raised."""
     sys.stderr.flush()
     screen = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         except BaseException as error:
-            said.seek(0)
-            error.add_note(said.read().decode(errors="replace"))
+            captured.seek(0)
+            error.add_note(captured.read().decode(errors="replace"))
             raise
         finally:
             os.dup2(screen, 2)

@@ -54,8 +54,8 @@ class RaySession:
         from raymask.cluster.capacity import offered_of, usable_nodes
 
         nodes = usable_nodes(self._compute, min(gpus, self._most_gpus), self._say)
-        if (there := offered_of("GPU")) < gpus:
-            self._most_gpus = int(there)  # so that no later stage waits for those that did not come
+        if (present := offered_of("GPU")) < gpus:
+            self._most_gpus = int(present)  # so that no later stage waits for those that did not come
         return nodes
 
     def _say(self, sentence: str) -> None:

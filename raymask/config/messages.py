@@ -41,10 +41,10 @@ def _in_our_words(message: str) -> str:
 
 def _shown(given: Any) -> str:
     text = repr(given)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
-MOST_SHOWN = 200
+MAX_SHOWN = 200
 UNIONS = (Union, types.UnionType)
 MUST_BE = {  # where pydantic's own words are about Python
     "tuple_type": "it must be a list",

@@ -19,11 +19,11 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 RUN_CONFIG = "config.yaml"
 """What a run calls its config; a recipe of that name is taken for a file of a run."""
 
-MOST_BYTES = 2**20
-MOST_VALUES = 100_000
+MAX_BYTES = 2**20
+MAX_VALUES = 100_000
 """Of a config file, those that its aliases repeat among them."""
-MOST_LEVELS = 50
-MOST_DIGITS = 1000
+MAX_LEVELS = 50
+MAX_DIGITS = 1000
 
 
 class _AsWritten:
@@ -50,7 +50,7 @@ class Loader(CCoreLoader):  # type: ignore[misc]
         """A number that remembers its text."""
         number: WrittenInt | WrittenFloat
         try:
-            if len(node.value) > MOST_DIGITS:
+            if len(node.value) > MAX_DIGITS:
                 raise ValueError
             if node.tag.endswith(":int"):
                 number = WrittenInt(self.construct_yaml_int_core(node))
@@ -141,8 +141,8 @@ def _check_size(text: str, name: str) -> None:
         elif isinstance(event, yaml.CollectionStartEvent):
             opened.append((event.anchor, values))
             values += 1
-            if len(opened) > MOST_LEVELS:
-                raise InputError(f"{where}: values lie more than {MOST_LEVELS} levels deep.")
+            if len(opened) > MAX_LEVELS:
+                raise InputError(f"{where}: values lie more than {MAX_LEVELS} levels deep.")
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = opened.pop()
             if anchor:
@@ -155,8 +155,8 @@ def _check_size(text: str, name: str) -> None:
             if event.anchor in {anchor for anchor, _ in opened}:
                 raise InputError(f"{where}: the alias '*{event.anchor}' repeats what it is itself a part of.")
             values += sizes.get(event.anchor or "", 1)
-        if values > MOST_VALUES:
-            raise InputError(f"{where}: there are more than {MOST_VALUES:,} values, what aliases repeat among them.")
+        if values > MAX_VALUES:
+            raise InputError(f"{where}: there are more than {MAX_VALUES:,} values, what aliases repeat among them.")
 
 
 def dump_yaml(values: Any) -> str:
@@ -211,8 +211,8 @@ def _read_text(file: Path, given: str) -> str:
         if not file.is_file():  # nothing else is opened: a FIFO would never answer
             raise InputError(f"'{given}' is no file." if file.exists() else f"there is no config file '{given}'.")
         size = file.stat().st_size
-        if size > MOST_BYTES:
-            raise InputError(f"'{given}' is no config file: it has {size:,} bytes, where {MOST_BYTES:,} are the most.")
+        if size > MAX_BYTES:
+            raise InputError(f"'{given}' is no config file: it has {size:,} bytes, where {MAX_BYTES:,} are the most.")
         return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"'{given}' is not valid YAML: byte {error.start} is not UTF-8; save it as UTF-8.") from None

@@ -114,10 +114,10 @@ class Display:
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], one_line: bool = False) -> Table:
     """A rich table of strings; where the console is too narrow, cells are folded, or cut to keep each row on one line."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
-    for place, column in enumerate(columns):
+    for index, column in enumerate(columns):
         table.add_column(
             column,
-            justify="left" if place == 0 else "right",
+            justify="left" if index == 0 else "right",
             no_wrap=one_line,
             overflow="ellipsis" if one_line else "fold",
         )
@@ -155,21 +155,21 @@ class Board:
     def sentence(self, pack: str) -> str:
         """One line about a pack."""
         report, names = self.packs[pack], self.replicas_of[pack]
-        said = [f"{pack} ({len(names)} replicas)"]
-        said.append(f"epoch {report['share'] * report['epochs']:.1f}/{report['epochs']}".replace(".0/", "/"))
+        parts = [f"{pack} ({len(names)} replicas)"]
+        parts.append(f"epoch {report['share'] * report['epochs']:.1f}/{report['epochs']}".replace(".0/", "/"))
         known = [self.metrics[name] for name in names if name in self.metrics]
         validated = [metrics for metrics in known if not math.isnan(metrics["loss"])]
         if validated:
             loss, f1 = (sum(metrics[key] for metrics in validated) / len(validated) for key in ("loss", "f1"))
-            said.append(f"mean loss {loss:.3f}, mean F1 {f1:.3f}")
+            parts.append(f"mean loss {loss:.3f}, mean F1 {f1:.3f}")
         elif known:
-            said.append(f"mean train loss {sum(metrics['train_loss'] for metrics in known) / len(known):.3f}")
+            parts.append(f"mean train loss {sum(metrics['train_loss'] for metrics in known) / len(known):.3f}")
         if "images_per_second" in report:
-            said.append(f"{report['images_per_second']:.0f} images/s, {report['waiting']:.0%} waiting")
+            parts.append(f"{report['images_per_second']:.0f} images/s, {report['waiting']:.0%} waiting")
         left = self.remaining(pack)
         if left is not None and report["share"] < 1:
-            said.append(f"{duration(left)} to go")
-        return ": ".join([said[0], ", ".join(said[1:])])
+            parts.append(f"{duration(left)} to go")
+        return ": ".join([parts[0], ", ".join(parts[1:])])
 
     def table(self, height: int) -> RenderableType:
         """All replicas, the finished ones left out when there is no room."""

@@ -42,11 +42,11 @@ def conclude(work: Callable[[], None], resumes: bool) -> int:
         number = signal.SIGTERM if received else signal.SIGINT
         return _say(f"ended by {number.name}; {again}.", 128 + number)
     except (OSError, MemoryError) as error:
-        said = f"{reason(error, Path.cwd())}; all that is known lies in {log_of(error)}"
-        return _say(f"{said}. Once its cause is gone, {again}.", FAILED)
+        message = f"{reason(error, Path.cwd())}; all that is known lies in {log_of(error)}"
+        return _say(f"{message}. Once its cause is gone, {again}.", FAILED)
     except Exception as error:
-        said = f"this should not happen ({reason(error, Path.cwd())}); all that is known lies in {log_of(error)}"
-        return _say(f"{said}, which helps to mend it where you report it.", UNEXPECTED)
+        message = f"this should not happen ({reason(error, Path.cwd())}); all that is known lies in {log_of(error)}"
+        return _say(f"{message}, which helps to mend it where you report it.", UNEXPECTED)
 
 
 def log_of(error: BaseException) -> str:

@@ -41,7 +41,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 # torch writes its files in C++, which says of a full disk that its own position in the file is unexpected.
 FULL_IN_WORDS = ("No space left on device", "Disk quota exceeded", "OutOfDiskError", "unexpected pos", "PytorchStreamWriter")
 OUT_OF_MEMORY = ("ray.exceptions.OutOfMemoryError", "MemoryError", "CUDA out of memory")
-MOST_SAID = 300
+MAX_SAID = 300
 
 
 def reason(error: BaseException, folder: Path) -> str:
@@ -61,8 +61,8 @@ def reason(error: BaseException, folder: Path) -> str:
         return "the memory was used up; smaller batches, and fewer packs side by side or replicas in a pack, need less"
     last = [line.strip() for line in str(error).splitlines() if line.strip()][-1:]
     name = type(error).__name__
-    said = last[0] if last and name.startswith("RayTaskError") else ": ".join([name, *last])
-    return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}…"
+    message = last[0] if last and name.startswith("RayTaskError") else ": ".join([name, *last])
+    return message if len(message) <= MAX_SAID else f"{message[:MAX_SAID]}…"
 
 
 def is_full(error: BaseException) -> bool:

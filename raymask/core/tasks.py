@@ -36,7 +36,7 @@ TAKEN = {
     "agreement": "is a column of raymask's predictions",
 }
 """Names that no task may have, and why: predictions have a column TASK and a column TASK_label of each task."""
-MOST_CLASSES = 4096
+MAX_CLASSES = 4096
 """Joint classes: every prediction has a column for each, and every vote is counted over all of them."""
 
 
@@ -71,17 +71,17 @@ class LabelSpace:
     """Several tasks and the joint label that they make together.
 
     Raises:
-        InputError: a task's name is taken, see `check_task_names`, or they make more than `MOST_CLASSES` together.
+        InputError: a task's name is taken, see `check_task_names`, or they make more than `MAX_CLASSES` together.
     """
 
     tasks: tuple[Task, ...]
 
     def __post_init__(self) -> None:
         check_task_names(self.names)
-        if self.joint_size > MOST_CLASSES:
+        if self.joint_size > MAX_CLASSES:
             several = f"their {len(self.tasks)} tasks make" if len(self.tasks) > 1 else f"'{self.names[0]}' has"
             raise InputError(
-                f"tasks: {several} {self.joint_size} joint classes, and raymask takes {MOST_CLASSES} at most; give them fewer "
+                f"tasks: {several} {self.joint_size} joint classes, and raymask takes {MAX_CLASSES} at most; give them fewer "
                 "classes, or train some of the tasks in another run (tasks.NAME=null drops one here)."
             )
 

@@ -119,8 +119,8 @@ class PreparedImages:
         """(B, H, W, 3) uint8 copies of the images at these rows of the manifest."""
         wanted = np.asarray(rows, dtype=np.int64)
         batch = np.empty((len(wanted), *self.shards[0].shape[1:]), dtype=np.uint8)
-        for place, row in enumerate(wanted):
-            batch[place] = self.shards[self.shard_of[row]][self.offset_of[row]]
+        for index, row in enumerate(wanted):
+            batch[index] = self.shards[self.shard_of[row]][self.offset_of[row]]
         return batch
 
 

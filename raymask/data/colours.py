@@ -82,8 +82,8 @@ def eight_bits(values: npt.NDArray[Any], top: float | None = None) -> Pixels:
     outside = not -beyond * white <= least <= most <= white * (1 + beyond)
     if outside or ((least or most) and most < NEARLY_BLACK * white and not top):
         ranges = "0 to 1, or of 8, 12 or 16 bits" if floats else "8, 12 or 16 bits"
-        said = "none of" if outside else "nearly black in"
-        raise BrokenImageError(f"its pixels are from {least:g} to {most:g}, which is {said} {ranges}; save it in 8 bits")
+        extent = "none of" if outside else "nearly black in"
+        raise BrokenImageError(f"its pixels are from {least:g} to {most:g}, which is {extent} {ranges}; save it in 8 bits")
     scaled = values.astype(np.float32) * np.float32(255 / white)
     return np.asarray(np.clip(scaled + 0.5, 0, 255), dtype=np.uint8)
 

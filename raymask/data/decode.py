@@ -39,18 +39,18 @@ Pillow knows more: EPS, for which it runs Ghostscript; FLI and others whose firs
 which 1 kB that says 8 × 8 pixels may hold 16,384 × 16,384.
 """
 SUFFIXES = frozenset(chain.from_iterable(FORMATS.values()))
-MOST_PIXELS = 178_956_970
+MAX_PIXELS = 178_956_970
 """Of a file, unless fewer are asked for; Pillow's own limit."""
-MOST_BYTES = 2**31
+MAX_BYTES = 2**31
 """Of a file; one that says to hold more is no image, but fills the memory."""
-MOST_SCANS = 64
+MAX_SCANS = 64
 """Of a JPEG. Progressive ones have about 10; each of 64 bytes may go over all pixels again."""
 TILE_WIDTH, TILE_LENGTH = 322, 323
 
 cv2.setNumThreads(0)
 
 
-def decode(content: bytes, spec: InputSpec, most_pixels: int = MOST_PIXELS) -> Pixels:
+def decode(content: bytes, spec: InputSpec, most_pixels: int = MAX_PIXELS) -> Pixels:
     """(H, W, 3) uint8 RGB pixels of a file's bytes, upright by its EXIF data, cropped and resized by area.
 
     Of several pictures it is the first; of any mode and number of bits, see `raymask.data.colours.to_rgb`. JPEGs are decoded at
@@ -78,11 +78,11 @@ def decode_image(image: Image.Image | npt.NDArray[Any], specs: Sequence[InputSpe
         BrokenImageError: as `decode` does.
     """
     with _explained():
-        pixels = array_to_rgb(image) if isinstance(image, np.ndarray) else _upright_rgb(image, MOST_PIXELS)
+        pixels = array_to_rgb(image) if isinstance(image, np.ndarray) else _upright_rgb(image, MAX_PIXELS)
     return [_fitted(pixels, spec) for spec in specs]
 
 
-def pixels_of(content: bytes, most_pixels: int = MOST_PIXELS) -> int:
+def pixels_of(content: bytes, most_pixels: int = MAX_PIXELS) -> int:
     """How many pixels a file has, of which the header alone is read.
 
     Raises:
@@ -102,8 +102,8 @@ def _opened(content: bytes, most_pixels: int) -> Image.Image:
     # A TIFF's decoder takes room for a whole tile, however small the image.
     tile = int(tags.get(TILE_WIDTH, 0)) * int(tags.get(TILE_LENGTH, 0))
     _check_pixels(max(image.width * image.height, tile), most_pixels)
-    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MOST_SCANS:
-        raise BrokenImageError(f"the image is a JPEG of more than {MOST_SCANS} scans")
+    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MAX_SCANS:
+        raise BrokenImageError(f"the image is a JPEG of more than {MAX_SCANS} scans")
     return image
 
 
@@ -138,7 +138,7 @@ def _explained() -> Iterator[None]:
 def decode_file(path: str, specs: Sequence[InputSpec]) -> tuple[str, list[Pixels]]:
     """Pixels of a file for each spec, or why it has none: ("", pixels) or (problem, [])."""
     try:
-        content = read_bytes(path, MOST_BYTES)
+        content = read_bytes(path, MAX_BYTES)
         return "", [decode(content, spec) for spec in specs]
     except BrokenImageError as error:
         return str(error), []
@@ -170,6 +170,6 @@ def _why(error: Exception) -> str:
     if "cannot identify" in str(error):
         return "the file is no image that can be read"
     if isinstance(error, Image.DecompressionBombError):
-        return f"the image has far too many pixels; at most {MOST_PIXELS / 1e6:.4g} megapixels are read"
-    said = str(error).strip() or type(error).__name__
-    return f"the image is broken ({said.splitlines()[0]})"
+        return f"the image has far too many pixels; at most {MAX_PIXELS / 1e6:.4g} megapixels are read"
+    message = str(error).strip() or type(error).__name__
+    return f"the image is broken ({message.splitlines()[0]})"

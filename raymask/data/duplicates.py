@@ -15,7 +15,7 @@ from raymask.data.rejected import Rejected
 from raymask.io import files
 
 LABELS = [f"label_{JOINT}", f"train_label_{JOINT}"]
-MOST_GROUPS = 10
+MAX_GROUPS = 10
 """Named groups that one content may lie in to make one of them."""
 
 
@@ -30,9 +30,9 @@ def read_groups(values: pd.Series, image_ids: pd.Series) -> tuple[pd.Series, lis
     without = mapped(values, canonical).isin(list(MISSING))
     names = {form: spelling(written) for form, written in values[~without].groupby(forms[~without], sort=False)}
     groups = forms.map(names).where(~without, image_ids)
-    taken = set(names.values())
-    alone = groups[without].isin(taken)
-    groups.update(pd.Series([_free(name, taken) for name in groups[without][alone]], groups[without][alone].index, dtype=object))
+    used = set(names.values())
+    alone = groups[without].isin(used)
+    groups.update(pd.Series([_free(name, used) for name in groups[without][alone]], groups[without][alone].index, dtype=object))
     remarks = [written_twice("groups", values[~without], forms[~without])]
     if without.any():
         remarks.append(f"{without.sum()} images have no group; each is a group of its own")
@@ -80,7 +80,7 @@ def among(images: pd.DataFrame, others: pd.DataFrame) -> frozenset[str]:
 def copies_joined(images: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Images of which those of one content share a group, and so a fold, and what is to be said of copies.
 
-    Where groups are named, a content in more than `MOST_GROUPS` of them stays apart: it is likely a picture that stands for a
+    Where groups are named, a content in more than `MAX_GROUPS` of them stays apart: it is likely a picture that stands for a
     missing one, and would make one group of everybody.
 
     Args:
@@ -89,20 +89,20 @@ def copies_joined(images: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     known = images[images["digest"] != ""]
     spread = known.groupby("digest")["group"].nunique()
     named = not images["group"].equals(images["image_id"])
-    joining = spread.index[(spread > 1) & (spread <= (MOST_GROUPS if named else len(images)))]
+    joining = spread.index[(spread > 1) & (spread <= (MAX_GROUPS if named else len(images)))]
     content = ("digest " + images["digest"]).where(images["digest"].isin(joining), "id " + images["image_id"])
     kinds = {
         "under another name; copies share a fold": joining,
         "in other groups, so that validation sees what training saw": spread.index[spread > 1].difference(joining),
         "with another label": _unlike(known),
     }
-    said = []
+    remarks = []
     for what, digests in kinds.items():
         copies = known[known["digest"].isin(digests)].sort_values("digest", kind="stable")
         if len(copies):
             one, other = copies["image_id"].iloc[:2]
-            said.append(f"{len(copies)} images are there byte for byte once more {what}, such as '{one}' and '{other}'")
-    return images.assign(group=joined(images["group"], content)), said
+            remarks.append(f"{len(copies)} images are there byte for byte once more {what}, such as '{one}' and '{other}'")
+    return images.assign(group=joined(images["group"], content)), remarks
 
 
 def _unlike(images: pd.DataFrame) -> pd.Series:
@@ -153,7 +153,7 @@ def joined(groups: pd.Series, file: pd.Series) -> pd.Series:
     return groups.map(first) if root else groups
 
 
-def _free(name: str, taken: Collection[str]) -> str:
-    while name in taken:
+def _free(name: str, used: Collection[str]) -> str:
+    while name in used:
         name += " (alone)"
     return name

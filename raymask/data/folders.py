@@ -99,9 +99,9 @@ def _split_at(root: str, names: list[str]) -> int | None:
 
 
 def _of_split(training: set[str], tests: set[str]) -> str:
-    said = f"the images below {' and '.join(sorted(training))} are for training (raymask divides them into folds itself)"
+    message = f"the images below {' and '.join(sorted(training))} are for training (raymask divides them into folds itself)"
     other = f"; those below {' and '.join(sorted(tests))} are not: they are the test images, unless data.test names others"
-    return said + other if tests else said
+    return message + other if tests else message
 
 
 def _without_images(root: str, found: Folders) -> list[str]:
@@ -110,5 +110,5 @@ def _without_images(root: str, found: Folders) -> list[str]:
     above = [f"{folder}/" for folder in sorted(training)] if found.split_at == 0 else [""]
     known = {f"{part}{found.label(name)}" for part in above for name in found.labelled if name.startswith(part)}
     test = {name.split("/")[0] for name in found.test} if found.split_at == 0 else set()
-    there = [f"{part}{name}" for part in above for name in files.list_names(files.join(root, part), folders=True)]
-    return [name for name in there if name not in known | test and not files.is_hidden(name)]
+    present = [f"{part}{name}" for part in above for name in files.list_names(files.join(root, part), folders=True)]
+    return [name for name in present if name not in known | test and not files.is_hidden(name)]

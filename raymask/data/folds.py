@@ -17,7 +17,7 @@ from raymask.core.types import Labels
 
 TRAIN_ONLY = -1
 GROUPED = ("stratified_group", "group", "holdout")
-MOST_PARTS = 10
+MAX_PARTS = 10
 """Parts that images are cut into to hold some of them out, but for shares so small that they need more."""
 
 
@@ -63,7 +63,7 @@ def reserve_rows(images: pd.DataFrame, config: FoldsConfig, seed: int) -> npt.ND
     joint = images[f"label_{JOINT}"].to_numpy()
     groups, names = pd.factorize(images["group"], sort=True)
     grouped = config.scheme in GROUPED
-    share = Fraction(config.reserve).limit_denominator(max(MOST_PARTS, math.ceil(1 / config.reserve)))
+    share = Fraction(config.reserve).limit_denominator(max(MAX_PARTS, math.ceil(1 / config.reserve)))
     parts = share.denominator
     other_seed = int(np.random.SeedSequence([seed, parts]).generate_state(1)[0])
     try:
@@ -158,7 +158,7 @@ def check_leak(groups: npt.ArrayLike, folds: npt.ArrayLike) -> None:
         )
 
 
-def thin_classes(images: pd.DataFrame, classes: tuple[str, ...], k: int) -> list[str]:
+def rare_classes(images: pd.DataFrame, classes: tuple[str, ...], k: int) -> list[str]:
     """`NAME (COUNT)` of each joint class that has fewer groups than folds, so that some fold validates without it."""
     groups = images.groupby(f"label_{JOINT}")["group"].nunique()
     counts = {name: int(groups.get(label, 0)) for label, name in enumerate(classes)}

@@ -15,7 +15,7 @@ from PIL import Image
 from raymask.core.errors import InputError
 from raymask.core.types import Pixels
 from raymask.data.colours import BrokenImageError
-from raymask.data.decode import MOST_PIXELS, decode, decode_file, decode_image
+from raymask.data.decode import MAX_PIXELS, decode, decode_file, decode_image
 from raymask.data.specs import InputSpec
 
 
@@ -81,7 +81,7 @@ def check_ids(image_ids: Any) -> list[str] | None:
     return None if image_ids is None else [str(name) for name in image_ids]
 
 
-def read_content(content: bytes, specs: Sequence[InputSpec], most_pixels: int = MOST_PIXELS) -> tuple[str, list[Pixels]]:
+def read_content(content: bytes, specs: Sequence[InputSpec], most_pixels: int = MAX_PIXELS) -> tuple[str, list[Pixels]]:
     """Pixels of a file's bytes for each spec, or why it has none."""
     try:
         return "", [decode(content, spec, most_pixels) for spec in specs]

@@ -58,13 +58,13 @@ def _read_file(path: str, wanted: Collection[str]) -> Table:
     try:
         with files.open_file(path) as opened:
             reader = pq.ParquetFile(opened)
-            for place, column in enumerate(reader.schema_arrow):
+            for index, column in enumerate(reader.schema_arrow):
                 if INDEX.fullmatch(column.name):
                     continue
-                if _holds_images(reader, place):
-                    values[column.name] = _names(reader, place)
+                if _holds_images(reader, index):
+                    values[column.name] = _names(reader, index)
                     if column.name in wanted:
-                        images[column.name] = _paths(reader, path, place, values[column.name])
+                        images[column.name] = _paths(reader, path, index, values[column.name])
                         continue
                 else:
                     values[column.name] = texts(reader.read(columns=[column.name]).column(0))
@@ -77,15 +77,15 @@ def _read_file(path: str, wanted: Collection[str]) -> Table:
     return Table(pd.DataFrame(values, dtype=object), images, frozenset(nested))
 
 
-def _holds_images(reader: pq.ParquetFile, place: int) -> bool:
+def _holds_images(reader: pq.ParquetFile, index: int) -> bool:
     """Whether a column is of structs with bytes, or of bytes that are no text (some programs write texts as mere bytes)."""
-    kind = reader.schema_arrow.field(place).type
+    kind = reader.schema_arrow.field(index).type
     if pa.types.is_struct(kind):
         return any(inner.name == "bytes" and _is_binary(inner.type) for inner in kind)
     return _is_binary(kind) and any(
         not _is_text(value.as_py())
         for group in range(reader.num_row_groups)
-        for value in embedded.read_leaf(reader, group, place, "bytes")
+        for value in embedded.read_leaf(reader, group, index, "bytes")
     )
 
 
@@ -100,21 +100,21 @@ def _is_text(value: bytes | None) -> bool:
         return False
 
 
-def _names(reader: pq.ParquetFile, place: int) -> list[str]:
+def _names(reader: pq.ParquetFile, index: int) -> list[str]:
     """What the images of a column are called in it; "" for one without a name."""
-    kind = reader.schema_arrow.field(place).type
+    kind = reader.schema_arrow.field(index).type
     if not pa.types.is_struct(kind) or "path" not in [inner.name for inner in kind]:
         return [""] * int(reader.metadata.num_rows)
-    return [name for group in range(reader.num_row_groups) for name in texts(embedded.read_leaf(reader, group, place, "path"))]
+    return [name for group in range(reader.num_row_groups) for name in texts(embedded.read_leaf(reader, group, index, "path"))]
 
 
-def _paths(reader: pq.ParquetFile, file: str, place: int, names: list[str]) -> list[str]:
+def _paths(reader: pq.ParquetFile, file: str, index: int, names: list[str]) -> list[str]:
     """The path of each image of a column: to its bytes or, where there are none, by its name."""
     paths: list[str] = []
     for group in range(reader.num_row_groups):  # as a whole they may be larger than the memory
-        for value in embedded.read_leaf(reader, group, place, "bytes"):
+        for value in embedded.read_leaf(reader, group, index, "bytes"):
             row, content = len(paths), value.as_py()
-            paths.append(names[row] if content is None else embedded.path_of(file, place, row, content))
+            paths.append(names[row] if content is None else embedded.path_of(file, index, row, content))
     return paths
 
 

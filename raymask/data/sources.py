@@ -128,15 +128,15 @@ def _task_config(name: str, values: Mapping[str, object]) -> TaskConfig:
 
 def _check_columns(tasks: Mapping[str, TaskConfig | None], table: Table, data: DataConfig) -> None:
     keys = ("image_column", "id_column", "group_column") if data.kind == "csv" else ()
-    taken = {getattr(data, key): key for key in keys}
+    used = {getattr(data, key): key for key in keys}
     for name, task in tasks.items():
         if task is None:
             continue
         column = task.column or name
-        if column in taken:
-            raise InputError(f"tasks.{name}: its column '{column}' is data.{taken[column]} too; a label has a column of its own.")
+        if column in used:
+            raise InputError(f"tasks.{name}: its column '{column}' is data.{used[column]} too; a label has a column of its own.")
         if column not in table.values:
-            known = [str(known) for known in table.values.columns if known not in taken]
+            known = [str(known) for known in table.values.columns if known not in used]
             raise InputError(f"tasks.{name}: there is no column '{column}'; it may be {one_of(known, column)}.")
         need_columns(table, (column,), str(data.path))
 

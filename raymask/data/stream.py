@@ -102,7 +102,7 @@ def steps_per_task(spec: StreamSpec) -> int:
     return max(1, images // spec.batch_size)
 
 
-class Rest(ExecutionCallback):  # type: ignore[misc]
+class ThrottleExecution(ExecutionCallback):  # type: ignore[misc]
     """Lets Ray Data's control loop sleep between its steps.
 
     The loop is a thread of the process that reads a stream, and it spins while its blocks wait to be read: in a trial it held the
@@ -152,7 +152,7 @@ def limit_execution(memory: int) -> None:
     """Keeps order, and bounds the bytes of blocks that wait, in this process's next executions."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.custom_execution_callback_classes = list({*context.custom_execution_callback_classes, Rest})
+    context.custom_execution_callback_classes = list({*context.custom_execution_callback_classes, ThrottleExecution})
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=memory)
 

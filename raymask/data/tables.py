@@ -136,9 +136,9 @@ def _parsed(text: str, path: str, data: DataConfig) -> pd.DataFrame:
     try:
         rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, header=None, sep=separator)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        said = str(error).strip().splitlines()[-1]
-        uneven = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", said)
-        problem = "its line {1} has {2} values, and its header {0}".format(*uneven.groups()) if uneven else said
+        message = str(error).strip().splitlines()[-1]
+        uneven = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message)
+        problem = "its line {1} has {2} values, and its header {0}".format(*uneven.groups()) if uneven else message
         raise InputError(f"'{path}' cannot be read as a CSV file: {problem}.") from None
     table = rows[1:].reset_index(drop=True).fillna("")  # of rows that are cut short
     table.columns = pd.Index(rows.iloc[0], dtype=object)  # pandas would rename what is there twice, or empty
@@ -208,7 +208,7 @@ def _check_paths(table: Table, column: str, path: str) -> None:
     if names.map(is_image).any() or names.str.contains(" ").mean() <= 0.5:
         return
     header = table.values.columns
-    others = [str(name) for place, name in enumerate(header) if table.values.iloc[:, place].map(is_image).mean() > 0.5]
+    others = [str(name) for index, name in enumerate(header) if table.values.iloc[:, index].map(is_image).mean() > 0.5]
     advice = f"the paths seem to be in column '{others[0]}'" if others else "name the column of the images' paths"
     raise InputError(
         f"column '{column}' of '{path}' holds no paths of images, but values such as '{names.iloc[0][:60]}'; {advice} "

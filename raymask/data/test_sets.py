@@ -69,8 +69,8 @@ def _of_parquet(data: DataConfig) -> TestSet | None:
     if path is None or not files.is_folder(path) or not parquet_files(path, TEST):
         return None
     found = _of_table(read_table(path, data, (data.image_column,), TEST), data, path, data.image_root, "data.path")
-    said = f"the Parquet files in '{path}' that are for tests by their names are the test images, and are not trained on"
-    return replace(found, remarks=(said, *found.remarks))
+    message = f"the Parquet files in '{path}' that are for tests by their names are the test images, and are not trained on"
+    return replace(found, remarks=(message, *found.remarks))
 
 
 def _of_split(root: str) -> TestSet | None:

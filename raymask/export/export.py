@@ -26,7 +26,7 @@ from raymask.export.programs import write_ensemble, write_models
 from raymask.export.record import RANDOM_IMAGES, TOLERANCE, Bundle, Images, read_check_images
 from raymask.export.timm_checkpoints import write_checkpoints
 from raymask.export.torch_modules import output_names
-from raymask.inference.panel import FOLDS, Panel, read_panel
+from raymask.inference.definition import FOLDS, EnsembleDefinition, read_definition
 from raymask.inference.predictor import Predictor, specs_of
 from raymask.io.atomic import replacing, write_json, write_text
 from raymask.io.checked import within
@@ -38,8 +38,8 @@ from raymask.transforms.tta import ViewPlan, even
 
 FORMATS = {"onnx": ("onnx",), "torch": ("torch",), "both": ("onnx", "torch")}
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-OPSET, LEAST_OPSET, MOST_OPSET = 20, 18, 23
-MOST_ROWS = 30
+OPSET, MIN_OPSET, MAX_OPSET = 20, 18, 23
+MAX_ROWS = 30
 
 
 def export(
@@ -73,7 +73,7 @@ def export(
     """
     run, target, shown = Run(absolute(folder)), absolute(out), display or Display()
     _check_asked(target, formats, opset)
-    chosen = _chosen(read_panel(run.root, models, rule), members)
+    chosen = _chosen(read_definition(run.root, models, rule), members)
     with replacing(target) as draft:
         bundle = Bundle(draft, FORMATS[formats], opset)
         draft.mkdir()
@@ -81,19 +81,19 @@ def export(
             bundle.left_out.append("The vote is not part of this export, which holds some members alone.")
         else:
             _write_run(run, draft, chosen)
-        panel = chosen if members else read_panel(draft, models, rule)
-        specs = specs_of(panel.models)
-        predictor = _exact_predictor(panel, specs)
+        definition = chosen if members else read_definition(draft, models, rule)
+        specs = specs_of(definition.models)
+        predictor = _exact_predictor(definition, specs)
         images = read_check_images(run, chosen.models, specs)
         singly = _said(predictor, even(["original"]), images.pixels)
         write_models(bundle, predictor, images, singly, shown)
         if not members:
-            write_ensemble(bundle, panel, predictor, images)
-        write_checkpoints(bundle, panel.models, predictor, images, singly)
-        told = _told(bundle, panel, specs, None if members else models)
-        write_json(draft / "preprocessing.json", told)
+            write_ensemble(bundle, definition, predictor, images)
+        write_checkpoints(bundle, definition.models, predictor, images, singly)
+        result = _told(bundle, definition, specs, None if members else models)
+        write_json(draft / "preprocessing.json", result)
         write_json(draft / "check.json", _checked(bundle, images))
-        write_text(draft / "README.md", model_card(run, load_run_config(run), told))
+        write_text(draft / "README.md", model_card(run, load_run_config(run), result))
     _say(bundle, target, shown)
     return target
 
@@ -101,8 +101,8 @@ def export(
 def _check_asked(out: Path, formats: str, opset: int) -> None:
     if formats not in FORMATS:
         raise InputError(f"there is no format '{formats}'; it may be {one_of(FORMATS, formats)}.")
-    if not LEAST_OPSET <= opset <= MOST_OPSET:
-        raise InputError(f"ONNX opset {opset} cannot be written; it may be {LEAST_OPSET} to {MOST_OPSET}.")
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise InputError(f"ONNX opset {opset} cannot be written; it may be {MIN_OPSET} to {MAX_OPSET}.")
     check_output(out, "--out")
     check_writable(out, "--out")
     lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -112,38 +112,38 @@ def _check_asked(out: Path, formats: str, opset: int) -> None:
         )
 
 
-def _chosen(panel: Panel, members: Sequence[str]) -> Panel:
-    """The panel with the models of some members alone."""
-    known = list(panel.rounds[0])
+def _chosen(definition: EnsembleDefinition, members: Sequence[str]) -> EnsembleDefinition:
+    """The definition with the models of some members alone."""
+    known = list(definition.rounds[0])
     for name in members:
         if name not in known:
             raise InputError(f"there is no member '{name}'; it may be {one_of(known, name)}.")
-    kept = [models[name] for models in panel.rounds for name in (members or known)]
-    return Panel(
-        panel.vote,
-        panel.space,
-        panel.prior,
-        {name: folder for name, folder in panel.models.items() if name in kept},
-        tuple({name: models[name] for name in (members or known)} for models in panel.rounds),
+    kept = [models[name] for models in definition.rounds for name in (members or known)]
+    return EnsembleDefinition(
+        definition.vote,
+        definition.space,
+        definition.prior,
+        {name: folder for name, folder in definition.models.items() if name in kept},
+        tuple({name: models[name] for name in (members or known)} for models in definition.rounds),
     )
 
 
-def _write_run(run: Run, out: Path, panel: Panel) -> None:
+def _write_run(run: Run, out: Path, definition: EnsembleDefinition) -> None:
     """The vote, the config and the models as a run directory has them."""
-    for name, folder in panel.models.items():
+    for name, folder in definition.models.items():
         copy = within(out, "members", *name.split("/"))
         copy.mkdir(parents=True)
-        told = read_model(folder)
-        read_weights(told.weights, told.sha256)  # so that what is damaged is told of by its own name
-        shutil.copyfile(told.weights, copy / WEIGHTS)
+        meta = read_model(folder)
+        read_weights(meta.weights, meta.sha256)  # so that what is damaged is told of by its own name
+        shutil.copyfile(meta.weights, copy / WEIGHTS)
         shutil.copyfile(folder / META, copy / META)
     save_run_config(Run(out), load_run_config(run))
-    write_json(Run(out).ensemble, {**read_ensemble(run), "members": {name: {"member": name} for name in panel.rounds[0]}})
+    write_json(Run(out).ensemble, {**read_ensemble(run), "members": {name: {"member": name} for name in definition.rounds[0]}})
 
 
-def _exact_predictor(panel: Panel, specs: Sequence[InputSpec]) -> Predictor:
+def _exact_predictor(definition: EnsembleDefinition, specs: Sequence[InputSpec]) -> Predictor:
     """Raymask's own predictor on the CPU in float32, whatever the models' recipes say."""
-    predictor = Predictor(panel.models, panel.vote.views, specs, None)
+    predictor = Predictor(definition.models, definition.vote.views, specs, None)
     predictor.device = torch.device("cpu")
     predictor.models = [model.cpu() for model in predictor.models]
     predictor.amp = [nullcontext for _ in predictor.models]
@@ -154,15 +154,15 @@ def _said(predictor: Predictor, views: ViewPlan, pixels: Sequence[Any]) -> dict[
     """(n, C) by head of every model under other views."""
     before, predictor.views = predictor.views, views
     try:
-        return predictor.said(pixels)
+        return predictor.probabilities(pixels)
     finally:
         predictor.views = before
 
 
-def _told(bundle: Bundle, panel: Panel, specs: Sequence[InputSpec], part: str | None) -> dict[str, Any]:
+def _told(bundle: Bundle, definition: EnsembleDefinition, specs: Sequence[InputSpec], part: str | None) -> dict[str, Any]:
     """What preprocessing.json says."""
     inputs, models = dict(zip(specs, input_names(specs), strict=True)), {}
-    for name, folder in panel.models.items():
+    for name, folder in definition.models.items():
         told_of_model = read_model(folder)
         classes = told_of_model.classes
         outputs = {output: head for head, output in output_names(classes).items()}
@@ -178,9 +178,9 @@ def _told(bundle: Bundle, panel: Panel, specs: Sequence[InputSpec], part: str | 
         import onnxruntime
 
         versions |= {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
-    told = preprocessing(panel.vote, panel.space, specs, models, bundle.files.get("ensemble", {}))
+    result = preprocessing(definition.vote, definition.space, specs, models, bundle.files.get("ensemble", {}))
     return {
-        **told,
+        **result,
         "timm": bundle.timm,
         "left_out": bundle.left_out,
         "part": part,
@@ -206,8 +206,8 @@ def _say(bundle: Bundle, out: Path, display: Display) -> None:
         [name, *(f"{bundle.differences[file]:.1e}" for file in files.values())]
         for name, files in sorted(bundle.files.items(), key=lambda item: item[0] != "ensemble")
     ]
-    if len(rows) > MOST_ROWS:
-        rows = [*rows[:MOST_ROWS], [f"… and {len(rows) - MOST_ROWS} more, see check.json", *("" for _ in bundle.formats)]]
+    if len(rows) > MAX_ROWS:
+        rows = [*rows[:MAX_ROWS], [f"… and {len(rows) - MAX_ROWS} more, see check.json", *("" for _ in bundle.formats)]]
     display.line("export", "checked against raymask, both in float32; the greatest differences of a probability:")
     display.table("", ["", *bundle.formats], rows)
     display.line("export", f"{len(bundle.files)} models and {len(bundle.timm)} checkpoints of timm: {out}")

@@ -12,9 +12,9 @@ from raymask.config.schema import ENSEMBLE, RunConfig, label_space, resolve_memb
 from raymask.config.yaml_files import dump_yaml
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.data.specs import InputSpec
-from raymask.inference.panel import FOLDS
+from raymask.inference.definition import FOLDS
 from raymask.runs.directory import Run, read_ensemble
-from raymask.runs.tables import read_elected, read_manifest
+from raymask.runs.tables import read_ensemble_predictions, read_manifest
 from raymask.voting.vote import Vote
 
 STEPS = (
@@ -42,7 +42,7 @@ PRIVATE = ("runs", "cache", "data", "compute", "teacher")
 def input_names(specs: Sequence[InputSpec]) -> list[str]:
     """What the ensemble's graph calls its inputs: `pixels_HxW`, numbered where two specs differ by their crop alone."""
     sizes = [f"pixels_{spec.height}x{spec.width}" for spec in specs]
-    return [name if sizes.count(name) == 1 else f"{name}_{sizes[:place].count(name)}" for place, name in enumerate(sizes)]
+    return [name if sizes.count(name) == 1 else f"{name}_{sizes[:index].count(name)}" for index, name in enumerate(sizes)]
 
 
 def preprocessing(
@@ -79,8 +79,8 @@ def preprocessing(
         "classes": {task: space.classes(task) for task in space.names},
         "joint": joint,
         "models": {
-            name: {**told, "note": f"the one input of its graph is called `pixels`, prepared as `{told['input']}`"}
-            for name, told in models.items()
+            name: {**result, "note": f"the one input of its graph is called `pixels`, prepared as `{result['input']}`"}
+            for name, result in models.items()
         },
         "ensemble": whole if ensemble else None,
         "vote": {
@@ -112,27 +112,27 @@ def vote_in_words(vote: Vote) -> str:
     )
 
 
-def model_card(run: Run, config: RunConfig, told: Mapping[str, Any]) -> str:
+def model_card(run: Run, config: RunConfig, result: Mapping[str, Any]) -> str:
     """The README of an export, with the front matter that the Hugging Face Hub reads.
 
     Args:
         run: the run that was exported, with ensemble.json; its out-of-fold predictions are read where they are there.
         config: its config.
-        told: the export's preprocessing.json.
+        result: the export's preprocessing.json.
     """
     space, written = label_space(config.tasks), read_ensemble(run, "vote", "members", "prior")
     front = {
         "library_name": "raymask",
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "ensemble", "raymask", "timm", *(["onnx"] if told["opset"] else [])],
+        "tags": ["image-classification", "ensemble", "raymask", "timm", *(["onnx"] if result["opset"] else [])],
         "metrics": ["f1", "accuracy"],
     }
     sections = {
         "What it predicts": _classes(space, written),
-        "Members and vote": _members(config, written, told),
+        "Members and vote": _members(config, written, result),
         "Scores": _scores(written) + _by_class(run, space),
         "Data": _data(written, config),
-        "How to use": _usage(told),
+        "How to use": _usage(result),
         "Limits": _limits(written),
         "Training": _training(config),
     }
@@ -168,20 +168,20 @@ def _classes(space: LabelSpace, written: Mapping[str, Any]) -> str:
     )
 
 
-def _members(config: RunConfig, written: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+def _members(config: RunConfig, written: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     by_name = {member.name: member for member in resolve_members(config)}
     rows = []
     for name in written["members"]:
-        models = [model for model in told["models"] if model.rpartition("/")[0] == name]
+        models = [model for model in result["models"] if model.rpartition("/")[0] == name]
         if not models:
             continue
         known = by_name.get(name)
         what = [known.task, known.recipe.backbone, "×".join(map(str, known.recipe.height_width))] if known else ["", "", ""]
         scores = written.get("oof", {}).get(name, {})
         rows.append([name, *what, len(models), ", ".join(f"{target} {score['f1']:.3f}" for target, score in scores.items())])
-    left_out = "".join(f"\n- {plain(sentence)}" for sentence in told["left_out"])
+    left_out = "".join(f"\n- {plain(sentence)}" for sentence in result["left_out"])
     heads = ["member", "predicts", "backbone", "image size", "models", "macro-F1 out of fold"]
-    return f"{table(heads, rows)}\n{told['vote']['in_words']}\n{left_out}"
+    return f"{table(heads, rows)}\n{result['vote']['in_words']}\n{left_out}"
 
 
 def _scores(written: Mapping[str, Any]) -> str:
@@ -210,15 +210,15 @@ def _by_class(run: Run, space: LabelSpace) -> str:
         return ""
     from sklearn.metrics import f1_score
 
-    said = read_elected(run.oof_ensemble, space)[["image_id", *(f"{task}_label" for task in space.names)]]
+    predictions = read_ensemble_predictions(run.oof_ensemble, space)[["image_id", *(f"{task}_label" for task in space.names)]]
     truth = read_manifest(run, space)[["image_id", *(f"label_{task}" for task in space.names)]]
-    both = said.merge(truth, on="image_id")
+    both = predictions.merge(truth, on="image_id")
     rows = []
     for task in space.tasks:
         labels = np.arange(len(task.classes))
         scores = f1_score(both[f"label_{task.name}"], both[f"{task.name}_label"], labels=labels, average=None, zero_division=0.0)
         images = np.bincount(both[f"label_{task.name}"], minlength=len(labels))
-        rows += [[task.name, name, images[place], f"{scores[place]:.3f}"] for place, name in enumerate(task.classes)]
+        rows += [[task.name, name, images[index], f"{scores[index]:.3f}"] for index, name in enumerate(task.classes)]
     return f"\n{table(['task', 'class', 'images', 'F1 out of fold'], rows)}"
 
 
@@ -229,28 +229,28 @@ def _data(written: Mapping[str, Any], config: RunConfig) -> str:
     return f"{size}, divided by {config.folds.k} folds, {config.folds.scheme}; none of them is in this folder."
 
 
-def _usage(told: Mapping[str, Any]) -> str:
+def _usage(result: Mapping[str, Any]) -> str:
     ways = [
-        _with_onnxruntime(told),
+        _with_onnxruntime(result),
         "`preprocessing.json` says in full how to feed the graphs, and `check.json` how near they are to raymask.",
     ]
-    if told["part"]:
-        part = "" if told["part"] == FOLDS else f', "{told["part"]}"'
+    if result["part"]:
+        part = "" if result["part"] == FOLDS else f', "{result["part"]}"'
         code = f'import raymask\n\nprint(raymask.load("."{part}).predict(["photo.jpg"]))\n'
         ways.append(f"With raymask, in this folder:\n\n```python\n{code}```")
-    if told["timm"]:
-        file, one = next(iter(told["timm"].items()))
-        code = f'timm.create_model("{one["model_name"]}", num_classes={one["num_classes"]}, checkpoint_path="{file}")'
+    if result["timm"]:
+        file, example = next(iter(result["timm"].items()))
+        code = f'timm.create_model("{example["model_name"]}", num_classes={example["num_classes"]}, checkpoint_path="{file}")'
         ways.append(f"One model with timm, which takes images that are normalised:\n\n```python\n{code}\n```")
     return "\n\n".join(filter(None, ways))
 
 
-def _with_onnxruntime(told: Mapping[str, Any]) -> str:
+def _with_onnxruntime(result: Mapping[str, Any]) -> str:
     """Code for the ensemble's graph, where it is there and takes one input."""
-    files = (told["ensemble"] or {}).get("files", {})
-    if "onnx" not in files or len(told["inputs"]) > 1:
+    files = (result["ensemble"] or {}).get("files", {})
+    if "onnx" not in files or len(result["inputs"]) > 1:
         return ""
-    name, spec = next(iter(told["inputs"].items()))
+    name, spec = next(iter(result["inputs"].items()))
     height, width, crop = spec["height"], spec["width"], spec["crop"]
     return (
         "With onnxruntime:\n\n```python\nimport cv2, numpy as np, onnxruntime\n\n"

@@ -22,7 +22,7 @@ from raymask.core.types import ByHead
 from raymask.export.model_card import input_names
 from raymask.export.record import TOLERANCE, Bundle, Images
 from raymask.export.torch_modules import COMBINE, EnsembleGraph, ModelGraph, output_names
-from raymask.inference.panel import Panel
+from raymask.inference.definition import EnsembleDefinition
 from raymask.inference.predictor import Predictor, specs_of
 from raymask.io.checked import within
 from raymask.models.classifier import Classifier
@@ -47,10 +47,10 @@ class _Mould:
 def write_models(bundle: Bundle, predictor: Predictor, images: Images, singly: Mapping[str, ByHead], display: Display) -> None:
     """The graphs of all models, checked; those of one architecture are traced once."""
     moulds: dict[str, _Mould] = {}
-    spec_of = {place: spec for spec, groups in predictor.groups.items() for places in groups.values() for place in places}
+    spec_of = {index: spec for spec, groups in predictor.groups.items() for places in groups.values() for index in places}
     with display.counting("export", "models") as count:
-        for place, (name, model) in enumerate(zip(predictor.names, predictor.models, strict=True)):
-            pixels = images.tensors()[spec_of[place]]
+        for index, (name, model) in enumerate(zip(predictor.names, predictor.models, strict=True)):
+            pixels = images.tensors()[spec_of[index]]
             state = ModelGraph(model).state_dict()
             shapes = [(key, tuple(tensor.shape)) for key, tensor in state.items()]
             key = repr((type(model.backbone), str(model.backbone), model.statistics, model.classes, shapes, pixels.shape))
@@ -61,7 +61,7 @@ def write_models(bundle: Bundle, predictor: Predictor, images: Images, singly: M
                 _save(bundle, name, f"models/{name}", moulds[key].program, moulds[key].onnx)
             expected = {output: singly[name][head] for head, output in output_names(model.classes).items()}
             _check(bundle, name, {"pixels": pixels}, expected)
-            count(place + 1, len(predictor.names))
+            count(index + 1, len(predictor.names))
 
 
 def _mould(graph: ModelGraph, pixels: Tensor, model: Classifier, bundle: Bundle) -> _Mould:
@@ -105,8 +105,8 @@ def _exporting(what: str) -> Iterator[None]:
                 logger.setLevel(logging.ERROR)
             yield
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise RunError(f"'{what}' cannot be exported ({type(error).__name__}: {said}).") from error
+        message = " ".join(str(error).split())[:200]
+        raise RunError(f"'{what}' cannot be exported ({type(error).__name__}: {message}).") from error
     finally:
         for name, logger in loggers.items():
             logger.setLevel(before[name])
@@ -126,19 +126,19 @@ def _save(bundle: Bundle, name: str, stem: str, program: ExportedProgram, onnx: 
         own.save(bundle.root / bundle.files[name]["onnx"])
 
 
-def write_ensemble(bundle: Bundle, panel: Panel, predictor: Predictor, images: Images) -> None:
+def write_ensemble(bundle: Bundle, definition: EnsembleDefinition, predictor: Predictor, images: Images) -> None:
     """The graph of everything, checked against raymask's own vote; or why there is none."""
-    rule = panel.vote.fitted.candidate.rule
+    rule = definition.vote.fitted.candidate.rule
     if rule not in COMBINE:
         bundle.left_out.append(
             f"The rule '{rule}' has no graph, so the vote must be counted by raymask (raymask.load); the members' graphs give "
             "what it counts."
         )
         return
-    names = input_names(specs_of(panel.models))
+    names = input_names(specs_of(definition.models))
     try:
         with _exporting("ensemble"):
-            graph = EnsembleGraph(panel, predictor).eval()
+            graph = EnsembleGraph(definition, predictor).eval()
             batch = torch.export.Dim("batch")
             examples = tuple(pixels[:2] for pixels in images.tensors())
             program = torch.export.export(graph, examples, dynamic_shapes={"pixels": tuple({0: batch} for _ in examples)})
@@ -147,7 +147,7 @@ def write_ensemble(bundle: Bundle, panel: Panel, predictor: Predictor, images: I
     except RunError as error:
         bundle.left_out.append(f"The vote must be counted by raymask (raymask.load): {error}")
         return
-    joint = panel.count(predictor.said(images.pixels))
+    joint = definition.count(predictor.probabilities(images.pixels))
     _check(bundle, "ensemble", dict(zip(names, images.tensors(), strict=True)), {"joint": joint})
 
 
@@ -163,8 +163,8 @@ def _check(bundle: Bundle, name: str, inputs: Mapping[str, Tensor], expected: Ma
             wholly, alone = run(inputs), run({key: pixels[:1] for key, pixels in inputs.items()})
         distances = [
             np.abs(given - expected[key][: len(given)]).max()
-            for said in (wholly, alone)
-            for key, given in said.items()
+            for probabilities in (wholly, alone)
+            for key, given in probabilities.items()
             if key in expected
         ]
         bundle.differences[file] = far = float(np.max(distances))
@@ -193,7 +193,7 @@ def _torch_runner(file: Path) -> Runner:
 
     def run(inputs: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
         with torch.no_grad():
-            return {name: said.numpy() for name, said in module(*inputs.values()).items()}
+            return {name: probabilities.numpy() for name, probabilities in module(*inputs.values()).items()}
 
     return run
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from raymask.data.decode import decode_file
 from raymask.data.specs import InputSpec
-from raymask.inference.panel import Models
+from raymask.inference.definition import Models
 from raymask.io.checked import read_table
 from raymask.runs.directory import Run
 
@@ -64,8 +64,8 @@ def read_check_images(run: Run, models: Models, specs: Sequence[InputSpec]) -> I
     manifest = next((home.manifest for home in homes if home.manifest.is_file()), None)
     if manifest:
         paths = read_table(manifest, {"path": "text"}, only=True)["path"].tolist()
-        some = [paths[place] for place in np.linspace(0, len(paths) - 1, REAL_IMAGES).astype(int)] if paths else []
+        some = [paths[index] for index in np.linspace(0, len(paths) - 1, REAL_IMAGES).astype(int)] if paths else []
         found = [decode_file(path, specs) for path in dict.fromkeys(some) if Path(path).is_file()]
         read += [pixels for problem, pixels in found if not problem]
-    stacked = [np.stack([pixels[place] for pixels in read]).astype(np.float32) for place in range(len(specs))]
+    stacked = [np.stack([pixels[index] for pixels in read]).astype(np.float32) for index in range(len(specs))]
     return Images(stacked, len(read) - RANDOM_IMAGES)

@@ -17,7 +17,7 @@ from raymask.config.schema import Recipe
 from raymask.core.types import ByHead
 from raymask.data.specs import input_spec
 from raymask.export.record import TOLERANCE, Bundle, Images
-from raymask.inference.panel import Models
+from raymask.inference.definition import Models
 from raymask.inference.predictor import Predictor, specs_of
 from raymask.io.checked import within
 from raymask.models.classifier import read_weights
@@ -28,11 +28,11 @@ def write_checkpoints(bundle: Bundle, models: Models, predictor: Predictor, imag
     """Each head that is linear on the backbone's features as a checkpoint of timm's own model, proved on the images."""
     specs, built = specs_of(models), dict[Any, nn.Module]()
     for (name, folder), model in zip(models.items(), predictor.models, strict=True):
-        told, member = read_model(folder), name.rpartition("/")[0]
-        recipe = told.recipe
+        meta, member = read_model(folder), name.rpartition("/")[0]
+        recipe = meta.recipe
         pixels = model.normalise(images.tensors()[specs.index(input_spec(recipe))])
-        state = read_weights(told.weights, told.sha256)
-        for head, classes in told.classes.items():
+        state = read_weights(meta.weights, meta.sha256)
+        for head, classes in meta.classes.items():
             key = recipe.backbone, recipe.height_width, len(classes)
             built[key] = built.get(key) or timm_model(recipe, len(classes))
             why = fill_timm_model(built[key], state, head, recipe)
@@ -92,10 +92,10 @@ def fill_timm_model(model: nn.Module, state: Mapping[str, Tensor], head: str, re
 def linear_head(state: Mapping[str, Tensor], head: str, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """(C, F) weight and (C,) bias of a head without hidden layer, its batch norm, if it has one, being part of them."""
     start = f"heads.{head}-head."
-    of_head = {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
-    (weight,) = (tensor.double() for key, tensor in of_head.items() if key.endswith(".weight"))
-    (bias,) = (tensor.double() for key, tensor in of_head.items() if key.endswith(".bias"))
+    head_probs = {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
+    (weight,) = (tensor.double() for key, tensor in head_probs.items() if key.endswith(".weight"))
+    (bias,) = (tensor.double() for key, tensor in head_probs.items() if key.endswith(".bias"))
     if recipe.head.norm:
-        weight = weight / (of_head["0.running_var"].double() + nn.BatchNorm1d(1).eps).sqrt()
-        bias = bias - weight @ of_head["0.running_mean"].double()
+        weight = weight / (head_probs["0.running_var"].double() + nn.BatchNorm1d(1).eps).sqrt()
+        bias = bias - weight @ head_probs["0.running_mean"].double()
     return weight.float(), bias.float()

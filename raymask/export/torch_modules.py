@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raymask.core.tasks import JOINT, LabelSpace
-from raymask.inference.panel import Panel
+from raymask.inference.definition import EnsembleDefinition
 from raymask.inference.predictor import Predictor
 from raymask.metrics.calibration import FLOOR
 from raymask.models.classifier import Classifier
@@ -55,15 +55,15 @@ class EnsembleGraph(nn.Module):
     share is there once.
     """
 
-    def __init__(self, panel: Panel, predictor: Predictor) -> None:
+    def __init__(self, definition: EnsembleDefinition, predictor: Predictor) -> None:
         """Takes the models that a predictor has loaded.
 
         Raises:
             KeyError: the vote's rule has no graph, see `COMBINE`.
         """
         super().__init__()
-        self.vote = VoteGraph(panel.vote)
-        self.views, self.rounds, self.names = panel.vote.views, panel.rounds, predictor.names
+        self.vote = VoteGraph(definition.vote)
+        self.views, self.rounds, self.names = definition.vote.views, definition.rounds, predictor.names
         self.groups = [(spec, places) for spec, backbones in predictor.groups.items() for places in backbones.values()]
         firsts = [predictor.models[places[0]] for _, places in self.groups]
         self.statistics = [model.statistics for model in firsts]
@@ -76,7 +76,7 @@ class EnsembleGraph(nn.Module):
 
     def forward(self, *pixels: Tensor) -> dict[str, Tensor]:
         """The ensemble's probabilities and the labels that they elect."""
-        said: list[list[dict[str, Tensor]]] = [[] for _ in self.names]
+        probabilities: list[list[dict[str, Tensor]]] = [[] for _ in self.names]
         for view in self.views.names:
             normalised: dict[tuple[int, tuple[float, ...]], Tensor] = {}
             for number, (spec, places) in enumerate(self.groups):
@@ -85,31 +85,31 @@ class EnsembleGraph(nn.Module):
                     viewed = VIEWS[view](pixels[spec])
                     normalised[key] = (viewed - getattr(self, f"mean_{number}")) / getattr(self, f"std_{number}")
                 features = self.backbones[number](normalised[key])
-                for place in places:
-                    said[place].append(self._classified(place, features))
-        merged = {name: self._merged(of_model) for name, of_model in zip(self.names, said, strict=True)}
+                for index in places:
+                    probabilities[index].append(self._classified(index, features))
+        merged = {name: self._merged(of_model) for name, of_model in zip(self.names, probabilities, strict=True)}
         votes = [self.vote({member: merged[model] for member, model in models.items()}) for models in self.rounds]
         joint = torch.stack(votes).mean(dim=0)
         return {"joint": joint.float(), "labels": joint.argmax(dim=1)}
 
-    def _classified(self, place: int, features: Tensor) -> dict[str, Tensor]:
-        heads: nn.ModuleList = self.heads[place]  # type: ignore[assignment]
-        return {name: head(features).softmax(dim=1) for name, head in zip(self.classes[place], heads, strict=True)}
+    def _classified(self, index: int, features: Tensor) -> dict[str, Tensor]:
+        heads: nn.ModuleList = self.heads[index]  # type: ignore[assignment]
+        return {name: head(features).softmax(dim=1) for name, head in zip(self.classes[index], heads, strict=True)}
 
-    def _merged(self, said: Sequence[Heads]) -> dict[str, Tensor]:
+    def _merged(self, probabilities: Sequence[Heads]) -> dict[str, Tensor]:
         """As the predictor gives them: merged in float64, kept in float32."""
-        return {head: merge_views([of_view[head] for of_view in said], self.views).float() for head in said[0]}
+        return {head: merge_views([of_view[head] for of_view in probabilities], self.views).float() for head in probabilities[0]}
 
 
-def merge_views(said: Sequence[Tensor], plan: ViewPlan) -> Tensor:
+def merge_views(probabilities: Sequence[Tensor], plan: ViewPlan) -> Tensor:
     """(N, C) float64 from (N, C) under each view; see `raymask.transforms.tta.merge_views`."""
-    heard = [(weight, of_view) for weight, of_view in zip(plan.weights, said, strict=True) if weight > 0]
+    heard = [(weight, of_view) for weight, of_view in zip(plan.weights, probabilities, strict=True) if weight > 0]
     total, stacked = sum(weight for weight, _ in heard), torch.stack([of_view.double() for _, of_view in heard])
     if plan.merge == "max":
         return _shares(stacked.amax(dim=0))
     logs = plan.merge == "geometric"
     values = stacked.clamp(min=LEAST).log() if logs else stacked
-    mean = sum((values[place] * (weight / total) for place, (weight, _) in enumerate(heard)), torch.zeros_like(values[0]))
+    mean = sum((values[index] * (weight / total) for index, (weight, _) in enumerate(heard)), torch.zeros_like(values[0]))
     return _shares(mean.exp()) if logs else mean
 
 
@@ -189,11 +189,11 @@ def joint_ballots(space: LabelSpace, members: Mapping[str, Heads], _: str = JOIN
         product(
             space,
             {
-                task: of_task[place] if place < len(of_task) else _said_of(space, task, of_task, list(wholes.values()))
+                task: of_task[index] if index < len(of_task) else _said_of(space, task, of_task, list(wholes.values()))
                 for task, of_task in specialists.items()
             },
         )
-        for place in range(max(map(len, specialists.values())))
+        for index in range(max(map(len, specialists.values())))
     ]
     return [*teams, *wholes.values()]
 
@@ -236,9 +236,9 @@ def marginal(space: LabelSpace, joint: Tensor, task: str) -> Tensor:
 def normalised(scores: Tensor) -> Tensor:
     """Rows that sum to 1; a row of zeros becomes even."""
     total = scores.sum(dim=-1, keepdim=True)
-    there = total > 0
+    present = total > 0
     even = torch.full_like(scores, 1 / scores.shape[-1])
-    return torch.where(there, scores / torch.where(there, total, torch.ones_like(total)), even)
+    return torch.where(present, scores / torch.where(present, total, torch.ones_like(total)), even)
 
 
 def votes_of(ballots: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from raymask.core.types import ActorPool
 from raymask.data.careful import decode_files
 from raymask.data.specs import InputSpec
 from raymask.data.stream import by_actors, by_tasks
-from raymask.inference.panel import check_models
+from raymask.inference.definition import check_models
 from raymask.inference.predictor import Predictor, specs_of, stacked
 from raymask.io.hashing import text_digest
 from raymask.runs.directory import ReplicaId, Run
@@ -62,7 +62,7 @@ def predict(
             _decode, batch_size=1, batch_format="pandas", **by_tasks(pool), fn_kwargs={"specs": specs, "folder": run.root}
         )
         .map_batches(
-            Crew,
+            PredictActor,
             fn_constructor_args=(models, views, tuple(specs), pool.threads),
             **by_actors(pool, len(chunks), size),
         )
@@ -99,11 +99,11 @@ def decoded_block(paths: Sequence[str], specs: Sequence[InputSpec], folder: Path
         folder: where it is marked which files are being decoded, see `raymask.data.careful`.
     """
     decoded = decode_files(paths, specs, folder / f".decoding-{text_digest(*paths)[:12]}")
-    pixels = {f"{PIXELS}{place}": images for place, images in enumerate(stacked(decoded, specs))}
+    pixels = {f"{PIXELS}{index}": images for index, images in enumerate(stacked(decoded, specs))}
     return {"problem": np.asarray([problem for problem, _ in decoded], dtype=object), **pixels}
 
 
-class Crew:
+class PredictActor:
     """An actor that holds all models."""
 
     def __init__(self, models: Mapping[str, Path], views: ViewPlan, specs: Sequence[InputSpec], threads: int) -> None:
@@ -111,7 +111,7 @@ class Crew:
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
         """Blocks of `_decode` -> blocks of image_id, problem and (n, sum of C) float32 probabilities."""
-        said = self.predictor([block[f"{PIXELS}{place}"] for place in self.places])
-        probabilities = np.concatenate([of_head for of_model in said for of_head in of_model.values()], axis=1)
+        probs = self.predictor([block[f"{PIXELS}{index}"] for index in self.places])
+        probabilities = np.concatenate([head_probs for of_model in probs for head_probs in of_model.values()], axis=1)
         probabilities[block["problem"] != ""] = np.nan
         return {"image_id": block["image_id"], "problem": block["problem"], "probabilities": probabilities}

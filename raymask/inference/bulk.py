@@ -22,7 +22,7 @@ from raymask.core.types import ActorPool
 from raymask.data.specs import InputSpec
 from raymask.data.stream import by_actors, by_tasks, limit_execution
 from raymask.inference.actors import PIXELS, decoded_block
-from raymask.inference.panel import Models, Panel, weights_bytes
+from raymask.inference.definition import EnsembleDefinition, Models, weights_bytes
 from raymask.inference.predictor import Predictor, specs_of
 from raymask.io.atomic import replacing, write_json, write_table
 from raymask.io.checked import read_json, read_table
@@ -111,16 +111,16 @@ def _forget_changed(output: Output, images: pd.DataFrame, known: pd.DataFrame) -
     return changed
 
 
-def identity_of(panel: Panel, config: RunConfig) -> str:
+def identity_of(definition: EnsembleDefinition, config: RunConfig) -> str:
     """Tells a vote and its models apart, by the contents of their files.
 
     Args:
-        panel: who votes.
+        definition: who votes.
         config: says where digests are remembered.
     """
-    files = [str(folder / name) for folder in panel.models.values() for name in ("meta.json", "model.safetensors")]
-    told = [panel.vote.to_json(), panel.prior.tolist(), list(panel.models), remembered_digests(files, config)]
-    return json.dumps(told, sort_keys=True)
+    files = [str(folder / name) for folder in definition.models.values() for name in ("meta.json", "model.safetensors")]
+    parts = [definition.vote.to_json(), definition.prior.tolist(), list(definition.models), remembered_digests(files, config)]
+    return json.dumps(parts, sort_keys=True)
 
 
 def missing_shards(output: Output, images: int) -> list[int]:
@@ -144,14 +144,14 @@ def split_models(models: Models, most_bytes: float) -> list[Models]:
 
 
 def predict_shards(
-    panel: Panel, groups: Sequence[Models], output: Output, pool: ActorPool, memory: int, progress: Progress
+    definition: EnsembleDefinition, groups: Sequence[Models], output: Output, pool: ActorPool, memory: int, progress: Progress
 ) -> None:
     """Predicts the shards that are missing.
 
     The driver holds numbers of chunks and the results of the shards that are on their way, never images.
 
     Args:
-        panel: who votes.
+        definition: who votes.
         groups: the models that share an actor; several groups are passed one after the other.
         output: where the images are named and shards are written.
         pool: the actors of all groups together.
@@ -169,15 +169,15 @@ def predict_shards(
         return
     chunks = [chunk for number in shards for chunk in _chunks_of(number, images)]
     limit_execution(memory)
-    specs, of_group = specs_of(panel.models), split_pool(pool, len(groups))
+    specs, of_group = specs_of(definition.models), split_pool(pool, len(groups))
     blocks = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
         _decode, batch_size=None, **by_tasks(of_group), fn_kwargs={"output": output, "specs": specs}
     )
     for number, group in enumerate(groups):
-        last = panel if number == len(groups) - 1 else None
+        last = definition if number == len(groups) - 1 else None
         blocks = blocks.map_batches(
-            Speaker,
-            fn_constructor_args=(group, panel.vote.views, specs, pool.threads, last),
+            ShardActor,
+            fn_constructor_args=(group, definition.vote.views, specs, pool.threads, last),
             **by_actors(of_group, len(chunks), IMAGES_PER_CHUNK),
         )
     waiting: dict[int, list[pd.DataFrame]] = {}
@@ -226,25 +226,27 @@ def _decode(chunks: dict[str, Any], output: Output, specs: Sequence[InputSpec]) 
         }
 
 
-class Speaker:
+class ShardActor:
     """An actor that holds one group of models; that of the last group counts the votes."""
 
-    def __init__(self, models: Models, views: Any, specs: Sequence[InputSpec], threads: int, panel: Panel | None) -> None:
-        self.predictor, self.places, self.panel = Predictor(models, views, specs, threads), range(len(specs)), panel
+    def __init__(
+        self, models: Models, views: Any, specs: Sequence[InputSpec], threads: int, definition: EnsembleDefinition | None
+    ) -> None:
+        self.predictor, self.places, self.definition = Predictor(models, views, specs, threads), range(len(specs)), definition
 
     def __call__(self, block: dict[str, Any]) -> Any:
         """Blocks of `_decode`, with what the groups before said -> the same with this group's; of the last the shard's rows."""
-        said = self.predictor([block[f"{PIXELS}{place}"] for place in self.places])
-        for name, of_model in zip(self.predictor.names, said, strict=True):
-            block |= {f"{SAID}|{name}|{head}": of_head for head, of_head in of_model.items()}
-        if self.panel is None:
+        probabilities = self.predictor([block[f"{PIXELS}{index}"] for index in self.places])
+        for name, of_model in zip(self.predictor.names, probabilities, strict=True):
+            block |= {f"{SAID}|{name}|{head}": head_probs for head, head_probs in of_model.items()}
+        if self.definition is None:
             return block
-        by_model: dict[str, dict[str, Any]] = {name: {} for name in self.panel.models}
+        by_model: dict[str, dict[str, Any]] = {name: {} for name in self.definition.models}
         for column, values in block.items():
             if column.startswith(f"{SAID}|"):
                 model, head = column.removeprefix(f"{SAID}|").rsplit("|", 1)  # a run's folder, and so a model, may hold a bar
                 by_model[model][head] = values
-        table = self.panel.table(block["image_id"], block["problem"], by_model)
+        table = self.definition.table(block["image_id"], block["problem"], by_model)
         return table.assign(**{name: block[name] for name in ("chunk", "row", "stamp", "digest")})
 
 

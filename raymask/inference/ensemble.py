@@ -14,23 +14,23 @@ from raymask.core.errors import InputError
 from raymask.core.paths import absolute
 from raymask.core.types import ByHead, Pixels
 from raymask.data.images import at_least_one, check_ids, check_several, name_of, read_image
-from raymask.inference.panel import FOLDS, Panel, read_panel
+from raymask.inference.definition import FOLDS, EnsembleDefinition, read_definition
 from raymask.inference.predictor import BATCH, Predictor, specs_of, stacked
 
 
 class Ensemble:
     """A finished run that predicts in this process, on a GPU if there is one; see `load`."""
 
-    def __init__(self, panel: Panel) -> None:
-        """Loads all models of a panel."""
-        self.panel = panel
-        self.specs = specs_of(panel.models)
-        self.predictor = Predictor(panel.models, panel.vote.views, self.specs, None)
+    def __init__(self, definition: EnsembleDefinition) -> None:
+        """Loads all models of a definition."""
+        self.definition = definition
+        self.specs = specs_of(definition.models)
+        self.predictor = Predictor(definition.models, definition.vote.views, self.specs, None)
 
     @cached_property
     def tasks(self) -> dict[str, tuple[str, ...]]:
         """Class names by task."""
-        return {task.name: task.classes for task in self.panel.space.tasks}
+        return {task.name: task.classes for task in self.definition.space.tasks}
 
     def predict(self, images: Iterable[Any], image_ids: Sequence[str] | None = None, batch_size: int = BATCH) -> pd.DataFrame:
         """Labels and probabilities of images, in their order.
@@ -52,7 +52,7 @@ class Ensemble:
         at_a_time, image_ids = at_least_one(batch_size), check_ids(image_ids)
         tables, iterator, start = [], iter(images), 0
         while chunk := list(islice(iterator, at_a_time)):
-            ids = [name_of(image, start + place) for place, image in enumerate(chunk)]
+            ids = [name_of(image, start + index) for index, image in enumerate(chunk)]
             if image_ids is not None:
                 ids = image_ids[start : start + len(chunk)]
             if len(ids) != len(chunk):
@@ -61,15 +61,15 @@ class Ensemble:
             start += len(chunk)
         if image_ids is not None and len(image_ids) != start:
             raise InputError(f"there are {len(image_ids)} image_ids for {start} images.")
-        return pd.concat(tables, ignore_index=True) if tables else self.panel.table([], [], {})
+        return pd.concat(tables, ignore_index=True) if tables else self.definition.table([], [], {})
 
     def predict_batch(self, image_ids: Sequence[str], read: Sequence[tuple[str, Sequence[Pixels]]]) -> pd.DataFrame:
         """The table of `predict` for images that are read already: why each cannot be used or "", and its pixels by spec."""
-        return self.panel.table(image_ids, [problem for problem, _ in read], self.said(read))
+        return self.definition.table(image_ids, [problem for problem, _ in read], self.probabilities(read))
 
-    def said(self, read: Sequence[tuple[str, Sequence[Pixels]]]) -> dict[str, ByHead]:
+    def probabilities(self, read: Sequence[tuple[str, Sequence[Pixels]]]) -> dict[str, ByHead]:
         """(N, C) probabilities by head of every model; a broken image is black."""
-        return self.predictor.said(stacked(read, self.specs))
+        return self.predictor.probabilities(stacked(read, self.specs))
 
 
 def load(folder: str | Path, models: str = FOLDS, rule: str | None = None) -> Ensemble:
@@ -83,4 +83,4 @@ def load(folder: str | Path, models: str = FOLDS, rule: str | None = None) -> En
     Raises:
         InputError: the run is not finished, lacks such models, or is damaged.
     """
-    return Ensemble(read_panel(absolute(folder), models, rule))
+    return Ensemble(read_definition(absolute(folder), models, rule))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from raymask.core.types import ByHead, Pixels
 from raymask.data.specs import InputSpec, input_spec
-from raymask.inference.panel import Models
+from raymask.inference.definition import Models
 from raymask.runs.models import read_model
 from raymask.transforms.tta import ViewPlan
 
@@ -39,7 +39,7 @@ class Predictor:
         """
         import torch
 
-        from raymask.models.classifier import backbone_digest, load_classifier, quicken_prediction
+        from raymask.models.classifier import backbone_digest, fuse_for_inference, load_classifier
         from raymask.models.precision import mixed_precision, prepare_process
 
         automatic = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -49,17 +49,17 @@ class Predictor:
         """Places of the models that share a backbone, by the place of the spec of their images."""
         self.models: list[Classifier] = []
         self.amp: list[Callable[[], AbstractContextManager[Any]]] = []
-        for place, (name, folder) in enumerate(models.items()):
-            told = read_model(folder)
-            recipe = told.recipe
-            model = load_classifier(recipe, told.heads, told.weights, told.sha256)
+        for index, (name, folder) in enumerate(models.items()):
+            meta = read_model(folder)
+            recipe = meta.recipe
+            model = load_classifier(recipe, meta.heads, meta.weights, meta.sha256)
             shared = f"{recipe.backbone} {recipe.amp} {backbone_digest(model)}" if recipe.freeze == "backbone" else name
             group = self.groups[specs.index(input_spec(recipe))][shared]
             if group:
                 model.backbone = self.models[group[0]].backbone
             else:
-                quicken_prediction(model, recipe)
-            group.append(place)
+                fuse_for_inference(model, recipe)
+            group.append(index)
             self.models.append(model.to(self.device))
             self.amp.append(mixed_precision(recipe, self.device)[0])
 
@@ -74,7 +74,7 @@ class Predictor:
         from raymask.models.classifier import to_pixels
         from raymask.transforms.tta import VIEWS
 
-        said: dict[int, list[npt.NDArray[np.float32]]] = defaultdict(list)
+        probabilities: dict[int, list[npt.NDArray[np.float32]]] = defaultdict(list)
         with torch.inference_mode():
             for spec, backbones in self.groups.items():
                 images = to_pixels(np.ascontiguousarray(pixels[spec]), self.device).float()  # so that no view rounds
@@ -86,11 +86,11 @@ class Predictor:
                             normalised[model.statistics] = model.normalise(viewed)
                         with self.amp[places[0]]():
                             features = model.backbone(normalised[model.statistics])
-                            for place in places:
-                                said[place].append(_softmaxed(self.models[place].classify(features)))
-        return [self._merged(place, np.concatenate(said[place])) for place in range(len(self.models))]
+                            for index in places:
+                                probabilities[index].append(_softmaxed(self.models[index].classify(features)))
+        return [self._merged(index, np.concatenate(probabilities[index])) for index in range(len(self.models))]
 
-    def said(self, pixels: Sequence[npt.NDArray[np.uint8 | np.float32]]) -> dict[str, ByHead]:
+    def probabilities(self, pixels: Sequence[npt.NDArray[np.uint8 | np.float32]]) -> dict[str, ByHead]:
         """The same by the models' names."""
         return dict(zip(self.names, self(pixels), strict=True))
 
@@ -99,12 +99,12 @@ class Predictor:
         together = max(1, BATCH // max(1, images))
         return [self.views.names[start : start + together] for start in range(0, len(self.views.names), together)]
 
-    def _merged(self, place: int, said: npt.NDArray[np.float32]) -> ByHead:
+    def _merged(self, index: int, probabilities: npt.NDArray[np.float32]) -> ByHead:
         """(n, C) by head from (W × n, C of all heads), view after view."""
         from raymask.transforms.tta import merge_views
 
-        classes = self.models[place].classes
-        by_view = said.reshape(len(self.views.names), -1, said.shape[1])
+        classes = self.models[index].classes
+        by_view = probabilities.reshape(len(self.views.names), -1, probabilities.shape[1])
         parts = np.split(by_view, np.cumsum(list(classes.values()))[:-1], axis=2)
         return {
             head: merge_views(part, self.views.weights, self.views.merge).astype(np.float32)
@@ -120,10 +120,10 @@ def specs_of(models: Models) -> list[InputSpec]:
 def _softmaxed(logits: Mapping[str, Tensor]) -> npt.NDArray[np.float32]:
     import torch
 
-    return np.asarray(torch.cat([of_head.float().softmax(dim=1) for of_head in logits.values()], dim=1).cpu().numpy())
+    return np.asarray(torch.cat([head_probs.float().softmax(dim=1) for head_probs in logits.values()], dim=1).cpu().numpy())
 
 
 def stacked(read: Sequence[tuple[str, Sequence[Pixels]]], specs: Sequence[InputSpec]) -> list[Pixels]:
     """(n, H, W, 3) uint8 pixels for each spec of images that are read already; a broken one is black."""
     black = [np.zeros((spec.height, spec.width, 3), dtype=np.uint8) for spec in specs]
-    return [np.stack([(images or black)[place] for _, images in read]) for place in range(len(specs))]
+    return [np.stack([(images or black)[index] for _, images in read]) for index in range(len(specs))]

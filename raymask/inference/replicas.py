@@ -18,7 +18,7 @@ from raymask.core.errors import InputError
 from raymask.core.tasks import LabelSpace
 from raymask.core.types import ByHead
 from raymask.data.folds import replica_folds
-from raymask.inference.panel import check_models
+from raymask.inference.definition import check_models
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import DamagedFileError, Kind, check_file_name, read_json
 from raymask.io.hashing import fingerprint
@@ -26,13 +26,13 @@ from raymask.runs.digests import remembered_digests, with_digests
 from raymask.runs.directory import ReplicaId, Run, add_timing, load_run_config
 from raymask.runs.identity import check_unchanged
 from raymask.runs.predictions import replica_by_head
-from raymask.runs.schemas import Predicted
-from raymask.runs.tables import probability_columns, read_folds, read_manifest, read_reserve, read_said
+from raymask.runs.schemas import PredictionSource
+from raymask.runs.tables import probability_columns, read_folds, read_manifest, read_model_predictions, read_reserve
 from raymask.transforms.tta import ViewPlan
 
 
 @dataclass(frozen=True, eq=False)
-class Electorate:
+class VotingRun:
     """A run whose members have a vote."""
 
     run: Run
@@ -43,13 +43,13 @@ class Electorate:
     """Each member's name in its run, by its name in the vote."""
 
 
-def electorates(runs: Sequence[Run]) -> list[Electorate]:
+def voting_runs(runs: Sequence[Run]) -> list[VotingRun]:
     """The runs whose members vote together; with several runs a member is named `RUN/MEMBER`.
 
     Raises:
         InputError: a folder holds no run, a run has no folds yet, or two runs do not predict the same classes.
     """
-    read: list[Electorate] = []
+    read: list[VotingRun] = []
     for run in runs:
         if len(runs) > 1:  # the folder's name begins its members' names, and so paths in an export
             check_file_name(run.name, run.root.parent)
@@ -59,11 +59,11 @@ def electorates(runs: Sequence[Run]) -> list[Electorate]:
         folds = replica_folds(read_folds(run))
         prefix = f"{run.name}/" if len(runs) > 1 else ""
         names = {f"{prefix}{member.name}": member.name for member in resolve_members(config)}
-        read.append(Electorate(run, config, schema.label_space(config.tasks), tuple(folds), names))
+        read.append(VotingRun(run, config, schema.label_space(config.tasks), tuple(folds), names))
     for other in read[1:]:
         if _classes(other.space) != _classes(read[0].space):
             raise InputError(f"'{other.run.root}' and '{read[0].run.root}' predict other tasks or classes, so they cannot vote.")
-    if len({name for one in read for name in one.names}) < sum(len(one.names) for one in read):
+    if len({name for voting_run in read for name in voting_run.names}) < sum(len(voting_run.names) for voting_run in read):
         raise InputError("two of the runs have one name, so their members cannot be told apart; rename one of the folders.")
     return read
 
@@ -72,10 +72,10 @@ def _classes(space: LabelSpace) -> dict[str, tuple[str, ...]]:
     return {task.name: task.classes for task in space.tasks}
 
 
-def validated_images(one: Electorate) -> pd.DataFrame:
+def validated_images(voting_run: VotingRun) -> pd.DataFrame:
     """The manifest's images that some fold validates on, with a label."""
-    manifest = read_manifest(one.run, one.space)
-    return manifest[manifest["fold"].isin(one.folds)].reset_index(drop=True)
+    manifest = read_manifest(voting_run.run, voting_run.space)
+    return manifest[manifest["fold"].isin(voting_run.folds)].reset_index(drop=True)
 
 
 def reserved_images(run: Run) -> pd.DataFrame:
@@ -84,29 +84,33 @@ def reserved_images(run: Run) -> pd.DataFrame:
     return images if "digest" in images else with_digests(images, load_run_config(run))  # of an older raymask
 
 
-def model_digests(one: Electorate, replicas: Sequence[ReplicaId]) -> dict[str, str]:
+def model_digests(voting_run: VotingRun, replicas: Sequence[ReplicaId]) -> dict[str, str]:
     """Digests of the weights of a run's models, by name."""
-    files = [str(one.run.weights(replica)) for replica in replicas]
-    return dict(zip(map(str, replicas), remembered_digests(files, one.config), strict=True))
+    files = [str(voting_run.run.weights(replica)) for replica in replicas]
+    return dict(zip(map(str, replicas), remembered_digests(files, voting_run.config), strict=True))
 
 
-def _replicas(one: Electorate) -> list[ReplicaId]:
-    return [ReplicaId(member, fold) for member in one.names.values() for fold in one.folds]
+def _replicas(voting_run: VotingRun) -> list[ReplicaId]:
+    return [ReplicaId(member, fold) for member in voting_run.names.values() for fold in voting_run.folds]
 
 
-def what_is_predicted(one: Electorate, images: pd.DataFrame, views: ViewPlan) -> dict[str, Any]:
+def prediction_fingerprint(voting_run: VotingRun, images: pd.DataFrame, views: ViewPlan) -> dict[str, Any]:
     """What tells predictions apart: the images' contents, the views, and the models' weights."""
     images = images[["image_id", "digest"]]
-    return {"fingerprint": fingerprint(images), "views": views.to_json(), "models": model_digests(one, _replicas(one))}
+    return {
+        "fingerprint": fingerprint(images),
+        "views": views.to_json(),
+        "models": model_digests(voting_run, _replicas(voting_run)),
+    }
 
 
 def replica_predictions(
-    one: Electorate, images: pd.DataFrame, kind: str, views: ViewPlan, session: RaySession | None, display: Display
+    voting_run: VotingRun, images: pd.DataFrame, kind: str, views: ViewPlan, session: RaySession | None, display: Display
 ) -> pd.DataFrame:
     """Every replica's probabilities for images, read where they are there already.
 
     Args:
-        one: the run whose replicas predict.
+        voting_run: the run whose replicas predict.
         images: image_id, path and digest.
         kind: `test` or `reserve`.
         views: what is predicted under.
@@ -116,16 +120,16 @@ def replica_predictions(
     Raises:
         InputError: there is something to predict, and no session.
     """
-    run, said, what = one.run, f"{len(images)} {kind} images", f"{kind} images"
+    run, counted, what = voting_run.run, f"{len(images)} {kind} images", f"{kind} images"
     file = {"test": run.test_predictions, "reserve": run.reserve_predictions}[kind]
     marker = file.with_name("source.json")
-    replicas, wanted = _replicas(one), what_is_predicted(one, images, views)
+    replicas, wanted = _replicas(voting_run), prediction_fingerprint(voting_run, images, views)
     known: dict[str, Any] = {}
     try:
-        known = read_json(marker, Predicted) if file.exists() and marker.exists() else {}
+        known = read_json(marker, PredictionSource) if file.exists() and marker.exists() else {}
         if known == wanted:
-            predicted = read_said(file, images["image_id"], columns_of(one, replicas))
-            display.line("predict", f"{said} are predicted already")
+            predicted = read_model_predictions(file, images["image_id"], columns_of(voting_run, replicas))
+            display.line("predict", f"{counted} are predicted already")
             return predicted
     except DamagedFileError as error:
         if session is None:
@@ -138,38 +142,38 @@ def replica_predictions(
         raise InputError(f"'{run.root}' has no predictions of its {kind} images {why}; add --predict.")
     if changed:
         display.line("predict", f"the {what} are others than those that were predicted: all are predicted again")
-    check_unchanged(images, one.config, what)
+    check_unchanged(images, voting_run.config, what)
     from raymask.inference.actors import predict
 
     pool = plan_actors(session.nodes(gpus_worth(len(images))))
     began = time.monotonic()
     with display.counting("predict", what) as count:
         predicted = predict(run, images, replicas, views, pool, count)
-    check_unchanged(images, one.config, what)
+    check_unchanged(images, voting_run.config, what)
     add_timing(run, "predict", time.monotonic() - began)
     write_table(file, predicted)
     write_json(marker, wanted)
-    display.line("predict", f"{said} by {len(replicas)} replicas under {len(views.names)} view(s)")
+    display.line("predict", f"{counted} by {len(replicas)} replicas under {len(views.names)} view(s)")
     return predicted
 
 
-def columns_of(one: Electorate, replicas: Sequence[ReplicaId]) -> dict[str, Kind]:
+def columns_of(voting_run: VotingRun, replicas: Sequence[ReplicaId]) -> dict[str, Kind]:
     """Columns of what models say."""
-    tasks = {member.name: member.task for member in resolve_members(one.config)}
+    tasks = {member.name: member.task for member in resolve_members(voting_run.config)}
     columns: dict[str, Kind] = {}
     for replica in replicas:
-        columns |= probability_columns(one.space, tasks[replica.member], f"{replica}|")
+        columns |= probability_columns(voting_run.space, tasks[replica.member], f"{replica}|")
     return columns
 
 
-def by_round(runs: Sequence[Electorate], predicted: Sequence[pd.DataFrame]) -> list[dict[str, ByHead]]:
+def by_round(runs: Sequence[VotingRun], predicted: Sequence[pd.DataFrame]) -> list[dict[str, ByHead]]:
     """Members' probabilities by fold; where a run has fewer folds than another, its replicas go round."""
-    rounds = max(len(one.folds) for one in runs)
+    rounds = max(len(voting_run.folds) for voting_run in runs)
     return [
         {
-            name: replica_by_head(table, ReplicaId(of_run, one.folds[number % len(one.folds)]))
-            for one, table in zip(runs, predicted, strict=True)
-            for name, of_run in one.names.items()
+            name: replica_by_head(table, ReplicaId(of_run, voting_run.folds[number % len(voting_run.folds)]))
+            for voting_run, table in zip(runs, predicted, strict=True)
+            for name, of_run in voting_run.names.items()
         }
         for number in range(rounds)
     ]

@@ -25,7 +25,7 @@ def submission_table(test: TestSet, predictions: pd.DataFrame, space: LabelSpace
     check_complete("the predictions of the test set", predictions["image_id"].tolist(), ids.tolist())
     answers = predictions.set_index("image_id").loc[ids.to_numpy()]
     table = test.template if test.template is not None else pd.DataFrame({"image_id": ids})
-    header, columns = list(table.columns), [table.iloc[:, place].to_numpy() for place in range(table.shape[1])]
+    header, columns = list(table.columns), [table.iloc[:, index].to_numpy() for index in range(table.shape[1])]
     keys = {name for name, column in zip(header, columns, strict=True) if (column == ids.to_numpy()).all()}
     own = {JOINT: test.joint_column} if test.joint_column else answer_columns(space, header, keys)
     for target, column in own.items():
@@ -48,12 +48,12 @@ def answer_columns(space: LabelSpace, header: Collection[str], keys: Collection[
     """
     tasks_of = Counter(task.column for task in space.tasks)
     own = {task.name: task.column for task in space.tasks if tasks_of[task.column] == 1 and task.column not in keys}
-    taken = {*header, *own.values()}
+    used = {*header, *own.values()}
     for task in space.tasks:
         if task.name not in own:
             column = task.name
-            while column in taken and (column != task.column or column in keys):
+            while column in used and (column != task.column or column in keys):
                 column += "_answer"
             own[task.name] = column
-            taken.add(column)
+            used.add(column)
     return {name: own[name] for name in space.names}

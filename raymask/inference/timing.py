@@ -19,7 +19,7 @@ from raymask.runs.directory import ReplicaId, Run
 from raymask.training.soup_tasks import _result
 from raymask.transforms.tta import ViewPlan
 
-LEAST_SECONDS = 1.0
+MIN_SECONDS = 1.0
 """That each crew of models is measured for."""
 
 
@@ -58,14 +58,14 @@ def _measure(
     if not decoded:
         raise InputError(f"none of the reserved images can be read any more; one of them is '{paths[0]}'.")
     places = np.arange(BATCH) % len(decoded)
-    batch = [np.stack([decoded[place][number] for place in places]) for number in range(len(specs))]
+    batch = [np.stack([decoded[index][number] for index in places]) for number in range(len(specs))]
     works = [partial(Predictor(crew, views, specs, threads), batch) for crew in models]
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{threads} CPU thread(s)"
     return [1000 * seconds / BATCH for seconds in seconds_of(works)], named
 
 
 def seconds_of(
-    works: Sequence[Callable[[], object]], least: float = LEAST_SECONDS, clock: Callable[[], float] = time.perf_counter
+    works: Sequence[Callable[[], object]], least: float = MIN_SECONDS, clock: Callable[[], float] = time.perf_counter
 ) -> list[float]:
     """Median seconds of several works, done by turns, so that what else the machine does slows them alike.
 
@@ -76,10 +76,10 @@ def seconds_of(
         least: seconds; a work that takes ten times as long is not done again.
         clock: seconds.
     """
-    taken: list[list[float]] = [[] for _ in works]
-    while going := [place for place, of_work in enumerate(taken) if sum(of_work[1:]) < least and sum(of_work) < 10 * least]:
-        for place in going:
+    seconds: list[list[float]] = [[] for _ in works]
+    while going := [index for index, of_work in enumerate(seconds) if sum(of_work[1:]) < least and sum(of_work) < 10 * least]:
+        for index in going:
             began = clock()
-            works[place]()
-            taken[place].append(clock() - began)
-    return [median(of_work[1:] or of_work) for of_work in taken]
+            works[index]()
+            seconds[index].append(clock() - began)
+    return [median(of_work[1:] or of_work) for of_work in seconds]

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from raymask.core.errors import InputError
 
-MOST_TEXT_BYTES = 2**28
+MAX_TEXT_BYTES = 2**28
 """A larger JSON, YAML or CSV file is none of ours."""
 
 Kind = Literal["text", "whole", "number", "finite"]
@@ -121,7 +121,7 @@ def read_text(file: Path) -> str:
     Raises:
         DamagedFileError: it cannot be read, or is no UTF-8.
     """
-    check_regular(file, MOST_TEXT_BYTES)
+    check_regular(file, MAX_TEXT_BYTES)
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -173,7 +173,7 @@ def read_table(file: Path, columns: Mapping[str, Kind], only: bool = False, othe
     Raises:
         DamagedFileError: it cannot be read, or lacks a column or has another kind of values there.
     """
-    check_regular(file, MOST_TEXT_BYTES if file.suffix == ".csv" else float("inf"))
+    check_regular(file, MAX_TEXT_BYTES if file.suffix == ".csv" else float("inf"))
     try:
         table = _read_csv(file, columns, others) if file.suffix == ".csv" else _read_parquet(file, columns, only)
     except Exception as error:  # pyarrow and pandas raise whatever they like for bytes that are none of theirs
@@ -263,5 +263,5 @@ def digest_of(file: Path) -> str:
 
 def _reason(error: Exception) -> str:
     """What an error of another library says, on one line."""
-    said = " ".join((error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split())[:160]
-    return said.rstrip(".:") or type(error).__name__
+    message = " ".join((error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split())[:160]
+    return message.rstrip(".:") or type(error).__name__

@@ -340,5 +340,5 @@ def _state_of(info: dict[str, Any]) -> State:
 
 def _said(error: BaseException) -> str:
     """What an exception says, in one line."""
-    said = (getattr(error, "strerror", None) or str(error)).strip() or type(error).__name__
-    return said.splitlines()[0].rstrip(".")
+    message = (getattr(error, "strerror", None) or str(error)).strip() or type(error).__name__
+    return message.splitlines()[0].rstrip(".")

@@ -123,17 +123,17 @@ def _version(path: str, known: Version, listed: tuple[int, str] | None) -> Versi
 
 
 def _version_of_url(url: str, known: Version, listed: tuple[int, str] | None) -> Version:
-    size, told = listed or files.stat_files([url])[0][:2]
+    size, state = listed or files.stat_files([url])[0][:2]
     if size == files.MISSING:
         return UNKNOWN
     if url.startswith(embedded.SCHEME):
-        return Version(told, told)  # of the bytes themselves, which any copy of the Parquet file has
-    if not told:
+        return Version(state, state)  # of the bytes themselves, which any copy of the Parquet file has
+    if not state:
         try:
             return Version("", _blake2b(files.read_bytes(url)).hexdigest())
         except OSError:
             return UNKNOWN
-    return Version(f"{size} {told}", text_digest(url, str(size), told))
+    return Version(f"{size} {state}", text_digest(url, str(size), state))
 
 
 def _local_path(path: str) -> str | None:

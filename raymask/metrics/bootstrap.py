@@ -80,12 +80,12 @@ def count(metric: Metric, space: LabelSpace, truth: Labels, elected: Labels, gro
     classes = max(len(space.classes(target)) for target in targets)
     size = (int(groups.max()) + 1, classes)
     counts = np.zeros((len(targets), 3, *size), dtype=np.float32)
-    for place, target in enumerate(targets):
+    for index, target in enumerate(targets):
         right = true_parts[target] == elected_parts[target]
         parts = (true_parts[target][right], true_parts[target], elected_parts[target])
         for kind, (labels, of_group) in enumerate(zip(parts, (groups[right], groups, groups), strict=True)):
             cells = np.bincount(of_group * classes + labels, minlength=size[0] * classes)
-            counts[place, kind] = cells.reshape(size)
+            counts[index, kind] = cells.reshape(size)
     return counts
 
 
@@ -110,7 +110,7 @@ def resample(groups: int, seed: int, resamples: int = RESAMPLES) -> npt.NDArray[
     return rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples).astype(np.float32)
 
 
-def everyone(groups: int) -> npt.NDArray[np.float32]:
+def unit_weights(groups: int) -> npt.NDArray[np.float32]:
     """(1, G) weights under which each group counts once."""
     return np.ones((1, groups), dtype=np.float32)
 
@@ -128,5 +128,5 @@ def compare(
     number = int(groups.max()) + 1
     weights = resample(number, seed)
     counts = [count(metric, space, truth, labels, groups) for labels in elected]
-    scores = np.array([score_counts(metric, of_one, everyone(number))[0] for of_one in counts])
+    scores = np.array([score_counts(metric, of_one, unit_weights(number))[0] for of_one in counts])
     return scores, np.stack([score_counts(metric, of_one, weights) for of_one in counts])

@@ -47,7 +47,7 @@ def score_heads(
     """
     if JOINT in probabilities:
         return score_joint(space, np.argmax(probabilities[JOINT], axis=1), truth)
-    predicted = {head: np.argmax(of_head, axis=1) for head, of_head in probabilities.items()}
+    predicted = {head: np.argmax(head_probs, axis=1) for head, head_probs in probabilities.items()}
     scores = {head: score(truth[head], labels) for head, labels in predicted.items()}
     if set(predicted) == set(space.names):
         scores[JOINT] = score(truth[JOINT], space.join(predicted))
@@ -60,7 +60,7 @@ def score_joint(space: LabelSpace, predicted: npt.ArrayLike, truth: Mapping[str,
     return {**scores, JOINT: score(truth[JOINT], predicted)}
 
 
-def quick_score(aim: Aim, labels: Labels, elected: Labels, classes: int) -> float:
+def fast_macro_f1(aim: Aim, labels: Labels, elected: Labels, classes: int) -> float:
     """Macro-F1 over the classes that are there or elected, or accuracy, of (N,) labels; scikit-learn's, many times as quick."""
     hits = np.bincount(labels[elected == labels], minlength=classes)
     if aim == "accuracy":

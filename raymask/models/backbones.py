@@ -51,5 +51,5 @@ def create_backbone(recipe: Recipe, **kwargs: Any) -> nn.Module:
 
 def reason_of(error: Exception) -> str:
     """What an error of another library says, on one line."""
-    said = textwrap.shorten(str(error), 160, placeholder=" …").rstrip(".:")
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    message = textwrap.shorten(str(error), 160, placeholder=" …").rstrip(".:")
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

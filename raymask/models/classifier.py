@@ -111,7 +111,7 @@ def read_weights(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
     return dict(load_file(str(file)))
 
 
-def quicken_prediction(model: Classifier, recipe: Recipe) -> None:
+def fuse_for_inference(model: Classifier, recipe: Recipe) -> None:
     """Folds the batch norms of a model, which is in evaluation mode and on the CPU, into its convolutions."""
     example = torch.rand(1, 3, *recipe.height_width, generator=torch.Generator().manual_seed(0)) * 255
     model.backbone = fold_batch_norms(model.backbone, model.normalise(example))

@@ -15,7 +15,7 @@ FOLDING_TOLERANCE = 1e-3
 CACHED_VALUES = 2**21
 
 
-def quicken_depthwise(model: nn.Module) -> None:
+def fuse_depthwise_gradients(model: nn.Module) -> None:
     """Gives a model's depthwise convolutions the backward pass of `DepthwiseConv2d`; names, weights and outputs stay."""
     for module in model.modules():
         depthwise = type(module) is nn.Conv2d and 1 < module.groups == module.in_channels == module.out_channels

@@ -20,15 +20,15 @@ from raymask.io.atomic import write_text
 from raymask.io.checked import read_text
 from raymask.metrics.calibration import expected_calibration_error, reliability
 from raymask.metrics.scores import score
-from raymask.report.material import Material, read_material
 from raymask.report.plots import plot_curves, plot_reliability
+from raymask.report.run_data import RunData, read_run_data
 from raymask.report.vote_sections import Section, counts_votes, member_calibration, vote_line, vote_section
 from raymask.runs.directory import Run, read_timings
 from raymask.runs.models import META
 
-MOST_CLASSES = 40
-MOST_MISTAKES = 24
-MOST_REJECTED = 20
+MAX_CLASSES = 40
+MAX_MISTAKES = 24
+MAX_REJECTED = 20
 THUMBNAIL_WIDTH = 128
 
 Heads = list[list[dict[str, Any]]]
@@ -44,73 +44,73 @@ def build_report(run: Run) -> list[str]:
     Raises:
         InputError: the directory holds no run, or its config or manifest is damaged.
     """
-    material = read_material(run)
+    data = read_run_data(run)
     sections: dict[str, Any] = {
-        "header": header(material),
-        "tiles": tiles(material),
-        "vote": vote_section(material.ensemble, material.space),
-        "scores": score_table(material),
-        "curves": curves(material),
-        "confusion": confusions(material),
-        "classes": class_table(material),
-        "calibration": calibration(material),
-        "members": member_calibration(material.ensemble, material.space),
-        "mistakes": worst_mistakes(material),
-        "folds": fold_table(material),
-        "time": wall_time(material),
-        "rejected": set_aside(material),
-        "test": predicted_classes(material),
+        "header": header(data),
+        "tiles": tiles(data),
+        "vote": vote_section(data.ensemble, data.space),
+        "scores": score_table(data),
+        "curves": curves(data),
+        "confusion": confusions(data),
+        "classes": class_table(data),
+        "calibration": calibration(data),
+        "members": member_calibration(data.ensemble, data.space),
+        "mistakes": worst_mistakes(data),
+        "folds": fold_table(data),
+        "time": wall_time(data),
+        "rejected": set_aside(data),
+        "test": predicted_classes(data),
         "config": read_text(run.config),
     }
-    sections["left_out"] = material.left_out
+    sections["left_out"] = data.left_out
     loader = PackageLoader("raymask.report")
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     write_text(run.report, pages.get_template("report.html.j2").render(sections))
-    return material.left_out
+    return data.left_out
 
 
-def header(material: Material) -> dict[str, Any]:
+def header(data: RunData) -> dict[str, Any]:
     """What the run is made of: facts by name."""
-    run, config, manifest, space = material.run, material.config, material.manifest, material.space
+    run, config, manifest, space = data.run, data.config, data.manifest, data.space
     groups = manifest["group"].nunique()
-    versions = {f"{name} {number}" for model in material.models for name, number in model.versions.items()}
-    written = [model.folder / META for model in material.models] or [run.config]
+    versions = {f"{name} {number}" for model in data.models for name, number in model.versions.items()}
+    written = [model.folder / META for model in data.models] or [run.config]
     classes = " × ".join(f"{size} {name}" for name, size in zip(space.names, space.shape, strict=True))
     facts = {
         "Images": f"{len(manifest):,}" + (f" of {groups:,} groups" if groups < len(manifest) else ""),
         "Classes": f"{space.joint_size} = {classes}" if len(space.names) > 1 else classes,
-        "Set aside": f"{len(material.rejected):,}",
+        "Set aside": f"{len(data.rejected):,}",
         "Folds": f"{config.folds.k}, {config.folds.scheme}"
         if config.folds.scheme != "holdout"
         else f"one part in {config.folds.k}",
-        "Members": f"{len(material.members)}: {shortened([member.name for member in material.members])}",
-        "Vote": vote_line(material.ensemble, config.vote.rule, space),
+        "Members": f"{len(data.members)}: {shortened([member.name for member in data.members])}",
+        "Vote": vote_line(data.ensemble, config.vote.rule, space),
         "Versions": ", ".join(sorted(versions)) or "unknown",
     }
     last = datetime.fromtimestamp(max(path.stat().st_mtime for path in written))
-    when = f"{'trained' if material.models else 'begun'} {last:%d %B %Y, %H:%M}"
+    when = f"{'trained' if data.models else 'begun'} {last:%d %B %Y, %H:%M}"
     return {"name": config.name, "when": when, "facts": facts}
 
 
-def tiles(material: Material) -> list[dict[str, Any]]:
+def tiles(data: RunData) -> list[dict[str, Any]]:
     """The ensemble's scores by target, the joint label first, beside those of always naming the most frequent class."""
     shown = []
-    for target in sorted(material.targets, key=lambda name: name != JOINT):
-        truth = material.judged.truth[target]
+    for target in sorted(data.targets, key=lambda name: name != JOINT):
+        truth = data.evaluated.truth[target]
         naive = score(truth, np.full(len(truth), np.bincount(truth).argmax())) if len(truth) else None
-        if of_target := material.ensemble.get("oof", {}).get("ensemble", {}).get(target):
+        if of_target := data.ensemble.get("oof", {}).get("ensemble", {}).get(target):
             shown.append({"target": target, "score": of_target, "naive": naive})
     return shown
 
 
-def score_table(material: Material) -> Section:
+def score_table(data: RunData) -> Section:
     """One row a member, and the ensemble: scores by target, and the last epoch's F1 of each fold."""
-    scores, history = material.ensemble.get("oof", {}), material.history
+    scores, history = data.ensemble.get("oof", {}), data.history
     last = history.groupby(["member", "fold"])["f1"].last() if "f1" in history else pd.Series(dtype=float)
     by_member = {name: of_member.tolist() for name, of_member in last.groupby(level=0)}
     low, high = outer_steps(last, 0.05)
-    details = {member.name: recipe_line(member) for member in material.members}
-    details[ENSEMBLE] = vote_line(material.ensemble, material.config.vote.rule, material.space)
+    details = {member.name: recipe_line(member) for member in data.members}
+    details[ENSEMBLE] = vote_line(data.ensemble, data.config.vote.rule, data.space)
     rows = [
         {
             "name": name,
@@ -122,9 +122,9 @@ def score_table(material: Material) -> Section:
     ]
     best = {
         (target, kind): max((of_name[target][kind] for of_name in scores.values() if target in of_name), default=None)
-        for target, kind in product(material.targets, ("f1", "accuracy"))
+        for target, kind in product(data.targets, ("f1", "accuracy"))
     }
-    return {"targets": material.targets, "rows": rows, "best": best, "low": low, "high": high} if rows else None
+    return {"targets": data.targets, "rows": rows, "best": best, "low": low, "high": high} if rows else None
 
 
 def recipe_line(member: Member) -> str:
@@ -143,25 +143,25 @@ def outer_steps(values: pd.Series, step: float) -> tuple[float, float]:
     return low, max(high, low + step)
 
 
-def curves(material: Material) -> list[dict[str, Any]]:
+def curves(data: RunData) -> list[dict[str, Any]]:
     """The learning curves of each member that has any."""
     shown = []
-    f1_range = outer_steps(material.history.get("f1", pd.Series(dtype=float)), 0.1)
-    for member in material.members:
-        history = material.history[material.history["member"] == member.name]
+    f1_range = outer_steps(data.history.get("f1", pd.Series(dtype=float)), 0.1)
+    for member in data.members:
+        history = data.history[data.history["member"] == member.name]
         if len(history):
-            target = member.task if member.task in material.targets else material.targets[-1]
+            target = member.task if member.task in data.targets else data.targets[-1]
             shown.append({"name": member.name, "target": target, "plot": plot_curves(history, f1_range)})
     return shown
 
 
-def confusions(material: Material) -> list[dict[str, Any]]:
+def confusions(data: RunData) -> list[dict[str, Any]]:
     """A confusion matrix of each target: counts, and shares of the true class; without rows where there are too many classes."""
-    judged, shown = material.judged, []
-    for target in material.targets if len(judged.images) else ():
-        size, rows, levels = len(material.space.classes(target)), [], class_heads(material.space, target)
-        if size <= MOST_CLASSES:
-            counts = confusion_matrix(judged.truth[target], judged.predicted[target], labels=range(size))
+    evaluated, shown = data.evaluated, []
+    for target in data.targets if len(evaluated.images) else ():
+        size, rows, levels = len(data.space.classes(target)), [], class_heads(data.space, target)
+        if size <= MAX_CLASSES:
+            counts = confusion_matrix(evaluated.truth[target], evaluated.predicted[target], labels=range(size))
             rows = [
                 {
                     "heads": [level[row // level[0]["span"]] for level in levels if row % level[0]["span"] == 0],
@@ -189,54 +189,54 @@ def joint_parts(space: LabelSpace) -> list[tuple[str, ...]]:
     return list(product(*(task.classes for task in space.tasks)))
 
 
-def class_table(material: Material) -> Section:
+def class_table(data: RunData) -> Section:
     """Precision, recall and F1 of each joint class that is there or predicted, the weakest first."""
-    judged, size = material.judged, material.space.joint_size
-    truth, predicted = judged.truth[JOINT], judged.predicted[JOINT]
+    evaluated, size = data.evaluated, data.space.joint_size
+    truth, predicted = evaluated.truth[JOINT], evaluated.predicted[JOINT]
     if not len(truth):
         return None
-    names = np.array([" · ".join(parts) for parts in joint_parts(material.space)], dtype=object)
+    names = np.array([" · ".join(parts) for parts in joint_parts(data.space)], dtype=object)
     precision, recall, f1, images = precision_recall_fscore_support(truth, predicted, labels=range(size), zero_division=0.0)
     wrong = confusion_matrix(truth, predicted, labels=range(size))
     np.fill_diagonal(wrong, 0)
     table = pd.DataFrame({"name": names, "images": images, "precision": precision, "recall": recall, "f1": f1})
-    table["groups"] = judged.images["group"].groupby(truth).nunique().reindex(range(size), fill_value=0)
+    table["groups"] = evaluated.images["group"].groupby(truth).nunique().reindex(range(size), fill_value=0)
     table["rival"] = np.where(wrong.any(axis=1), names[wrong.argmax(axis=1)], "")
     table["rival_share"] = wrong.max(axis=1) / np.maximum(images, 1)
-    there = table[np.isin(np.arange(size), [truth, predicted])].sort_values("f1", kind="stable")
-    rows = there.head(MOST_CLASSES).to_dict("records")
-    return {"rows": rows, "left_out": len(there) - len(rows), "absent": size - len(there)}
+    present = table[np.isin(np.arange(size), [truth, predicted])].sort_values("f1", kind="stable")
+    rows = present.head(MAX_CLASSES).to_dict("records")
+    return {"rows": rows, "left_out": len(present) - len(rows), "absent": size - len(present)}
 
 
-def calibration(material: Material) -> Section:
+def calibration(data: RunData) -> Section:
     """How far the ensemble's confidence in its joint class can be believed."""
-    judged = material.judged
-    if not len(judged.images):
+    evaluated = data.evaluated
+    if not len(evaluated.images):
         return None
-    confidence = judged.probabilities.max(axis=1)
-    correct = judged.predicted[JOINT] == judged.truth[JOINT]
+    confidence = evaluated.probabilities.max(axis=1)
+    correct = evaluated.predicted[JOINT] == evaluated.truth[JOINT]
     bins = reliability(confidence, correct)
     return {
         "ece": expected_calibration_error(bins),
         "bins": len(bins),
         "confidence": float(confidence.mean()),
         "accuracy": float(correct.mean()),
-        "hard": counts_votes(material.ensemble, material.config.vote.rule),
+        "hard": counts_votes(data.ensemble, data.config.vote.rule),
         "plot": plot_reliability(bins),
     }
 
 
-def worst_mistakes(material: Material) -> list[dict[str, Any]]:
+def worst_mistakes(data: RunData) -> list[dict[str, Any]]:
     """The wrongly predicted images whose true joint class got the least probability, the worst first."""
-    judged, parts = material.judged, joint_parts(material.space)
-    truth, predicted = judged.truth[JOINT], judged.predicted[JOINT]
-    of_truth = judged.probabilities[np.arange(len(truth)), truth]
+    evaluated, parts = data.evaluated, joint_parts(data.space)
+    truth, predicted = evaluated.truth[JOINT], evaluated.predicted[JOINT]
+    of_truth = evaluated.probabilities[np.arange(len(truth)), truth]
     wrong = np.flatnonzero(truth != predicted)
-    worst = wrong[np.argsort(of_truth[wrong], kind="stable")][:MOST_MISTAKES]
-    thumbnails = material.thumbnails(judged.images["path"].iloc[worst].tolist())
+    worst = wrong[np.argsort(of_truth[wrong], kind="stable")][:MAX_MISTAKES]
+    thumbnails = data.thumbnails(evaluated.images["path"].iloc[worst].tolist())
     return [
         {
-            "image_id": str(judged.images["image_id"].iloc[row]),
+            "image_id": str(evaluated.images["image_id"].iloc[row]),
             "thumbnail": picture,
             "probability": float(of_truth[row]),
             "parts": list(zip(parts[truth[row]], parts[predicted[row]], strict=True)),
@@ -245,9 +245,9 @@ def worst_mistakes(material: Material) -> list[dict[str, Any]]:
     ]
 
 
-def fold_table(material: Material) -> Section:
+def fold_table(data: RunData) -> Section:
     """Images and groups of each fold, and the groups of each joint class in it beside an even share."""
-    manifest, size = material.manifest, material.space.joint_size
+    manifest, size = data.manifest, data.space.joint_size
     if manifest.empty:
         return None
     groups = manifest.groupby(["fold", f"label_{JOINT}"])["group"].nunique().unstack(fill_value=0)
@@ -258,40 +258,40 @@ def fold_table(material: Material) -> Section:
         images = manifest[manifest["fold"] == fold]
         cells = [{"count": int(n), "share": n / e} for n, e in zip(of_classes, even, strict=True)]
         rows.append({"fold": fold, "images": len(images), "groups": images["group"].nunique(), "cells": cells})
-    return {"rows": rows, "levels": class_heads(material.space, JOINT) if size <= MOST_CLASSES else [], "size": size}
+    return {"rows": rows, "levels": class_heads(data.space, JOINT) if size <= MAX_CLASSES else [], "size": size}
 
 
-def wall_time(material: Material) -> dict[str, Any]:
+def wall_time(data: RunData) -> dict[str, Any]:
     """Seconds by stage, and what came through the stream by member."""
-    timings = read_timings(material.run)
+    timings = read_timings(data.run)
     total = max(sum(timings.values()), 1e-9)
     stages = [{"name": name, "time": duration(seconds), "share": seconds / total} for name, seconds in timings.items()]
-    epochs = material.history.reindex(columns=["member", "images_per_second", "waiting"]).dropna()
+    epochs = data.history.reindex(columns=["member", "images_per_second", "waiting"]).dropna()
     by_member = epochs.groupby("member", sort=False).agg(rate=("images_per_second", "median"), waiting=("waiting", "mean"))
     throughput = by_member.reset_index(names="name").to_dict("records")
     return {"stages": stages, "total": duration(total), "throughput": throughput, "fastest": by_member["rate"].max()}
 
 
-def set_aside(material: Material) -> Section:
+def set_aside(data: RunData) -> Section:
     """Images that were not used, by reason."""
-    rejected = material.rejected
-    first = rejected.head(MOST_REJECTED).to_dict("records")
+    rejected = data.rejected
+    first = rejected.head(MAX_REJECTED).to_dict("records")
     reasons = rejected["reason"].value_counts().to_dict()
     return {"reasons": reasons, "images": first, "all": len(rejected)} if first else None
 
 
-def predicted_classes(material: Material) -> Section:
+def predicted_classes(data: RunData) -> Section:
     """Shares of the joint classes in the test set as predicted, and in the training set as labelled."""
-    predictions = material.predictions
+    predictions = data.predictions
     if predictions.empty:
         return None
-    space, labels = material.space, material.manifest[f"label_{JOINT}"]
+    space, labels = data.space, data.manifest[f"label_{JOINT}"]
     readable, labels = predictions[predictions["problem"].fillna("") == ""], labels[labels != UNLABELLED]
     table = pd.DataFrame({"name": [" · ".join(parts) for parts in joint_parts(space)]})
     table["count"] = np.bincount(readable[JOINT].to_numpy(np.int64), minlength=space.joint_size)
     table["predicted"] = table["count"] / max(len(readable), 1)
     table["trained"] = np.bincount(labels.to_numpy(np.int64), minlength=space.joint_size) / max(len(labels), 1)
-    frequent = (table["predicted"] + table["trained"]).nlargest(MOST_CLASSES).index.sort_values()
+    frequent = (table["predicted"] + table["trained"]).nlargest(MAX_CLASSES).index.sort_values()
     return {
         "rows": table.loc[frequent].to_dict("records"),
         "most": max(table["predicted"].max(), table["trained"].max(), 1e-9),

@@ -14,11 +14,11 @@ from raymask.core.tasks import JOINT, MEAN, LabelSpace
 from raymask.report.plots import plot_calibration
 from raymask.transforms.tta import ViewPlan
 
-MOST_WAYS = 20
-MOST_VOTERS = 24
-MOST_FACTORS = 20
-MOST_PLOTS = 8
-LEAST_SHARE = 0.01
+MAX_WAYS = 20
+MAX_VOTERS = 24
+MAX_FACTORS = 20
+MAX_PLOTS = 8
+MIN_SHARE = 0.01
 """Of all images, that a bin of confidence holds to be drawn."""
 
 Section = dict[str, Any] | None
@@ -49,10 +49,10 @@ def vote_line(ensemble: Ensemble, configured: str, space: LabelSpace) -> str:
     return way_of(vote, space) + "; " + views_of(vote["views"])
 
 
-def way_of(told: Mapping[str, Any], space: LabelSpace) -> str:
+def way_of(result: Mapping[str, Any], space: LabelSpace) -> str:
     """Rule, level and adjustment in a few words; the level goes without saying where there is one task."""
-    level = {"joint": "of the joint label", "task": "task by task"}[told["level"]] if len(space.names) > 1 else ""
-    return ", ".join(part for part in (f"{told['rule']} {level}".strip(), told["adjust"]) if part != "none")
+    level = {"joint": "of the joint label", "task": "task by task"}[result["level"]] if len(space.names) > 1 else ""
+    return ", ".join(part for part in (f"{result['rule']} {level}".strip(), result["adjust"]) if part != "none")
 
 
 def views_of(views: Mapping[str, Any]) -> str:
@@ -119,7 +119,7 @@ def ways(rows: Sequence[dict[str, Any]], space: LabelSpace) -> dict[str, Any]:
     kept = [
         {**row, "rank": rank, "name": row["rule"], "detail": way_of({**row, "rule": ""}, space).removeprefix(", ")}
         for rank, row in enumerate(rows, start=1)
-        if rank <= MOST_WAYS or row["chosen"] or (row["rule"] in ("soft", "hard") and row["adjust"] == "none")
+        if rank <= MAX_WAYS or row["chosen"] or (row["rule"] in ("soft", "hard") and row["adjust"] == "none")
     ]
     axis = axis_of(kept)
     shown = [{**row, **placed(row, axis)} for row in kept]
@@ -145,12 +145,12 @@ def weights_table(vote: Mapping[str, Any], space: LabelSpace) -> dict[str, Any]:
     return {
         "targets": [target_of(name, space) for name in weighed],
         "rows": [
-            {"name": voter, "weights": [of_space.get(voter) for of_space in weighed.values()]} for voter in heaviest[:MOST_VOTERS]
+            {"name": voter, "weights": [of_space.get(voter) for of_space in weighed.values()]} for voter in heaviest[:MAX_VOTERS]
         ]
         if weighed
         else [],
         "most": max((weight for of_space in weighed.values() for weight in of_space.values()), default=1.0) or 1.0,
-        "left_out": max(0, len(voters) - MOST_VOTERS),
+        "left_out": max(0, len(voters) - MAX_VOTERS),
         "voters": len(voters),
         "alike": vote["rule"] in ("soft", "geometric", "rank", "hard"),
     }
@@ -169,7 +169,7 @@ def factor_table(name: str, factors: Sequence[float], space: LabelSpace) -> dict
         {"name": " · ".join(parts), "factor": 2.0**log, "a": 0.5 + min(log, 0) / reach / 2, "b": 0.5 + max(log, 0) / reach / 2}
         for parts, log in zip(classes, logs.tolist(), strict=True)
     ]
-    shown = rows if len(rows) <= MOST_FACTORS and reach > 1e-6 else []
+    shown = rows if len(rows) <= MAX_FACTORS and reach > 1e-6 else []
     low, high = (2.0**log for log in (logs.min(), logs.max()))
     return {
         "target": name if len(space.names) > 1 else "",
@@ -184,7 +184,7 @@ def factor_table(name: str, factors: Sequence[float], space: LabelSpace) -> dict
 def view_sets(ensemble: Ensemble) -> Section:
     """Sets of views and what they gain over the original alone, on one axis around 0; None where they were given."""
     rows = ensemble.get("views") or []
-    kept = [row for rank, row in enumerate(rows) if rank < MOST_WAYS or row["chosen"] or row["views"] == "original"]
+    kept = [row for rank, row in enumerate(rows) if rank < MAX_WAYS or row["chosen"] or row["views"] == "original"]
     if not kept:
         return None
     axis = axis_of([row["gain"] for row in kept], 0.0)
@@ -199,17 +199,17 @@ def view_sets(ensemble: Ensemble) -> Section:
 def member_calibration(ensemble: Ensemble, space: LabelSpace) -> Section:
     """Each member's heads before and after calibration, with plots where these are few."""
     heads = [
-        {"member": member, "target": target_of(head, space), **of_head}
+        {"member": member, "target": target_of(head, space), **head_probs}
         for member, by_head in ensemble.get("calibration", {}).items()
-        for head, of_head in by_head.items()
+        for head, head_probs in by_head.items()
     ]
     if not heads:
         return None
     plots = []
-    if len(heads) <= MOST_PLOTS:
+    if len(heads) <= MAX_PLOTS:
         for head in heads:
             before, after = (pd.DataFrame(head[when]["reliability"]) for when in ("before", "after"))
-            before, after = (bins[bins["images"] >= LEAST_SHARE * bins["images"].sum()] for bins in (before, after))
+            before, after = (bins[bins["images"] >= MIN_SHARE * bins["images"].sum()] for bins in (before, after))
             plots.append({"name": head["member"], "target": head["target"], "plot": plot_calibration(before, after)})
     most = max(head[when]["ece"] for head in heads for when in ("before", "after")) or 1.0
     same = all(head["before"] == head["after"] for head in heads)

@@ -43,10 +43,10 @@ def check_source(run: Run, images: pd.DataFrame, space: LabelSpace) -> None:
     """
     if not run.source.exists():
         return
-    if told := list(changes(read_table(run.source, {"image_id": "text"}), images, space)):
-        more = f" (and {len(told) - 1} more kinds of changes)" if len(told) > 1 else ""
+    if changed := list(changes(read_table(run.source, {"image_id": "text"}), images, space)):
+        more = f" (and {len(changed) - 1} more kinds of changes)" if len(changed) > 1 else ""
         raise InputError(
-            f"'{run.root}' holds another run: since it began, {told[0]}{more}; put the data back as they were, give this run "
+            f"'{run.root}' holds another run: since it began, {changed[0]}{more}; put the data back as they were, give this run "
             "another --name, or delete that folder."
         )
 

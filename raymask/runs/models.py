@@ -83,7 +83,7 @@ def soups_are_made(run: Run, member: str, views: ViewPlan) -> bool:
     greedy = ReplicaId(member, GREEDY_SOUP)
     if not (run.finished(ReplicaId(member, SOUP)) and run.finished(greedy)):
         return False
-    told = read_json(run.meta(greedy))
+    meta = read_json(run.meta(greedy))
     weights = run.replica(greedy).parent.glob(f"fold-*/{run.weights(greedy).name}")
     now = {file.parent.name: file_digest(file) for file in weights}
-    return bool(told.get("made_of", now) == now and told.get("views") == views.to_json())
+    return bool(meta.get("made_of", now) == now and meta.get("views") == views.to_json())

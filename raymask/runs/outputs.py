@@ -32,8 +32,8 @@ def check_output(folder: Path, option: str, own: str = "", begun: Collection[str
         raise InputError(f"{option} '{folder}' is a file; name a folder that is new or empty.")
     if is_run(Run(folder)):
         raise InputError(f"{option} '{folder}' is a run, whose own files would be lost; name a folder that is new or empty.")
-    there = sorted(entry.name for entry in folder.iterdir())
-    foreign = there if begun is None else [name for name in there if name not in ("error.log", *begun) and name[0] != "."]
+    present = sorted(entry.name for entry in folder.iterdir())
+    foreign = present if begun is None else [name for name in present if name not in ("error.log", *begun) and name[0] != "."]
     if foreign:
         raise InputError(f"{option} '{folder}' holds other files, such as '{foreign[0]}'; name a folder that is new or empty.")
 

@@ -141,7 +141,7 @@ class HeldOut(TypedDict):
     whole: Interval | None
 
 
-class Gain(TypedDict):
+class RunComparison(TypedDict):
     """`gain.json`."""
 
     __pydantic_config__ = CHECKED  # type: ignore[misc]
@@ -157,7 +157,7 @@ class Gain(TypedDict):
     made_of: dict[str, Any]
 
 
-class Way(TypedDict):
+class Strategy(TypedDict):
     """One of the ways to predict that `singles.json` compares."""
 
     __pydantic_config__ = CHECKED  # type: ignore[misc]
@@ -170,7 +170,7 @@ class Way(TypedDict):
     ms_an_image: float
 
 
-class Singles(TypedDict):
+class ModelComparison(TypedDict):
     """`singles.json`."""
 
     __pydantic_config__ = CHECKED  # type: ignore[misc]
@@ -180,10 +180,10 @@ class Singles(TypedDict):
     metric: str
     groups: Count
     device: str
-    rows: Annotated[list[Way], Field(min_length=1)]
+    rows: Annotated[list[Strategy], Field(min_length=1)]
 
 
-class Predicted(Fingerprint):
+class PredictionSource(Fingerprint):
     """What predictions were made of, and under which views."""
 
     views: dict[str, Any]

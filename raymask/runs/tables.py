@@ -80,7 +80,7 @@ def probability_columns(space: LabelSpace, task: str, prefix: str = "") -> dict[
     return {f"{prefix}{head}:{name}": "finite" for head in heads_of(task, space) for name in space.classes(head)}
 
 
-def read_elected(file: Path, space: LabelSpace) -> pd.DataFrame:
+def read_ensemble_predictions(file: Path, space: LabelSpace) -> pd.DataFrame:
     """An ensemble's predictions, as `raymask.runs.predictions.prediction_table` makes them.
 
     Raises:
@@ -96,7 +96,7 @@ def read_elected(file: Path, space: LabelSpace) -> pd.DataFrame:
     return table
 
 
-def read_said(file: Path, image_ids: Iterable[str], columns: dict[str, Kind]) -> pd.DataFrame:
+def read_model_predictions(file: Path, image_ids: Iterable[str], columns: dict[str, Kind]) -> pd.DataFrame:
     """Models' probabilities of these images, in the order of their ids; those of broken images may be NaN.
 
     Raises:

@@ -24,8 +24,8 @@ log = logging.getLogger("raymask.requests")
 OPEN_PATHS = ("/", "/health", "/docs", "/redoc", "/openapi.json")
 OPEN_FOLDERS = ("/docs/", "/static-offline-docs/")
 """What needs no token: the page, which asks for it, readiness, and how to ask. All else does: answers and metrics."""
-LEAST_TOKEN = 16
-MOST_HEADERS, MOST_HEADER_BYTES = 100, 16_384
+MIN_TOKEN = 16
+MAX_HEADERS, MAX_HEADER_BYTES = 100, 16_384
 METHODS, TAKEN_HEADERS = "GET, HEAD, POST", "authorization, content-type"
 
 NOTHING = "default-src 'none'; frame-ancestors 'none'"
@@ -83,8 +83,8 @@ def _read_token(file: Path | None) -> str:
         ) from None
     if file and not token:
         raise InputError(f"'{file}' holds no token; write one line of letters and digits into it.")
-    if token and (len(token) < LEAST_TOKEN or not re.fullmatch(r"[\w.~+/=-]+", token, re.ASCII)):
-        what = f"the token has fewer than {LEAST_TOKEN} letters, or others than a header takes"
+    if token and (len(token) < MIN_TOKEN or not re.fullmatch(r"[\w.~+/=-]+", token, re.ASCII)):
+        what = f"the token has fewer than {MIN_TOKEN} letters, or others than a header takes"
         raise InputError(f"{what}; make one by `openssl rand -hex 32`.")
     return token
 
@@ -117,8 +117,8 @@ class Guard:
 def refusal_of(scope: Scope, headers: Headers, access: Access) -> tuple[int, str] | None:
     """Status and sentence of what does not pass."""
     raw = scope["headers"]
-    if len(raw) > MOST_HEADERS or sum(len(name) + len(value) for name, value in raw) > MOST_HEADER_BYTES:
-        return 431, f"The request has too many headers; send at most {MOST_HEADERS}, and {MOST_HEADER_BYTES // 1024} kB of them."
+    if len(raw) > MAX_HEADERS or sum(len(name) + len(value) for name, value in raw) > MAX_HEADER_BYTES:
+        return 431, f"The request has too many headers; send at most {MAX_HEADERS}, and {MAX_HEADER_BYTES // 1024} kB of them."
     host = headers.get("host", "")
     if access.hosts and _name_of(host) not in access.hosts:
         return 421, f"This server does not answer for the host {host[:200]!r}; its operator may add it by --allow-host."
@@ -206,8 +206,8 @@ class _Passage:
         """A line in the log: client, method, path, status, milliseconds, bytes of the body, images."""
         client = (self.scope.get("client") or ("-",))[0]  # behind a proxy of this machine, what that says
         path = self.scope.get("raw_path") or self.scope["path"].encode("utf-8", "replace")
-        said = (client, self.scope["method"], path.decode("ascii", "backslashreplace"))
-        who, how, where = (text.translate(CONTROL)[:200] for text in said)
+        fields = (client, self.scope["method"], path.decode("ascii", "backslashreplace"))
+        who, how, where = (text.translate(CONTROL)[:200] for text in fields)
         milliseconds = 1000 * (time.perf_counter() - self.began)
         status, images = self.status or 499, state.get("images", 0)
         log.info("%s %s %s %d %.1fms %dB %d images", who, how, where, status, milliseconds, self.bytes, images)

@@ -23,7 +23,7 @@ from raymask.data.specs import InputSpec
 from raymask.serving.access import Access, Guard
 from raymask.serving.admission import LEAVE, Gate, leaving
 from raymask.serving.gauges import Metrics
-from raymask.serving.requests import MOST_NAME, Limits, Refusal, check_sizes, decode_checked, read_images
+from raymask.serving.requests import MAX_NAME, Limits, Refusal, check_sizes, decode_checked, read_images
 from raymask.serving.schemas import About, Answer, Prediction, Problem, Ready
 from raymask.serving.turns import Turns
 
@@ -32,7 +32,7 @@ REFUSED = (400, 401, 403, 408, 413, 415, 421, 422, 431, 503, 504)
 EVERYBODY = Access()
 
 
-class Told(NamedTuple):
+class PredictionResult(NamedTuple):
     """What the models say of one image."""
 
     prediction: Prediction
@@ -41,13 +41,13 @@ class Told(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Door:
+class Backend:
     """What lies behind the app."""
 
     about: About
     specs: Sequence[InputSpec]
     """How images are prepared."""
-    ask: Callable[[Sequence[Pixels]], Awaitable[Told]]
+    ask: Callable[[Sequence[Pixels]], Awaitable[PredictionResult]]
     """Predicts one image, given its pixels for each spec; may raise `Refusal`."""
     ready: Callable[[], Awaitable[bool]]
     at_once: int = 64
@@ -56,26 +56,26 @@ class Door:
     """Where more is written of a failure."""
 
 
-def build(door: Door, limits: Limits, threads: int, access: Access = EVERYBODY, gate: Gate | None = None) -> Guard:
+def build(backend: Backend, limits: Limits, threads: int, access: Access = EVERYBODY, gate: Gate | None = None) -> Guard:
     """The app.
 
     Images are decoded here, by threads, and not where the models are: these compute meanwhile, broken images take no place in
     their batches, and the pixels that they are sent are fewer bytes than most files.
 
     Args:
-        door: what predicts.
+        backend: what predicts.
         limits: what is refused.
         threads: images that are decoded at a time.
         access: who may ask.
         gate: counts what is under way; one of its own, if it is not given.
     """
-    title = f"raymask: {door.about.name}"
-    app = FastAPIOffline(title=title, version=door.about.server, description="Predicts labels of photos.")
+    title = f"raymask: {backend.about.name}"
+    app = FastAPIOffline(title=title, version=backend.about.server, description="Predicts labels of photos.")
     gate = gate or Gate(limits)
-    work = Work(door, limits, threads)
+    work = Work(backend, limits, threads)
     metrics = Metrics(gate)
     refused: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in REFUSED}
-    page = _page(door, limits, bool(access.token))
+    page = _page(backend, limits, bool(access.token))
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def front() -> HTMLResponse:
@@ -89,9 +89,9 @@ def build(door: Door, limits: Limits, threads: int, access: Access = EVERYBODY, 
     )
     async def predict(request: Request) -> Answer:
         """The labels of one photo or of several, sent as a form's files `image` or as JSON in base64."""
-        began, status, told = time.perf_counter(), 500, []
+        began, status, result = time.perf_counter(), 500, []
         try:
-            told = await _told(request, work, limits, gate)
+            result = await _told(request, work, limits, gate)
             status = 200
         except Refusal as refusal:
             status = refusal.status
@@ -101,17 +101,17 @@ def build(door: Door, limits: Limits, threads: int, access: Access = EVERYBODY, 
             raise Refusal(503, "The server ended before there was an answer; ask again.", LEAVE) from None
         finally:
             seconds = time.perf_counter() - began
-            metrics.count(status, seconds, [one.batch for one in told])
-        return Answer(model=door.about, predictions=[one.prediction for one in told], milliseconds=round(1000 * seconds, 1))
+            metrics.count(status, seconds, [one.batch for one in result])
+        return Answer(model=backend.about, predictions=[one.prediction for one in result], milliseconds=round(1000 * seconds, 1))
 
     @app.get("/health", summary="Readiness", response_model=Ready, responses={503: {"model": Problem}})
     async def health() -> Ready:
         """Whether the models are loaded and answer."""
         if gate.draining:
             raise Refusal(503, "The server drains: it answers what is under way, and ends.", LEAVE)
-        if not await door.ready():
+        if not await backend.ready():
             raise Refusal(503, "The models do not answer yet.", {"Retry-After": "1"})
-        return Ready(model=door.about)
+        return Ready(model=backend.about)
 
     text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
 
@@ -127,13 +127,13 @@ def build(door: Door, limits: Limits, threads: int, access: Access = EVERYBODY, 
 
     @app.exception_handler(HTTPException)
     async def lost(request: Request, error: HTTPException) -> JSONResponse:
-        where, why = request.url.path[:MOST_NAME], str(error.detail)
-        said = {404: f"There is nothing at {where}; see /docs.", 405: f"{where} takes no {request.method}; see /docs."}
-        return JSONResponse({"error": said.get(error.status_code, why)}, error.status_code, error.headers)
+        where, why = request.url.path[:MAX_NAME], str(error.detail)
+        message = {404: f"There is nothing at {where}; see /docs.", 405: f"{where} takes no {request.method}; see /docs."}
+        return JSONResponse({"error": message.get(error.status_code, why)}, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": f"The server failed ({type(error).__name__}); its log, {door.log}, says more."}, 500)
+        return JSONResponse({"error": f"The server failed ({type(error).__name__}); its log, {backend.log}, says more."}, 500)
 
     return Guard(app, access)
 
@@ -141,12 +141,12 @@ def build(door: Door, limits: Limits, threads: int, access: Access = EVERYBODY, 
 class Work:
     """What is done for a request's images: each is decoded and predicted, in fair turns with those of other requests."""
 
-    def __init__(self, door: Door, limits: Limits, threads: int) -> None:
-        self.door, self.limits = door, limits
+    def __init__(self, backend: Backend, limits: Limits, threads: int) -> None:
+        self.backend, self.limits = backend, limits
         self.threads = ThreadPoolExecutor(threads, "decode")
-        self.decoding, self.predicting = Turns(threads), Turns(door.at_once)
+        self.decoding, self.predicting = Turns(threads), Turns(backend.at_once)
 
-    async def told(self, images: Sequence[tuple[str, bytes]]) -> list[Told]:
+    async def predict(self, images: Sequence[tuple[str, bytes]]) -> list[PredictionResult]:
         """What the models say of a request's images."""
         owner = object()
         await self._in_thread(owner, check_sizes, images, self.limits)
@@ -154,12 +154,12 @@ class Work:
             asked = [group.create_task(self._one(owner, *image)) for image in images]
         return [task.result() for task in asked]
 
-    async def _one(self, owner: object, name: str, content: bytes) -> Told:
-        pixels = await self._in_thread(owner, decode_checked, name, content, self.door.specs, self.limits)
+    async def _one(self, owner: object, name: str, content: bytes) -> PredictionResult:
+        pixels = await self._in_thread(owner, decode_checked, name, content, self.backend.specs, self.limits)
         async with self.predicting.place(owner):
-            told = await self.door.ask(pixels)
-        told.prediction.name = name
-        return told
+            result = await self.backend.ask(pixels)
+        result.prediction.name = name
+        return result
 
     async def _in_thread(self, owner: object, function: Callable[..., Result], *given: Any) -> Result:
         """A place of a thread is held until the function ends, also where nobody waits for it any more: it cannot be stopped."""
@@ -172,16 +172,16 @@ class Work:
                 raise
 
 
-async def _told(request: Request, work: Work, limits: Limits, gate: Gate) -> list[Told]:
+async def _told(request: Request, work: Work, limits: Limits, gate: Gate) -> list[PredictionResult]:
     with leaving():
         with gate.upload():
             images = await read_images(request, limits)
         request.state.images = len(images)
         async with gate.place(sum(len(content) for _, content in images)):
-            return await _unless_gone(request, work.told(images))
+            return await _unless_gone(request, work.predict(images))
 
 
-async def _unless_gone(request: Request, working: Coroutine[Any, Any, list[Told]]) -> list[Told]:
+async def _unless_gone(request: Request, working: Coroutine[Any, Any, list[PredictionResult]]) -> list[PredictionResult]:
     """What a request's work comes to, or the end of that work when the client goes."""
     work, gone = asyncio.ensure_future(working), asyncio.ensure_future(_gone(request))
     try:
@@ -201,9 +201,9 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _page(door: Door, limits: Limits, token: bool) -> str:
+def _page(backend: Backend, limits: Limits, token: bool) -> str:
     pages = Environment(loader=PackageLoader("raymask.serving"), autoescape=True, undefined=StrictUndefined)
-    return pages.get_template("serve.html.j2").render(about=door.about, limits=limits, token=token)
+    return pages.get_template("serve.html.j2").render(about=backend.about, limits=limits, token=token)
 
 
 def _body() -> dict[str, Any]:

@@ -30,14 +30,14 @@ from raymask.core.errors import InputError, RunError
 from raymask.core.machine import usable_cpus, usable_memory
 from raymask.core.paths import absolute
 from raymask.core.types import Pixels
+from raymask.inference.definition import FOLDS, EnsembleDefinition, check_models, read_definition, weights_bytes
 from raymask.inference.ensemble import Ensemble
-from raymask.inference.panel import FOLDS, Panel, check_models, read_panel, weights_bytes
 from raymask.inference.predictor import specs_of
 from raymask.runs.directory import Run, load_run_config
 from raymask.runs.models import read_model
 from raymask.serving.access import Access
 from raymask.serving.admission import Gate
-from raymask.serving.app import Door, Told, build
+from raymask.serving.app import Backend, PredictionResult, build
 from raymask.serving.listener import bound, listening, log_path, writing_down
 from raymask.serving.requests import Limits, Refusal
 from raymask.serving.schemas import About, predictions_of
@@ -45,10 +45,10 @@ from raymask.serving.schemas import About, predictions_of
 log = logging.getLogger("raymask.server")
 
 APP = "raymask"
-MOST_DECODERS = 8
+MAX_DECODERS = 8
 PATIENCE_S = 5.0
 CLOSED_BATCHES = 64
-MOST_ON_CPUS = 4
+MAX_ON_CPUS = 4
 """Processes that hold all models on CPUs, unless more are asked for."""
 SHARE_OF_MEMORY, PROCESS_BYTES = 0.5, 2**30
 """Of the machine's memory, what those may take; and what each takes beside the weights."""
@@ -66,7 +66,7 @@ class Settings:
     port: int = 8000
     models: str = FOLDS
     replicas: int | None = None
-    """Processes that hold all models; None for one a GPU, or on CPUs as many as fit, up to `MOST_ON_CPUS`."""
+    """Processes that hold all models; None for one a GPU, or on CPUs as many as fit, up to `MAX_ON_CPUS`."""
     batch_size: int = 16
     batch_wait_ms: float = 10.0
     limits: Limits = field(default_factory=Limits)
@@ -84,7 +84,7 @@ class Settings:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
-class Voter:
+class ModelDeployment:
     """All models in one process. They compute in one thread of their own, so that the next images come in meanwhile."""
 
     def __init__(self, folder: Path, models: str, rule: str | None, threads: int, batch_size: int, batch_wait_s: float) -> None:
@@ -93,24 +93,24 @@ class Voter:
         self.predict.set_max_batch_size(batch_size)
         self.predict.set_batch_wait_timeout_s(batch_wait_s)
         self.batch_size, self.free = batch_size, asyncio.Lock()
-        self.closed: deque[tuple[Sequence[Sequence[Pixels]], asyncio.Future[list[Told]]]] = deque()
+        self.closed: deque[tuple[Sequence[Sequence[Pixels]], asyncio.Future[list[PredictionResult]]]] = deque()
         self.worker = ThreadPoolExecutor(1, "models")
         self.worker.submit(prepare_process, threads).result()
-        self.ensemble = Ensemble(read_panel(folder, models, rule))
-        self.worker.submit(self.told, [None]).result()  # the first pass is slow
+        self.ensemble = Ensemble(read_definition(folder, models, rule))
+        self.worker.submit(self.predict_images, [None]).result()  # the first pass is slow
 
     async def ready(self) -> bool:
         """Answers when the models are loaded."""
         return True
 
     @serve.batch(max_concurrent_batches=CLOSED_BATCHES)  # type: ignore[untyped-decorator]
-    async def predict(self, images: list[Sequence[Pixels]]) -> list[Told]:
+    async def predict(self, images: list[Sequence[Pixels]]) -> list[PredictionResult]:
         """One image a call, given its pixels for each spec; calls that come together are predicted together.
 
         Ray Serve closes a batch by the clock, also while the models are busy: with 200 requests under way, batches of up to 16
         had 2 images each. So those that are closed and wait are joined when the models are free.
         """
-        mine: asyncio.Future[list[Told]] = asyncio.get_running_loop().create_future()
+        mine: asyncio.Future[list[PredictionResult]] = asyncio.get_running_loop().create_future()
         self.closed.append((images, mine))
         async with self.free:
             if not mine.done():
@@ -125,19 +125,19 @@ class Voter:
             room -= len(joined[-1][0])
         images = [image for batch, _ in joined for image in batch]
         try:
-            told = iter(await asyncio.get_running_loop().run_in_executor(self.worker, self.told, images))
+            result = iter(await asyncio.get_running_loop().run_in_executor(self.worker, self.predict_images, images))
         except Exception as error:
             for _, answer in joined:
                 answer.set_exception(error)
             return
         for batch, answer in joined:
-            answer.set_result(list(islice(told, len(batch))))
+            answer.set_result(list(islice(result, len(batch))))
 
-    def told(self, images: Sequence[Sequence[Pixels] | None]) -> list[Told]:
+    def predict_images(self, images: Sequence[Sequence[Pixels] | None]) -> list[PredictionResult]:
         """What the ensemble says of images; None is a black one."""
-        said = self.ensemble.said([("", image or ()) for image in images])
-        predictions = predictions_of(self.ensemble.panel, said)
-        return [Told(prediction, 0 if place else len(images)) for place, prediction in enumerate(predictions)]
+        probabilities = self.ensemble.probabilities([("", image or ()) for image in images])
+        predictions = predictions_of(self.ensemble.definition, probabilities)
+        return [PredictionResult(prediction, 0 if index else len(images)) for index, prediction in enumerate(predictions)]
 
 
 class Asker:
@@ -146,11 +146,11 @@ class Asker:
     def __init__(self, voter: DeploymentHandle) -> None:
         self.voter, self.heard = voter, -PATIENCE_S
 
-    async def ask(self, pixels: Sequence[Pixels]) -> Told:
+    async def ask(self, pixels: Sequence[Pixels]) -> PredictionResult:
         """What a voter says of one image."""
         response = self.voter.predict.remote(pixels)
         try:
-            told: Told = await response
+            result: PredictionResult = await response
         except asyncio.CancelledError:
             response.cancel()
             raise
@@ -158,7 +158,7 @@ class Asker:
             log.exception("the models have failed")
             raise Refusal(503, FAILED, {"Retry-After": "10"}) from None
         self.heard = time.monotonic()
-        return told
+        return result
 
     async def ready(self) -> bool:
         """Whether a voter has answered just now, or does."""
@@ -181,14 +181,14 @@ def serve_until_stopped(folder: Path, settings: Settings, display: Display | Non
     """
     display = display or Display()
     root = absolute(folder)
-    panel = read_panel(root, settings.models, settings.rule)
-    check_models(panel.models)
+    definition = read_definition(root, settings.models, settings.rule)
+    check_models(definition.models)
     compute = load_run_config(Run(root)).compute
     with connect(compute) as cluster, _stopped_by_signals():
         nodes = usable_nodes(compute, settings.replicas or 1, lambda sentence: display.line("ray", sentence))
         cluster = replace(cluster, nodes=nodes)
-        display.line("serve", f"loading {len(panel.models)} models of {root.name}")
-        with serving(root, panel, settings, cluster, display) as replicas:
+        display.line("serve", f"loading {len(definition.models)} models of {root.name}")
+        with serving(root, definition, settings, cluster, display) as replicas:
             where = f"on {replicas} processes" if replicas > 1 else "on one process"
             display.line("serve", f"{settings.url} answers, {where}; its API at {settings.url}/docs; Ctrl-C ends it")
             threading.Event().wait()
@@ -212,7 +212,9 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 @contextmanager
-def serving(root: Path, panel: Panel, settings: Settings, cluster: Cluster, display: Display | None = None) -> Iterator[int]:
+def serving(
+    root: Path, definition: EnsembleDefinition, settings: Settings, cluster: Cluster, display: Display | None = None
+) -> Iterator[int]:
     """Serves on a Ray that runs; yields the number of replicas when they are ready, and at the end answers what is under way.
 
     Raises:
@@ -220,7 +222,7 @@ def serving(root: Path, panel: Panel, settings: Settings, cluster: Cluster, disp
         RunError: the models cannot be loaded where Ray runs.
     """
     display = display or Display()
-    replicas, resources = plan_replicas(cluster, settings.replicas, weights_bytes(panel.models))
+    replicas, resources = plan_replicas(cluster, settings.replicas, weights_bytes(definition.models))
     listener = bound(settings.host, settings.port)
     check_shared(root)
     logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
@@ -232,16 +234,16 @@ def serving(root: Path, panel: Panel, settings: Settings, cluster: Cluster, disp
         serve.start(proxy_location="Disabled", logging_config=QUIET)
         handle = serve.run(application(root, settings, replicas, resources), name=APP, route_prefix=None, logging_config=QUIET)
         asker, gate = Asker(handle), Gate(settings.limits)
-        door = Door(
-            about(root, panel, settings.models),
-            specs_of(panel.models),
+        backend = Backend(
+            about(root, definition, settings.models),
+            specs_of(definition.models),
             asker.ask,
             asker.ready,
             at_once=2 * replicas * settings.batch_size,
             log=file.name if file else "the terminal",
         )
-        threads = min(MOST_DECODERS, usable_cpus())
-        app = build(door, settings.limits, threads, settings.access, gate)
+        threads = min(MAX_DECODERS, usable_cpus())
+        app = build(backend, settings.limits, threads, settings.access, gate)
         for line in notices(settings, file):
             say(line)
         with writing_down(file), listening(app, listener, gate, settings.drain_s, say):
@@ -255,17 +257,17 @@ def serving(root: Path, panel: Panel, settings: Settings, cluster: Cluster, disp
 
 def notices(settings: Settings, file: Path | None) -> list[str]:
     """What an operator is told at the start."""
-    told = [f"requests and failures are written down in {file}"] if file else []
+    lines = [f"requests and failures are written down in {file}"] if file else []
     if not settings.access.token and settings.host not in LOOPBACK:
-        told.append(f"warning: whoever reaches {settings.host} may ask; --token-file or RAYMASK_TOKEN keeps others out")
-    return told
+        lines.append(f"warning: whoever reaches {settings.host} may ask; --token-file or RAYMASK_TOKEN keeps others out")
+    return lines
 
 
 def _why(error: Exception) -> str:
     """The last line of what a deployment says; Ray Serve's own error only says which of them it was."""
-    told = serve.status().applications.get(APP)
-    said = [deployment.message for deployment in told.deployments.values()] if told else []
-    lines = [line.strip() for message in [str(error), *said] for line in message.splitlines() if line.strip()]
+    status = serve.status().applications.get(APP)
+    messages = [deployment.message for deployment in status.deployments.values()] if status else []
+    lines = [line.strip() for message in [str(error), *messages] for line in message.splitlines() if line.strip()]
     return lines[-1].removesuffix(".") if lines else type(error).__name__
 
 
@@ -292,7 +294,7 @@ def plan_replicas(cluster: Cluster, wanted: int | None, weights: int) -> tuple[i
     """
     gpus, cpus = int(sum(node.gpus for node in cluster.nodes)), int(sum(node.cpus for node in cluster.nodes))
     fitting = max(1, int(SHARE_OF_MEMORY * usable_memory() / (PROCESS_BYTES + weights)))
-    replicas = wanted or gpus or max(1, min(cpus, MOST_ON_CPUS, fitting))
+    replicas = wanted or gpus or max(1, min(cpus, MAX_ON_CPUS, fitting))
     if replicas > (gpus or cpus):
         kind, number = ("GPUs", gpus) if gpus else ("CPUs", cpus)
         raise InputError(f"--replicas is {replicas}, but Ray has {number} {kind}.")
@@ -316,19 +318,19 @@ def application(root: Path, settings: Settings, replicas: int, resources: dict[s
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=5,
         logging_config=QUIET,
-    )(Voter).bind(
+    )(ModelDeployment).bind(
         root, settings.models, settings.rule, int(resources["num_cpus"]), settings.batch_size, settings.batch_wait_ms / 1000
     )
 
 
-def about(root: Path, panel: Panel, models: str) -> About:
+def about(root: Path, definition: EnsembleDefinition, models: str) -> About:
     """Which models these are."""
-    first = next(iter(panel.models.values()))
+    first = next(iter(definition.models.values()))
     return About(
         name=root.name,
         models=models,
-        number=len(panel.models),
-        members=list(panel.rounds[0]),
+        number=len(definition.models),
+        members=list(definition.rounds[0]),
         versions=read_model(first).versions,
         server=raymask.__version__,
     )

@@ -17,13 +17,13 @@ class Metrics:
 
     def __init__(self, gate: Gate) -> None:
         self.registry = registry = CollectorRegistry()
-        said = "Requests to /predict by the status of their answers"
-        self.requests = Counter("raymask_requests", said, ["status"], registry=registry)
-        said = "Seconds from a request's arrival to its answer"
-        self.seconds = Histogram("raymask_request_seconds", said, buckets=SECONDS, registry=registry)
+        description = "Requests to /predict by the status of their answers"
+        self.requests = Counter("raymask_requests", description, ["status"], registry=registry)
+        description = "Seconds from a request's arrival to its answer"
+        self.seconds = Histogram("raymask_request_seconds", description, buckets=SECONDS, registry=registry)
         self.images = Counter("raymask_images", "Images predicted", registry=registry)
-        said = "Images that the models predicted at once"
-        self.batches = Histogram("raymask_batch_images", said, buckets=IMAGES, registry=registry)
+        description = "Images that the models predicted at once"
+        self.batches = Histogram("raymask_batch_images", description, buckets=IMAGES, registry=registry)
         now = {
             "raymask_waiting_requests": ("Requests to /predict that have come in and have no answer yet", lambda: gate.waiting),
             "raymask_uploads": ("Requests to /predict whose bodies are still coming in", lambda: gate.uploads),
@@ -33,7 +33,7 @@ class Metrics:
             Gauge(name, meaning, registry=registry).set_function(value)
 
     def count(self, status: int, seconds: float, batches: Sequence[int] = ()) -> None:
-        """Takes note of an answer and of the sizes of its images' batches, see `raymask.serving.app.Told`."""
+        """Takes note of an answer and of the sizes of its images' batches, see `raymask.serving.app.PredictionResult`."""
         self.requests.labels(str(status)).inc()
         self.seconds.observe(seconds)
         self.images.inc(len(batches))

@@ -26,7 +26,7 @@ LAST_S = 5.0
 """After the drain: for answers that are being sent."""
 QUIET_S = 0.3
 """Without a request under way, so that one that is just being read is not cut off."""
-MOST_CONNECTIONS = 4096
+MAX_CONNECTIONS = 4096
 LOG_BYTES, LOGS_KEPT = 10 * 2**20, 3
 LOGGERS = ("raymask.requests", "raymask.server", "uvicorn.error")
 LINE = "%(asctime)s %(message)s"
@@ -90,7 +90,7 @@ def listening(app: ASGIApp, listener: socket.socket, gate: Gate, drain_s: float,
         server_header=False,
         timeout_keep_alive=int(IDLE_S),
         timeout_graceful_shutdown=int(LAST_S),
-        limit_concurrency=MOST_CONNECTIONS,
+        limit_concurrency=MAX_CONNECTIONS,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http", daemon=True)

@@ -24,15 +24,15 @@ from raymask.data.decode import pixels_of
 from raymask.data.images import read_content
 from raymask.data.specs import InputSpec
 
-MOST_IMAGES = 64
-MOST_NAME = 200
+MAX_IMAGES = 64
+MAX_NAME = 200
 """Letters of a file's name or type that are said back."""
 CLOSE = {"Connection": "close"}
 STANDARD = str.maketrans("-_", "+/")
-MOST_TEXT = 2**22
+MAX_TEXT = 2**22
 """Bytes of text in a PNG, which are packed into a thousandth, and unpacked even if the header alone is wanted."""
 
-PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT
+PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
 
 
 class Refusal(Exception):  # noqa: N818
@@ -92,15 +92,15 @@ async def read_images(request: Request, limits: Limits) -> list[tuple[str, bytes
                 return await _from_form(bounded)
     except TimeoutError:
         raise Refusal(408, f"The request took longer than {limits.upload_s:g} s to come in.", CLOSE) from None
-    what = kind[:MOST_NAME] or "of no type"
+    what = kind[:MAX_NAME] or "of no type"
     raise Refusal(415, f"The request is {what}; send a form (multipart/form-data) or JSON (application/json).")
 
 
 def _bounded(request: Request, limits: Limits) -> Receive:
     """Reads the body, until it is too large, by what its header says or by what has come, or until nothing comes any more."""
     too_large = Refusal(413, f"The request is larger than {limits.max_mb:g} MB.", CLOSE)
-    said, come = request.headers.get("content-length", ""), 0
-    if said.isascii() and said.isdigit() and (len(said) > 15 or int(said) > limits.most_bytes):
+    announced, come = request.headers.get("content-length", ""), 0
+    if announced.isascii() and announced.isdigit() and (len(announced) > 15 or int(announced) > limits.most_bytes):
         raise too_large
 
     async def receive() -> Message:
@@ -120,10 +120,10 @@ def _bounded(request: Request, limits: Limits) -> Receive:
 
 def _from_json(body: bytes) -> list[tuple[str, bytes]]:
     try:
-        told = json.loads(body, object_pairs_hook=_without_doubles)
+        parsed = json.loads(body, object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError):
         raise Refusal(400, "The request's body is no JSON.") from None
-    images = told.get("image") if isinstance(told, dict) else None
+    images = parsed.get("image") if isinstance(parsed, dict) else None
     images = [images] if isinstance(images, str) else images
     if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
         raise Refusal(400, 'The JSON has no image; send {"image": "BASE64"}, or a list of them.')
@@ -156,7 +156,7 @@ async def _from_form(request: Request) -> list[tuple[str, bytes]]:
     """The files of a form's fields `image`. Of its type's parameters the boundary alone is used, and no charset that it names."""
     boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"").decode("latin-1")
     headers = Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'} if boundary else {"content-type": ""})
-    parser = MultiPartParser(headers, request.stream(), max_files=2 * MOST_IMAGES, max_fields=2 * MOST_IMAGES)
+    parser = MultiPartParser(headers, request.stream(), max_files=2 * MAX_IMAGES, max_fields=2 * MAX_IMAGES)
     try:
         form = await parser.parse()
     except (MultiPartException, FormParserError, ValueError) as error:
@@ -165,7 +165,7 @@ async def _from_form(request: Request) -> list[tuple[str, bytes]]:
     try:
         files = [file for file in form.getlist("image") if isinstance(file, UploadFile)]
         _check_number(len(files))
-        images = [((file.filename or "")[:MOST_NAME], await file.read()) for file in files]
+        images = [((file.filename or "")[:MAX_NAME], await file.read()) for file in files]
     finally:
         await form.close()
     if not images:
@@ -175,8 +175,8 @@ async def _from_form(request: Request) -> list[tuple[str, bytes]]:
 
 
 def _check_number(images: int) -> None:
-    if images > MOST_IMAGES:
-        raise Refusal(413, f"The request has {images} images; send at most {MOST_IMAGES} at a time.")
+    if images > MAX_IMAGES:
+        raise Refusal(413, f"The request has {images} images; send at most {MAX_IMAGES} at a time.")
 
 
 def check_sizes(images: Sequence[tuple[str, bytes]], limits: Limits) -> None:
@@ -212,5 +212,5 @@ def decode_checked(name: str, content: bytes, specs: Sequence[InputSpec], limits
 
 
 def _sentence(name: str, problem: str) -> str:
-    said = f"'{name}': {problem}." if name else f"{problem}."
-    return said[0].upper() + said[1:]
+    message = f"'{name}': {problem}." if name else f"{problem}."
+    return message[0].upper() + message[1:]

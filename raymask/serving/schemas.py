@@ -8,19 +8,19 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from raymask.core.types import ByHead, Probabilities
-from raymask.inference.panel import Panel
+from raymask.inference.definition import EnsembleDefinition
 
 TOP = 5
 
 
-class Elected(BaseModel):
+class LabelProbability(BaseModel):
     """A class and its probability."""
 
     label: str
     probability: float
 
 
-class JointElected(Elected):
+class ClassProbability(LabelProbability):
     """A class of the joint label, its number among them, and its probability."""
 
     number: int
@@ -31,11 +31,11 @@ class Prediction(BaseModel):
 
     name: str = Field("", description="the file's name, if it had one")
     labels: dict[str, str] = Field(description="the label of each task; together they are the joint label")
-    joint: JointElected
+    joint: ClassProbability
     probabilities: dict[str, dict[str, float]] = Field(description="of each class, by task")
-    top: list[JointElected] = Field(description="the most probable joint labels")
+    top: list[ClassProbability] = Field(description="the most probable joint labels")
     agreement: float = Field(description="share of the models' heads that elect what the ensemble elects")
-    members: dict[str, dict[str, Elected]] = Field(description="by member and head: what the mean of its models elects")
+    members: dict[str, dict[str, LabelProbability]] = Field(description="by member and head: what the mean of its models elects")
 
 
 class About(BaseModel):
@@ -70,21 +70,21 @@ class Problem(BaseModel):
     error: str
 
 
-def predictions_of(panel: Panel, said: Mapping[str, ByHead]) -> list[Prediction]:
-    """What a panel makes of its models' (N, C) probabilities, image by image."""
-    space, joint = panel.space, panel.count(said)
-    agreement, members = panel.agreement(said, joint), panel.member_probabilities(said)
+def predictions_of(definition: EnsembleDefinition, probs: Mapping[str, ByHead]) -> list[Prediction]:
+    """What a definition makes of its models' (N, C) probabilities, image by image."""
+    space, joint = definition.space, definition.count(probs)
+    agreement, members = definition.agreement(probs, joint), definition.member_probabilities(probs)
     marginals = {task: space.marginal(joint, task) for task in space.names}
     elected = space.split(joint.argmax(axis=1))
 
-    def voted(head: str, probabilities: Probabilities) -> Elected:
+    def voted(head: str, probabilities: Probabilities) -> LabelProbability:
         label = int(probabilities.argmax())
-        return Elected(label=space.classes(head)[label], probability=_rounded(probabilities[label]))
+        return LabelProbability(label=space.classes(head)[label], probability=_rounded(probabilities[label]))
 
-    def ranked(probabilities: Probabilities) -> list[JointElected]:
+    def ranked(probabilities: Probabilities) -> list[ClassProbability]:
         order = (-probabilities).argsort(kind="stable")[:TOP].tolist()
         return [
-            JointElected(label=space.joint_classes[number], number=number, probability=_rounded(probabilities[number]))
+            ClassProbability(label=space.joint_classes[number], number=number, probability=_rounded(probabilities[number]))
             for number in order
         ]
 
@@ -101,7 +101,7 @@ def predictions_of(panel: Panel, said: Mapping[str, ByHead]) -> list[Prediction]
             top=top,
             agreement=_rounded(agreement[image]),
             members={
-                member: {head: voted(head, of_head[image]) for head, of_head in by_head.items()}
+                member: {head: voted(head, head_probs[image]) for head, head_probs in by_head.items()}
                 for member, by_head in members.items()
             },
         )

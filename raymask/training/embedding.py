@@ -108,7 +108,7 @@ class Embedder:
     def __init__(self, recipe: Recipe, backbone: Path, parts: Sequence[str], threads: int) -> None:
         import torch
 
-        from raymask.models.classifier import build_classifier, quicken_prediction
+        from raymask.models.classifier import build_classifier, fuse_for_inference
         from raymask.models.precision import mixed_precision, prepare_process
         from raymask.models.pretrained import load_backbone
 
@@ -116,7 +116,7 @@ class Embedder:
         self.device = prepare_process(threads)
         self.model = build_classifier(recipe, {}).eval()
         load_backbone(self.model, backbone)
-        quicken_prediction(self.model, recipe)
+        fuse_for_inference(self.model, recipe)
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.amp = mixed_precision(recipe, self.device)[0]
 

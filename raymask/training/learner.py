@@ -23,7 +23,7 @@ from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT
 from raymask.metrics.scores import Score, score_heads
 from raymask.models.classifier import Classifier
-from raymask.models.ops import quicken_depthwise
+from raymask.models.ops import fuse_depthwise_gradients
 from raymask.models.precision import mixed_precision
 from raymask.training.inputs import Feed, Inputs
 from raymask.training.losses import build_loss
@@ -31,7 +31,7 @@ from raymask.training.optim import build_optimizer, lr_factor, set_lr
 from raymask.training.targets import LabelTable
 
 EVALUATION_BATCH = 128
-LEAST_ROWS = 2
+MIN_ROWS = 2
 """Images of a batch that is learned from: batch normalisation has nothing to say of a single one."""
 ByHead = dict[str, npt.NDArray[np.float32]]
 
@@ -84,15 +84,15 @@ class Learner:
         if device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)
         else:
-            quicken_depthwise(self.model)
+            fuse_depthwise_gradients(self.model)
         self.optimizer = build_optimizer(recipe, model)
         self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.amp, self.scaler = mixed_precision(recipe, device)
         self.learned = labels.learned(fold)
         self.images = int(self.learned.sum())
-        if self.images < LEAST_ROWS:
+        if self.images < MIN_ROWS:
             raise InputError(
-                f"{name} has {self.images} image(s) to learn from, and needs {LEAST_ROWS}; give the run more images, or other "
+                f"{name} has {self.images} image(s) to learn from, and needs {MIN_ROWS}; give the run more images, or other "
                 "folds."
             )
         self.own_rows = np.flatnonzero(labels.fold == fold)
@@ -137,7 +137,7 @@ class Learner:
         if self._held is not None and len(places):
             inputs = inputs.take(places).after(self._held)
             self._held, places = None, np.arange(len(inputs.rows))
-        if len(places) >= LEAST_ROWS and self.images - self._seen != 1:
+        if len(places) >= MIN_ROWS and self.images - self._seen != 1:
             self._backward(inputs, places, feed)
             learned = len(places)
         elif len(places):
@@ -154,7 +154,7 @@ class Learner:
         rows = torch.from_numpy(inputs.rows[kept]).to(self.device)
         with self.amp():
             logits = feed.logits(self.model, inputs, places)
-            losses = [self.loss[head](of_head.float(), self.train_labels[head][rows]) for head, of_head in logits.items()]
+            losses = [self.loss[head](head_probs.float(), self.train_labels[head][rows]) for head, head_probs in logits.items()]
             loss = torch.stack(losses).mean()
         self.scaler.scale(loss / self.recipe.accumulate).backward()  # type: ignore[no-untyped-call]
         self._loss_sum += loss.detach()
@@ -198,7 +198,7 @@ class Learner:
             return EpochMetrics(self.epoch, self.images, train_loss, math.nan, math.nan, math.nan, {}, lr)
         probabilities = self.predict(self.own_rows, "original", feed)
         truth = {target: labels[self.own_rows] for target, labels in self.labels.truth.items()}
-        own_loss = float(np.mean([cross_entropy(of_head, truth[head]) for head, of_head in probabilities.items()]))
+        own_loss = float(np.mean([cross_entropy(head_probs, truth[head]) for head, head_probs in probabilities.items()]))
         self._refuse_unless(math.isfinite(own_loss), train_loss, f"{own_loss} on its own fold")
         scores = score_heads(self.labels.space, probabilities, truth)
         main = scores.get(JOINT) or next(iter(scores.values()))
@@ -269,9 +269,9 @@ def train_pack(
     learned, waited, started = 0, 0.0, time.perf_counter()
     inputs_of_epoch = feed.training()
     while True:
-        asked = time.perf_counter()
+        requested_at = time.perf_counter()
         inputs = next(inputs_of_epoch, None)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - requested_at
         if inputs is None:
             return
         learned += sum(learner.learn(inputs, feed) for learner in learners)

@@ -15,7 +15,7 @@ from raymask.core.tasks import LabelSpace
 from raymask.data.specs import InputSpec, StreamSpec, frozen_backbone, stream_spec
 from raymask.runs.directory import ReplicaId, Run
 
-MOST_PIECES = 8
+MAX_PIECES = 8
 """Packs that a slot's fair share is cut into at most to make the slots end together."""
 
 
@@ -110,7 +110,7 @@ def split_packs(packs: Sequence[Pack], slots: int, most_replicas: int) -> list[P
     The longest come first, so that they are started first.
     """
     chosen = _split(packs, slots, most_replicas)
-    for pieces in range(2, MOST_PIECES + 1):
+    for pieces in range(2, MAX_PIECES + 1):
         finer = _split(packs, pieces * slots, most_replicas)
         if makespan(finer, slots) < 0.97 * makespan(chosen, slots):
             chosen = finer

@@ -44,45 +44,45 @@ def _least(confidence: Probabilities, right: npt.NDArray[np.bool_], precision: f
     return float(falling[good].min(initial=np.inf))
 
 
-def sure(joint: Probabilities, least: Probabilities) -> npt.NDArray[np.bool_]:
+def confident(joint: Probabilities, least: Probabilities) -> npt.NDArray[np.bool_]:
     """(N,) whether the teacher is sure of an image: of (N, J) probabilities the greatest reaches its class's least confidence."""
     return np.asarray(joint.max(axis=1) >= least[joint.argmax(axis=1)], np.bool_)
 
 
 def labelled_targets(
-    image_ids: Sequence[str], labels: Labels, said: Probabilities, truth: float, space: LabelSpace
+    image_ids: Sequence[str], labels: Labels, probabilities: Probabilities, truth: float, space: LabelSpace
 ) -> pd.DataFrame:
     """Targets for every replica: true labels mixed with what the teacher said of them; none where the truth alone counts.
 
     Args:
         image_ids: N ids.
         labels: (N,) joint labels that the loss is made of.
-        said: (N, J) out-of-fold probabilities.
+        probabilities: (N, J) out-of-fold probabilities.
         truth: weight of the labels, 0 to 1.
         space: the label space.
     """
     if truth == 1:
         return _table([], ANY_FOLD, np.empty((0, space.joint_size)), space)
-    return _table(image_ids, ANY_FOLD, truth * np.eye(space.joint_size)[labels] + (1 - truth) * _shares(said), space)
+    return _table(image_ids, ANY_FOLD, truth * np.eye(space.joint_size)[labels] + (1 - truth) * _shares(probabilities), space)
 
 
 def unlabelled_targets(
-    image_ids: Sequence[str], said: Mapping[int, Probabilities], least: Probabilities, hard: bool, space: LabelSpace
+    image_ids: Sequence[str], probabilities: Mapping[int, Probabilities], least: Probabilities, hard: bool, space: LabelSpace
 ) -> pd.DataFrame:
     """Targets of the images that the teacher is sure of, fold by fold.
 
     Args:
         image_ids: N ids.
-        said: (N, J) probabilities by the fold whose replica they are for, see `said_by_fold`.
+        probabilities: (N, J) probabilities by the fold whose replica they are for, see `predictions_by_fold`.
         least: (J,) least confidences.
         hard: whether a target is the elected class, for sure, in place of the probabilities.
         space: the label space.
     """
     tables = [_table([], ANY_FOLD, np.empty((0, space.joint_size)), space)]
-    for fold, joint in said.items():
-        here = np.flatnonzero(sure(joint, least))
+    for fold, joint in probabilities.items():
+        here = np.flatnonzero(confident(joint, least))
         target = np.eye(space.joint_size)[joint[here].argmax(axis=1)] if hard else _shares(joint[here])
-        tables.append(_table([image_ids[place] for place in here.tolist()], fold, target, space))
+        tables.append(_table([image_ids[index] for index in here.tolist()], fold, target, space))
     return pd.concat(tables, ignore_index=True)
 
 

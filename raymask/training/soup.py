@@ -24,7 +24,7 @@ from raymask.core.types import Labels
 from raymask.data.cache import PreparedImages
 from raymask.data.folds import stratified_group_folds
 from raymask.metrics.scores import Score, score_heads
-from raymask.models.classifier import Classifier, load_classifier, quicken_prediction, to_pixels
+from raymask.models.classifier import Classifier, fuse_for_inference, load_classifier, to_pixels
 from raymask.models.precision import mixed_precision
 from raymask.training.learner import EVALUATION_BATCH, ByHead
 from raymask.transforms.tta import VIEWS, ViewPlan, merge_views
@@ -170,7 +170,7 @@ def cross_fitted(
 
     def chosen_on(half: int) -> Chosen:
         at = np.flatnonzero(halves == half)
-        return greedy_soup(order, predict, lambda said: score(said, at))[1]
+        return greedy_soup(order, predict, lambda probabilities: score(probabilities, at))[1]
 
     soups = chosen_on(1), chosen_on(0)
     first, second = map(predict, soups)
@@ -209,16 +209,16 @@ def recalibrate_batch_norms(model: Classifier, batches: Iterable[Tensor], frozen
 def predict_images(model: Classifier, recipe: Recipe, images: Images, views: ViewPlan, device: torch.device) -> ByHead:
     """(n, C) float32 probabilities by head, the views merged; the model, in evaluation mode, stays as it is."""
     quick = copy.deepcopy(model).cpu()
-    quicken_prediction(quick, recipe)
+    fuse_for_inference(quick, recipe)
     quick.to(device)
     parts: dict[str, list[npt.NDArray[np.float64]]] = {head: [] for head in quick.classes}
     with torch.inference_mode(), mixed_precision(recipe, device)[0]():
         for pixels in images.batches(device):
             by_view = [quick(VIEWS[view](pixels.float())) for view in views.names]
-            for head, of_head in parts.items():
-                said = torch.stack([logits[head].float().softmax(dim=1) for logits in by_view])
-                of_head.append(merge_views(said.cpu().numpy(), views.weights, views.merge))
-    return {head: np.concatenate(of_head).astype(np.float32) for head, of_head in parts.items()}
+            for head, head_probs in parts.items():
+                probabilities = torch.stack([logits[head].float().softmax(dim=1) for logits in by_view])
+                head_probs.append(merge_views(probabilities.cpu().numpy(), views.weights, views.merge))
+    return {head: np.concatenate(head_probs).astype(np.float32) for head, head_probs in parts.items()}
 
 
 def halves_of(reserved: Reserved, seed: int) -> Labels:
@@ -287,20 +287,22 @@ def soup_of_member(
     def predict(chosen: Chosen) -> ByHead:
         return predict_sorted(tuple(sorted(chosen)))
 
-    def scores(said: ByHead, at: Labels) -> dict[str, Score]:
+    def scores(probabilities: ByHead, at: Labels) -> dict[str, Score]:
         truth = {target: np.asarray(labels)[at] for target, labels in reserved.truth.items()}
-        return score_heads(space, {head: of_head[at] for head, of_head in said.items()}, truth)
+        return score_heads(space, {head: head_probs[at] for head, head_probs in probabilities.items()}, truth)
 
-    def f1(said: ByHead, at: Labels) -> float:
-        by_target = scores(said, at)
+    def f1(probabilities: ByHead, at: Labels) -> float:
+        by_target = scores(probabilities, at)
         return (by_target.get(JOINT) or next(iter(by_target.values())))["f1"]
 
-    def soup_of(chosen: Chosen, said: ByHead) -> Soup:
-        return Soup(mix(chosen), tuple(ingredients[number].name for number in chosen), said, scores(said, everywhere))
+    def soup_of(chosen: Chosen, probabilities: ByHead) -> Soup:
+        return Soup(
+            mix(chosen), tuple(ingredients[number].name for number in chosen), probabilities, scores(probabilities, everywhere)
+        )
 
-    _, chosen = greedy_soup(order, predict, lambda said: f1(said, everywhere))
-    everyone = tuple(order)
-    return soup_of(everyone, predict(everyone)), soup_of(chosen, cross_fitted(halves, order, predict, f1)[0])
+    _, chosen = greedy_soup(order, predict, lambda probabilities: f1(probabilities, everywhere))
+    every_ingredient = tuple(order)
+    return soup_of(every_ingredient, predict(every_ingredient)), soup_of(chosen, cross_fitted(halves, order, predict, f1)[0])
 
 
 def _drawn(images: Images, seed: int) -> Images:

@@ -45,7 +45,7 @@ class SoupJob:
 
 
 @dataclass(frozen=True)
-class Made:
+class SoupResult:
     """A member's finished soups."""
 
     member: str
@@ -55,7 +55,7 @@ class Made:
     """Of the greedy soup."""
 
 
-def make(jobs: Sequence[SoupJob], slots: Slots, on_made: Callable[[Made], None]) -> None:
+def make(jobs: Sequence[SoupJob], slots: Slots, on_made: Callable[[SoupResult], None]) -> None:
     """Makes the soups of members, each in a task of its own, as many at a time as there are slots.
 
     Args:
@@ -90,7 +90,7 @@ def _result(reference: ray.ObjectRef[Any]) -> Any:
         raise
 
 
-def _make(job: SoupJob, threads: int) -> Made:
+def _make(job: SoupJob, threads: int) -> SoupResult:
     from raymask.core.tasks import heads_of
     from raymask.models.precision import prepare_process
     from raymask.training.soup import Images, Ingredient, Reserved, soup_of_member
@@ -123,26 +123,26 @@ def _make(job: SoupJob, threads: int) -> Made:
     )
     written = {SOUP: soup, GREEDY_SOUP: greedy}
     made_of = {replica.part: file_digest(run.weights(replica)) for replica in replicas}
-    said = reserve_table(held_out["image_id"], ReplicaId(member.name, GREEDY_SOUP), greedy.predictions, job.space)
-    write_table(run.replica_reserve(ReplicaId(member.name, GREEDY_SOUP)), said)
+    probabilities = reserve_table(held_out["image_id"], ReplicaId(member.name, GREEDY_SOUP), greedy.predictions, job.space)
+    write_table(run.replica_reserve(ReplicaId(member.name, GREEDY_SOUP)), probabilities)
     for fold, one in written.items():
         more = {"ingredients": list(one.ingredients), "views": job.views.to_json(), "reserve": one.scores, "made_of": made_of}
         write_model(run, member, fold, one.model, job.space, **more)
-    return Made(member.name, {fold: one.scores for fold, one in written.items()}, greedy.ingredients)
+    return SoupResult(member.name, {fold: one.scores for fold, one in written.items()}, greedy.ingredients)
 
 
-def reserve_table(image_ids: pd.Series, replica: ReplicaId, said: ByHead, space: LabelSpace) -> pd.DataFrame:
+def reserve_table(image_ids: pd.Series, replica: ReplicaId, probabilities: ByHead, space: LabelSpace) -> pd.DataFrame:
     """One model's predictions as `raymask.inference.actors.predict` gives those of many.
 
     Args:
         image_ids: (N,) ids.
         replica: the model.
-        said: (N, C) probabilities by head.
+        probabilities: (N, C) probabilities by head.
         space: the label space.
     """
     columns = {
-        f"{replica}|{head}:{name}": of_head[:, label].astype(np.float32)
-        for head, of_head in said.items()
+        f"{replica}|{head}:{name}": head_probs[:, label].astype(np.float32)
+        for head, head_probs in probabilities.items()
         for label, name in enumerate(space.classes(head))
     }
     table = pd.DataFrame({"image_id": image_ids.to_numpy(), "problem": "", **columns})

@@ -71,9 +71,9 @@ def teach(labels: LabelTable, image_ids: pd.Series, targets: pd.DataFrame | None
     of_fold = targets[targets["fold"] == fold]
     of_any = targets[(targets["fold"] == ANY_FOLD) & ~targets["image_id"].isin(of_fold["image_id"])]
     applying = pd.concat([of_fold, of_any])
-    place = pd.Index(applying["image_id"]).get_indexer(image_ids.to_numpy())
-    rows, space = np.flatnonzero(place >= 0), labels.space
-    joint = applying[[f"{JOINT}:{name}" for name in space.joint_classes]].to_numpy(np.float64)[place[rows]]
+    index = pd.Index(applying["image_id"]).get_indexer(image_ids.to_numpy())
+    rows, space = np.flatnonzero(index >= 0), labels.space
+    joint = applying[[f"{JOINT}:{name}" for name in space.joint_classes]].to_numpy(np.float64)[index[rows]]
     heads = {**{name: space.marginal(joint, name) for name in space.names}, JOINT: joint}
     trains = np.ones(len(image_ids), bool) if labels.trains is None else labels.trains.copy()
     trains[rows] = True

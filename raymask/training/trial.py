@@ -53,7 +53,7 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     schedule = open_schedule(pack.stream, job.run.manifest)
     steps = schedule.steps
     taught = {fold: teach(labels, manifest["image_id"], targets, fold) for fold in {replica.fold for replica in replicas}}
-    begun = [take_up(job, replica, taught[replica.fold], steps, device) for replica in replicas]
+    begun = [resume(job, replica, taught[replica.fold], steps, device) for replica in replicas]
     learners, histories = [learner for learner, _ in begun], [history for _, history in begun]
     reporter = Reporter(job.run.name, pack, replicas, steps, report)
     feed = _feed(job, pack, slots, learners, schedule, device)
@@ -75,15 +75,16 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
 def build_learner(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device) -> Learner:
     """A replica at the start of its training; the folds of a member start from equal weights."""
     member = job.members[replica.member]
-    torch.manual_seed(_mixed(member.seed, member.task))
+    torch.manual_seed(derive_seed(member.seed, member.task))
     model = build_classifier(member.recipe, heads_of(member.task, job.space))
     if file := job.backbones.get(member.name):
         load_backbone(model, file)
-    seed = _mixed(member.seed, str(replica))
+    seed = derive_seed(member.seed, str(replica))
     return Learner(str(replica), replica.fold, model, member.recipe, labels, steps, seed, device)
 
 
-def _mixed(seed: int, name: str) -> int:
+def derive_seed(seed: int, name: str) -> int:
+    """A seed of its own for each name, from the run's."""
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
 
 
@@ -106,7 +107,7 @@ def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sched
     return PixelFeed(batches, prepared_images(cache, job.run.manifest), device)
 
 
-def take_up(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device) -> tuple[Learner, History]:
+def resume(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device) -> tuple[Learner, History]:
     """A learner where its checkpoint left it, and the metrics of the epochs that it has behind it.
 
     Without a checkpoint, or with one that is damaged or of another model, it is at the start of its training.
@@ -187,8 +188,8 @@ def _predict_own_fold(job: Job, learner: Learner, feed: Feed, image_ids: pd.Seri
     for view in job.views:
         probabilities = learner.predict(learner.own_rows, view, feed)
         columns = {
-            f"{head}:{name}": of_head[:, label]
-            for head, of_head in probabilities.items()
+            f"{head}:{name}": head_probs[:, label]
+            for head, head_probs in probabilities.items()
             for label, name in enumerate(job.space.classes(head))
         }
         tables.append(pd.DataFrame({"image_id": ids, "view": view, **columns}))

@@ -80,17 +80,17 @@ class Augmenter:
         if self._compose is None:
             return images
         out = np.empty_like(images)
-        for place, row in enumerate(np.asarray(rows).tolist()):
+        for index, row in enumerate(np.asarray(rows).tolist()):
             # Not set_random_seed: it gives every transform the same draws, so that they happen together or not at all.
             draws = np.random.default_rng([seed, epoch, row])
             self._compose.set_random_state(draws, random.Random(int(draws.integers(2**63))))
-            changed = self._compose(image=images[place])["image"]
+            changed = self._compose(image=images[index])["image"]
             if (changed.shape, changed.dtype) != (out.shape[1:], out.dtype):
                 raise InputError(
-                    f"recipe.augment changes an image of {_kind(images[place])} to {_kind(changed)}; leave the size to "
+                    f"recipe.augment changes an image of {_kind(images[index])} to {_kind(changed)}; leave the size to "
                     "recipe.image_size, and the scale of the values to the model."
                 )
-            out[place] = changed
+            out[index] = changed
         return out
 
 
@@ -120,8 +120,8 @@ def _kind(image: npt.NDArray[Any]) -> str:
 def _problem(error: Exception) -> str:
     """The first problem of an error of albumentations; pydantic's reports have lines for: count, argument, problem, link."""
     lines = str(error).splitlines()
-    said = f"{lines[1].partition('.')[0]}: {lines[2].strip().partition(' [type=')[0]}" if len(lines) > 2 else lines[0]
-    return said.rstrip(".")
+    message = f"{lines[1].partition('.')[0]}: {lines[2].strip().partition(' [type=')[0]}" if len(lines) > 2 else lines[0]
+    return message.rstrip(".")
 
 
 @cache

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-MOST_NAMED = 6
+MAX_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,7 @@ class ViewPlan:
             parts = [f"{weight:g} {name}" for name, weight in zip(self.names, self.weights, strict=True)]
         else:
             parts = with_families(self.names)
-        shown = " + ".join(
-            parts if len(parts) <= MOST_NAMED else [*parts[: MOST_NAMED - 1], f"{len(parts) - MOST_NAMED + 1} more"]
-        )
+        shown = " + ".join(parts if len(parts) <= MAX_NAMED else [*parts[: MAX_NAMED - 1], f"{len(parts) - MAX_NAMED + 1} more"])
         return shown if self.merge == "mean" or len(self.names) == 1 else f"{shown}, {self.merge}"
 
     def to_json(self) -> dict[str, Any]:
@@ -228,7 +226,7 @@ def expand_views(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(["original", *(view for name in names for view in VIEW_SETS.get(name, (name,)))]))
 
 
-def merge_views(said: npt.NDArray[np.floating], weights: npt.ArrayLike, how: str) -> npt.NDArray[np.float64]:
+def merge_views(probabilities: npt.NDArray[np.floating], weights: npt.ArrayLike, how: str) -> npt.NDArray[np.float64]:
     """One answer of what a head says under several views.
 
     `mean` is the weighted mean. `geometric` is the weighted mean of the logarithms, normalised again; probabilities of 0 count as
@@ -236,20 +234,20 @@ def merge_views(said: npt.NDArray[np.floating], weights: npt.ArrayLike, how: str
     the greatest that any view of a weight above 0 says, normalised again. Rows that hold NaN give NaN and touch no other.
 
     Args:
-        said: (W, N, C) probabilities of one head under W views; heads side by side must be merged apart, as rows are normalised.
+        probabilities: (W, N, C) of one head under W views; heads side by side must be merged apart, as rows are normalised.
         weights: (W,) not below 0; only their ratios count. A view of weight 0 is not looked at.
         how: one of `MERGES`.
 
     Returns:
-        (N, C) float64 whatever the type of `said`; rows sum to 1 where those of `said` do.
+        (N, C) float64 whatever the type of `probabilities`; rows sum to 1 where theirs do.
 
     Raises:
         InputError: `how` is unknown, or weights are too few or many, below 0, not finite or all 0.
     """
     if how not in MERGES:
         raise InputError(f"there is no merge of views '{how}'; it may be {one_of(MERGES, how)}.")
-    shares = _shares(weights, len(said))
-    heard, shares = np.asarray(said[shares > 0], dtype=np.float64), shares[shares > 0, None, None]
+    shares = _shares(weights, len(probabilities))
+    heard, shares = np.asarray(probabilities[shares > 0], dtype=np.float64), shares[shares > 0, None, None]
     if how == "mean":
         return np.asarray((shares * heard).sum(axis=0))
     merged = np.exp((shares * np.log(np.maximum(heard, LEAST))).sum(axis=0)) if how == "geometric" else heard.max(axis=0)
@@ -271,8 +269,8 @@ def with_families(names: Sequence[str]) -> list[str]:
     shown = list(names)
     for family, views in sorted(VIEW_SETS.items(), key=lambda item: -len(item[1])):
         if len(views) > 2 and set(views) <= set(shown):
-            place = shown.index(views[0])
-            shown = [name for name in [*shown[:place], family, *shown[place:]] if name not in views]
+            index = shown.index(views[0])
+            shown = [name for name in [*shown[:index], family, *shown[index:]] if name not in views]
     return shown
 
 

@@ -36,11 +36,11 @@ def joint_ballots(space: LabelSpace, members: Mapping[str, ByHead]) -> dict[str,
         for task in space.names
     }
     teams: dict[str, Probabilities] = {}
-    for place in range(max(map(len, specialists.values()))):
+    for index in range(max(map(len, specialists.values()))):
         names, parts = [], {}
         for task, of_task in specialists.items():
-            if place < len(of_task):
-                names.append(list(of_task)[place])
+            if index < len(of_task):
+                names.append(list(of_task)[index])
                 parts[task] = of_task[names[-1]]
             else:
                 parts[task] = _said_of(space, task, of_task, wholes)
@@ -51,10 +51,10 @@ def joint_ballots(space: LabelSpace, members: Mapping[str, ByHead]) -> dict[str,
 def _said_of(
     space: LabelSpace, task: str, specialists: Mapping[str, Probabilities], wholes: Mapping[str, Probabilities]
 ) -> Probabilities:
-    said = list(specialists.values()) or [space.marginal(whole, task) for whole in wholes.values()]
-    if not said:
+    probabilities = list(specialists.values()) or [space.marginal(whole, task) for whole in wholes.values()]
+    if not probabilities:
         raise InputError(f"no member predicts the task '{task}', so there is no joint label to vote on; add a member for it.")
-    return np.asarray(np.mean(said, axis=0))
+    return np.asarray(np.mean(probabilities, axis=0))
 
 
 def task_ballots(space: LabelSpace, members: Mapping[str, ByHead], task: str) -> dict[str, Probabilities]:

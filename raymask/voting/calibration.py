@@ -18,7 +18,7 @@ from raymask.metrics.calibration import Vector, at_labels, floored_log
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 NEGLIGIBLE = 1e-10
 """Fits end when a step would lower the mean negative log-likelihood by less."""
-MOST_STEPS = 100
+MAX_STEPS = 100
 BLOCK = 128
 
 
@@ -112,7 +112,7 @@ def fit_temperature(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> floa
     logs -= logs.max(axis=1, keepdims=True)
     of_truth = at_labels(logs, labels).sum()
     low, high, inverse = 0.0, np.inf, 1.0
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         weights = np.exp(inverse * logs)
         weights /= weights.sum(axis=1, keepdims=True)
         weights *= logs
@@ -156,7 +156,7 @@ def fit_vector(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Vec
 
     point = identity
     value, predicted = loss(point)
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         both = np.concatenate([predicted * logs, predicted], axis=1)
         expected = both.sum(axis=0)
         gradient = expected - linear + point - identity

@@ -27,7 +27,7 @@ Members = Mapping[str, ByHead]
 
 
 @dataclass(frozen=True, eq=False)
-class Way:
+class Strategy:
     """A way to predict with models of a run."""
 
     name: str
@@ -36,25 +36,25 @@ class Way:
     """(N,) joint labels; with several of them, scores are their mean."""
 
 
-def ways_of(vote: Vote, rounds: Sequence[Members], said: Mapping[str, Members]) -> list[Way]:
+def strategies_of(vote: Vote, rounds: Sequence[Members], probabilities: Mapping[str, Members]) -> list[Strategy]:
     """The ways to predict, the whole ensemble first.
 
     Args:
         vote: the vote.
         rounds: members' predictions by fold.
-        said: those of the models that stand for all folds, by part; a way is of all members or none.
+        probabilities: those of the models that stand for all folds, by part; a way is of all members or none.
     """
     count = len(rounds[0])
     ways = [
-        Way("ensemble", count * len(rounds), (vote.over_rounds(rounds).argmax(axis=1),)),
-        Way("fold", count, tuple(vote(members).argmax(axis=1) for members in rounds)),
+        Strategy("ensemble", count * len(rounds), (vote.over_rounds(rounds).argmax(axis=1),)),
+        Strategy("fold", count, tuple(vote(members).argmax(axis=1) for members in rounds)),
     ]
-    whole = [part for part in TITLES if part in said and said[part].keys() == rounds[0].keys()]
-    return ways + [Way(part, count, (vote(said[part]).argmax(axis=1),)) for part in whole]
+    whole = [part for part in TITLES if part in probabilities and probabilities[part].keys() == rounds[0].keys()]
+    return ways + [Strategy(part, count, (vote(probabilities[part]).argmax(axis=1),)) for part in whole]
 
 
 def rows_of(
-    ways: Sequence[Way],
+    ways: Sequence[Strategy],
     metric: Metric,
     space: LabelSpace,
     truth: Mapping[str, Labels],
@@ -83,22 +83,26 @@ def rows_of(
             "title": TITLES[way.name],
             "models": way.models,
             "scores": mean_scores([score_joint(space, elected, truth) for elected in way.elected]),
-            "score": interval(found[place], drawn[place]),
-            "gain": interval(found[place] - found[0], drawn[place] - drawn[0]) if place else None,
-            "ms_an_image": milliseconds[min(place, 1)],
+            "score": interval(found[index], drawn[index]),
+            "gain": interval(found[index] - found[0], drawn[index] - drawn[0]) if index else None,
+            "ms_an_image": milliseconds[min(index, 1)],
         }
-        for place, way in enumerate(ways)
+        for index, way in enumerate(ways)
     ]
 
 
 def scores_of_members(
-    space: LabelSpace, rounds: Sequence[Members], said: Mapping[str, Members], truth: Mapping[str, Labels]
+    space: LabelSpace, rounds: Sequence[Members], probabilities: Mapping[str, Members], truth: Mapping[str, Labels]
 ) -> dict[str, dict[str, dict[str, Score]]]:
     """Scores by member, way and target of members alone; `fold` is the mean over the folds."""
     return {
         name: {
             "fold": mean_scores([score_heads(space, members[name], truth) for members in rounds]),
-            **{part: score_heads(space, said[part][name], truth) for part in TITLES if part in said and name in said[part]},
+            **{
+                part: score_heads(space, probabilities[part][name], truth)
+                for part in TITLES
+                if part in probabilities and name in probabilities[part]
+            },
         }
         for name in rounds[0]
     }

@@ -93,7 +93,7 @@ def _vote(written: WrittenVote, space: LabelSpace) -> Vote:
         space=space,
         views=ViewPlan(tuple(views["names"]), tuple(views["weights"]), views["merge"]),
         calibrations={
-            name: {head: _calibration(of_head) for head, of_head in by_head.items()}
+            name: {head: _calibration(head_probs) for head, head_probs in by_head.items()}
             for name, by_head in written["calibrations"].items()
         },
         fitted=Fitted(

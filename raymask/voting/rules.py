@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from raymask.core.errors import InputError, one_of
 from raymask.core.types import Ballots, Labels, Probabilities, Weights
-from raymask.metrics.scores import Aim, quick_score
+from raymask.metrics.scores import Aim, fast_macro_f1
 from raymask.voting.trees import constant, tree_probabilities, trees_of, wrong_with_trees
 
 Params = Mapping[str, Any]
@@ -195,7 +195,7 @@ def select_greedily(ballots: npt.NDArray[np.floating], bag: npt.NDArray[np.int64
 
 def score_of(evidence: Evidence, scores: npt.NDArray[np.floating]) -> float:
     """What electing the greatest of (N, C) scores is worth."""
-    return quick_score(evidence.aim, evidence.labels, scores.argmax(axis=1), scores.shape[1])
+    return fast_macro_f1(evidence.aim, evidence.labels, scores.argmax(axis=1), scores.shape[1])
 
 
 def log_features(ballots: Ballots) -> npt.NDArray[np.float64]:

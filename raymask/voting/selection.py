@@ -21,7 +21,7 @@ from raymask.voting.rules import Evidence, Params, find_rule
 from raymask.voting.thresholds import ADJUSTMENTS, adjusted, fit_adjustment
 
 LEVELS = ("joint", "task")
-FEWEST_PARTS = 3
+MIN_PARTS = 3
 PARTS = 5
 
 Calibrations = Mapping[str, Mapping[str, Calibration]]
@@ -66,7 +66,7 @@ class Fitted:
 
 
 @dataclass(frozen=True, eq=False)
-class OutOfFold:
+class OofPredictions:
     """What a choice is made on."""
 
     space: LabelSpace
@@ -131,20 +131,20 @@ def candidates(space: LabelSpace, rules: Iterable[str], levels: Sequence[str], a
     ]
 
 
-def parts_of(evidence: OutOfFold, seed: int) -> Labels:
+def parts_of(evidence: OofPredictions, seed: int) -> Labels:
     """(N,) parts of the images, no group in two: the folds themselves, or, where these are few or part groups, five others."""
     groups = int(evidence.groups.max()) + 1
     whole = len(np.unique(np.stack([evidence.groups, evidence.folds]), axis=1).T) == len(np.unique(evidence.groups))
-    if whole and len(np.unique(evidence.folds)) >= FEWEST_PARTS:
+    if whole and len(np.unique(evidence.folds)) >= MIN_PARTS:
         return evidence.folds
     parts = min(PARTS, groups, int(np.bincount(evidence.truth).max()))
     return stratified_group_folds(evidence.truth, evidence.groups, parts, seed) if parts > 1 else evidence.folds
 
 
-def calibrate(evidence: OutOfFold, method: str, kept: npt.NDArray[np.bool_]) -> Calibrations:
+def calibrate(evidence: OofPredictions, method: str, kept: npt.NDArray[np.bool_]) -> Calibrations:
     """Each member's calibration by head, fitted on the kept images."""
     return {
-        name: {head: fit_calibration(method, of_head[kept], evidence.labels(head)[kept]) for head, of_head in heads.items()}
+        name: {head: fit_calibration(method, head_probs[kept], evidence.labels(head)[kept]) for head, head_probs in heads.items()}
         for name, heads in evidence.members.items()
     }
 
@@ -152,30 +152,30 @@ def calibrate(evidence: OutOfFold, method: str, kept: npt.NDArray[np.bool_]) -> 
 def calibrated(members: Mapping[str, ByHead], calibrations: Calibrations) -> dict[str, ByHead]:
     """The members' probabilities, calibrated."""
     return {
-        name: {head: calibrations[name][head].apply(of_head) for head, of_head in heads.items()}
+        name: {head: calibrations[name][head].apply(head_probs) for head, head_probs in heads.items()}
         for name, heads in members.items()
     }
 
 
 def fit(
-    evidence: OutOfFold, voters: Voters, candidate: Candidate, metric: Metric, seed: int, fixed: Fixed | None = None
+    evidence: OofPredictions, voters: Voters, candidate: Candidate, metric: Metric, seed: int, fixed: Fixed | None = None
 ) -> Fitted:
     """A candidate fitted on all images; `fixed` is what its rule would have fitted, where the user says so."""
-    fitted = fixed or _fit_rule(evidence, voters, candidate.rule, candidate.level, metric, seed, everything(evidence))
+    fitted = fixed or _fit_rule(evidence, voters, candidate.rule, candidate.level, metric, seed, all_rows(evidence))
     rule, factors = find_rule(candidate.rule), {}
     for name, params in fitted.items():
-        told = Evidence(voters[name], evidence.labels(name), metric.kind, seed)
-        factors[name] = fit_adjustment(candidate.adjust, told, rule.combine(voters[name], params))
+        evidence_of_task = Evidence(voters[name], evidence.labels(name), metric.kind, seed)
+        factors[name] = fit_adjustment(candidate.adjust, evidence_of_task, rule.combine(voters[name], params))
     return Fitted(candidate, fitted, factors)
 
 
-def everything(evidence: OutOfFold) -> npt.NDArray[np.bool_]:
+def all_rows(evidence: OofPredictions) -> npt.NDArray[np.bool_]:
     """(N,) all images."""
     return np.ones(len(evidence.truth), dtype=bool)
 
 
 def _fit_rule(
-    evidence: OutOfFold, voters: Voters, rule: str, level: str, metric: Metric, seed: int, kept: npt.NDArray[np.bool_]
+    evidence: OofPredictions, voters: Voters, rule: str, level: str, metric: Metric, seed: int, kept: npt.NDArray[np.bool_]
 ) -> dict[str, Params]:
     return {
         name: find_rule(rule).fit(Evidence(voters[name][:, kept], evidence.labels(name)[kept], metric.kind, seed))
@@ -184,7 +184,7 @@ def _fit_rule(
 
 
 def cross_fit(
-    evidence: OutOfFold, tried: Sequence[Candidate], metric: Metric, method: str, seed: int, fixed: Fixed | None = None
+    evidence: OofPredictions, tried: Sequence[Candidate], metric: Metric, method: str, seed: int, fixed: Fixed | None = None
 ) -> tuple[dict[Candidate, npt.NDArray[np.float32]], dict[Candidate, float]]:
     """Each candidate's (N, J) result, every part predicted by what was fitted on the others, and seconds of one fit.
 
@@ -210,8 +210,8 @@ def cross_fit(
                 began = time.perf_counter()
                 adjusted_parts = {}
                 for name, of_space in combined.items():
-                    told = Evidence(voters[name][:, kept], evidence.labels(name)[kept], metric.kind, seed)
-                    factors = fit_adjustment(candidate.adjust, told, of_space[kept])
+                    kept_evidence = Evidence(voters[name][:, kept], evidence.labels(name)[kept], metric.kind, seed)
+                    factors = fit_adjustment(candidate.adjust, kept_evidence, of_space[kept])
                     adjusted_parts[name] = adjusted(of_space[own], factors)
                 results[candidate][own] = into_joint(evidence.space, adjusted_parts)
                 seconds[candidate] += (took + time.perf_counter() - began) / len(numbers)
@@ -219,7 +219,7 @@ def cross_fit(
 
 
 def choose(
-    evidence: OutOfFold,
+    evidence: OofPredictions,
     tried: Sequence[Candidate],
     metric: Metric,
     method: str,
@@ -248,12 +248,12 @@ def choose(
     rows = [
         Row(
             candidate=candidate,
-            score=interval(float(scores[place]), resampled[place]),
-            behind=float(scores[best] - scores[place]),
-            behind_se=float(errors[best, place]),
+            score=interval(float(scores[index]), resampled[index]),
+            behind=float(scores[best] - scores[index]),
+            behind_se=float(errors[best, index]),
             seconds=seconds[candidate],
         )
-        for place, candidate in enumerate(tried)
+        for index, candidate in enumerate(tried)
     ]
     ranked = tuple(sorted(rows, key=lambda row: (-row.score["score"], row.candidate.complexity)))
     optimism = selection_optimism(evidence, metric, elected, chosen, errors, complexities, seed)
@@ -282,7 +282,7 @@ def simplest(
 
 
 def selection_optimism(
-    evidence: OutOfFold,
+    evidence: OofPredictions,
     metric: Metric,
     elected: Sequence[Labels],
     chosen: int,

@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from raymask.core.tasks import LabelSpace
 from raymask.core.types import ByHead, Labels
-from raymask.metrics.bootstrap import Counts, Interval, Metric, count, everyone, interval, resample, score_counts
+from raymask.metrics.bootstrap import Counts, Interval, Metric, count, interval, resample, score_counts, unit_weights
 from raymask.transforms.tta import MERGES, VIEW_SETS, ViewPlan, even, merge_views
 from raymask.voting.ballots import joint_ballots
 from raymask.voting.rules import soft_vote
 from raymask.voting.selection import difference_errors, simplest
 
 ORIGINAL = "original"
-MOST_PICKS = 6
+MAX_PICKS = 6
 
 ByView = Mapping[str, npt.NDArray[np.floating]]
 """(W, N, C) probabilities by head, under each of W views."""
@@ -45,7 +45,7 @@ class Views:
 def merged(member: ByView, names: Sequence[str], plan: ViewPlan) -> ByHead:
     """One member's (N, C) probabilities by head under a plan; `names` are those of its W views."""
     places = [list(names).index(name) for name in plan.names]
-    return {head: merge_views(said[places], plan.weights, plan.merge) for head, said in member.items()}
+    return {head: merge_views(probabilities[places], plan.weights, plan.merge) for head, probabilities in member.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def choose_views(
     """
     judge = _Judge(space, members, tuple(names), truth, groups, metric, {})
     number = int(groups.max()) + 1
-    all_of_them, weights = everyone(number), resample(number, seed)
+    all_of_them, weights = unit_weights(number), resample(number, seed)
     plans, counts = _sets(names, merges), {}
     if (picked := _pick(judge, all_of_them, merges[0])) not in plans:
         plans.append(picked)
@@ -108,13 +108,13 @@ def choose_views(
     counts = {plan: counts.get(plan, judge.counts(plan)) for plan in plans}
     scores = np.array([score_counts(metric, counts[plan], all_of_them)[0] for plan in plans])
     resampled = np.stack([score_counts(metric, counts[plan], weights) for plan in plans])
-    place = int(simplest(scores[:, None], difference_errors(resampled), np.array([plan.complexity for plan in plans]))[0])
+    index = int(simplest(scores[:, None], difference_errors(resampled), np.array([plan.complexity for plan in plans]))[0])
     rows = [
         ViewRow(plan, interval(float(score), drawn), interval(float(score - scores[0]), drawn - resampled[0]))
         for plan, score, drawn in zip(plans, scores, resampled, strict=True)
     ]
     ranked = tuple(sorted(rows, key=lambda row: (-row.score["score"], row.plan.complexity)))
-    return Views(plans[place], ranked)
+    return Views(plans[index], ranked)
 
 
 def _sets(names: Sequence[str], merges: Sequence[str]) -> list[ViewPlan]:
@@ -130,7 +130,7 @@ def _pick(judge: _Judge, weights: npt.NDArray[np.float32], merge: str) -> ViewPl
     """Greedy selection with replacement, from the original on: views are added as long as the score rises."""
     counts = {ORIGINAL: 1.0}
     best = judge.scores(_plan_of(counts, judge.names, merge), weights)[0]
-    for _ in range(MOST_PICKS):
+    for _ in range(MAX_PICKS):
         tried = {name: _plan_of({**counts, name: counts.get(name, 0) + 1}, judge.names, merge) for name in judge.names}
         scores = {name: float(judge.scores(plan, weights)[0]) for name, plan in tried.items()}
         name = max(scores, key=lambda of_name: scores[of_name])
@@ -141,9 +141,9 @@ def _pick(judge: _Judge, weights: npt.NDArray[np.float32], merge: str) -> ViewPl
 
 
 def _plan_of(counts: Mapping[str, float], names: Sequence[str], merge: str) -> ViewPlan:
-    there = [name for name in names if counts.get(name)]
-    least = min(counts[name] for name in there)
-    return ViewPlan(tuple(there), tuple(counts[name] / least for name in there), merge)
+    present = [name for name in names if counts.get(name)]
+    least = min(counts[name] for name in present)
+    return ViewPlan(tuple(present), tuple(counts[name] / least for name in present), merge)
 
 
 def _honest_counts(judge: _Judge, parts: Labels, merge: str) -> Counts:

@@ -25,12 +25,12 @@ from raymask.voting.selection import (
     Candidate,
     Choice,
     Fitted,
-    OutOfFold,
+    OofPredictions,
+    all_rows,
     calibrate,
     calibrated,
     candidates,
     choose,
-    everything,
     fit,
     parts_of,
     spaces_of,
@@ -39,7 +39,7 @@ from raymask.voting.thresholds import ADJUSTMENTS
 from raymask.voting.view_selection import ByView, Views, choose_views, merged
 
 AUTO = "auto"
-MOST_IMAGES = 40_000
+MAX_IMAGES = 40_000
 WITHOUT_RIVALS = ("soft", "logistic", "boosted")
 """Rules that make a difference where there is but one voter: the others all say what it says."""
 
@@ -134,19 +134,19 @@ class Decision:
 def decide(evidence: Evidence, config: VoteConfig, seed: int) -> Decision:
     """Decides a vote on out-of-fold predictions; what the config fixes is not compared.
 
-    Of more than `MOST_IMAGES` images, those of randomly drawn groups decide.
+    Of more than `MAX_IMAGES` images, those of randomly drawn groups decide.
 
     Raises:
         InputError: the config names a rule, level, view or member that there is not.
     """
     space, drawn = evidence.space, drawn_images(evidence.groups, seed)
     metric, known = parse_metric(config.metric, space), subset(evidence, drawn)
-    folded = OutOfFold(space, {}, known.truth, known.groups, known.folds)
+    folded = OofPredictions(space, {}, known.truth, known.groups, known.folds)
     plan, views = _views(known, config, metric, parts_of(folded, seed), seed)
     folded = replace(folded, members={name: merged(member, known.views, plan) for name, member in known.members.items()})
     fixed = fixed_weights(space, config, folded.members)
     choice = choose(folded, _tried(space, config, folded.members), metric, config.calibrate, seed, fixed)
-    calibrations = calibrate(folded, config.calibrate, everything(folded))
+    calibrations = calibrate(folded, config.calibrate, all_rows(folded))
     fitted = fit(folded, voters_of(space, calibrated(folded.members, calibrations)), choice.chosen, metric, seed, fixed)
     # Fitted on what was cross-fitted, since a result on its own evidence is surer than it will be.
     of_result = "none" if config.calibrate == "none" else "temperature"
@@ -160,12 +160,12 @@ def decide(evidence: Evidence, config: VoteConfig, seed: int) -> Decision:
 
 
 def drawn_images(groups: Labels, seed: int) -> npt.NDArray[np.bool_]:
-    """(N,) the images of as many groups, drawn at random, as hold at most `MOST_IMAGES` images; all where there are no more."""
+    """(N,) the images of as many groups, drawn at random, as hold at most `MAX_IMAGES` images; all where there are no more."""
     sizes = np.bincount(groups)
     order = np.random.default_rng(seed).permutation(len(sizes))
-    taken = np.zeros(len(sizes), dtype=bool)
-    taken[order[: max(1, int(np.searchsorted(sizes[order].cumsum(), MOST_IMAGES, side="right")))]] = True
-    return np.asarray(taken[groups])
+    chosen = np.zeros(len(sizes), dtype=bool)
+    chosen[order[: max(1, int(np.searchsorted(sizes[order].cumsum(), MAX_IMAGES, side="right")))]] = True
+    return np.asarray(chosen[groups])
 
 
 def subset(evidence: Evidence, kept: npt.NDArray[np.bool_]) -> Evidence:
@@ -174,7 +174,10 @@ def subset(evidence: Evidence, kept: npt.NDArray[np.bool_]) -> Evidence:
         return evidence
     return replace(
         evidence,
-        members={name: {head: said[:, kept] for head, said in member.items()} for name, member in evidence.members.items()},
+        members={
+            name: {head: probabilities[:, kept] for head, probabilities in member.items()}
+            for name, member in evidence.members.items()
+        },
         truth=evidence.truth[kept],
         groups=np.unique(evidence.groups[kept], return_inverse=True)[1],
         folds=evidence.folds[kept],
@@ -236,7 +239,7 @@ def fixed_weights(space: LabelSpace, config: VoteConfig, members: Mapping[str, B
     return fixed
 
 
-def _calibration_table(folded: OutOfFold, method: str, seed: int) -> dict[str, Any]:
+def _calibration_table(folded: OofPredictions, method: str, seed: int) -> dict[str, Any]:
     parts = parts_of(folded, seed)
     table: dict[str, Any] = {}
     for name, heads in folded.members.items():
@@ -245,19 +248,19 @@ def _calibration_table(folded: OutOfFold, method: str, seed: int) -> dict[str, A
             labels = folded.labels(head)
             after = cross_fitted(method, before, labels, parts)
             table[name][head] = {
-                when: {**calibration_quality(said, labels), "reliability": _bins(said, labels)}
-                for when, said in (("before", before), ("after", after))
+                when: {**calibration_quality(probabilities, labels), "reliability": _bins(probabilities, labels)}
+                for when, probabilities in (("before", before), ("after", after))
             }
     return table
 
 
 def _bins(probabilities: npt.ArrayLike, labels: Labels) -> list[dict[str, float]]:
-    said = np.asarray(probabilities)
-    bins = reliability(said.max(axis=1), said.argmax(axis=1) == labels)
+    probs = np.asarray(probabilities)
+    bins = reliability(probs.max(axis=1), probs.argmax(axis=1) == labels)
     return [{str(name): float(value) for name, value in row.items()} for row in bins[bins["images"] > 0].to_dict("records")]
 
 
-def what_is_expected(folds: int) -> str:
+def estimate_caveat(folds: int) -> str:
     """A sentence on what an expected score is of, where several folds' models vote on a new image; empty for one fold."""
     if folds == 1:
         return ""

@@ -37,7 +37,7 @@ from raymask.core.console import Display
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT
 from raymask.core.types import ByHead
-from raymask.inference.replicas import Electorate, by_round, columns_of, model_digests, replica_predictions, reserved_images
+from raymask.inference.replicas import VotingRun, by_round, columns_of, model_digests, replica_predictions, reserved_images
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import DamagedFileError, read_json
 from raymask.io.hashing import fingerprint, text_digest
@@ -47,32 +47,32 @@ from raymask.runs.directory import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, add
 from raymask.runs.identity import check_unchanged, without_places
 from raymask.runs.models import soups_are_made
 from raymask.runs.predictions import check_complete, replica_by_head
-from raymask.runs.schemas import Singles
-from raymask.runs.tables import read_said
+from raymask.runs.schemas import ModelComparison
+from raymask.runs.tables import read_model_predictions
 from raymask.transforms.tta import ViewPlan
-from raymask.voting.comparison import rows_of, scores_of_members, shown, ways_of
+from raymask.voting.comparison import rows_of, scores_of_members, shown, strategies_of
 from raymask.voting.vote import Vote
-from raymask.workflows.setup import Opened, check_trained
+from raymask.workflows.setup import PreparedRun, check_trained
 
-SINGLES_FORMAT = 1
+MODELS_FORMAT = 1
 
 
-def uncompared(opened: Opened) -> str | None:
+def uncompared(prepared: PreparedRun) -> str | None:
     """Why the models of a run cannot be compared, None where they can."""
-    if not opened.run.reserve.exists():
+    if not prepared.run.reserve.exists():
         return "no one is held out from everything (folds.reserve), so models that saw all folds have no score"
     try:
-        check_trained(opened.run, opened.members)
+        check_trained(prepared.run, prepared.members)
     except InputError:
         return "not all members are trained, so there is no ensemble to compare with"
     return None
 
 
-def compare_singles(one: Electorate, vote: Vote, session: RaySession, display: Display) -> list[dict[str, Any]]:
+def compare_models(voting_run: VotingRun, vote: Vote, session: RaySession, display: Display) -> list[dict[str, Any]]:
     """Compares all that a run has in place of its whole ensemble, and keeps it in `singles.json` and the report.
 
     Args:
-        one: a run of which people are held out from everything.
+        voting_run: a run of which people are held out from everything.
         vote: its vote.
         session: Ray, which is only started for what is not predicted or measured yet.
         display: what is said of it.
@@ -80,16 +80,16 @@ def compare_singles(one: Electorate, vote: Vote, session: RaySession, display: D
     Returns:
         The rows of `singles.json`.
     """
-    run = one.run
+    run = voting_run.run
     held_out = reserved_images(run)
-    singles = _singles(one, vote.views)
+    singles = _singles(voting_run, vote.views)
     known = _known(run)
-    told = {"format": SINGLES_FORMAT, "fingerprint": _fingerprint(one, vote, held_out, singles)}
-    if told.items() <= known.items():
+    result = {"format": MODELS_FORMAT, "fingerprint": _fingerprint(voting_run, vote, held_out, singles)}
+    if result.items() <= known.items():
         display.line("singles", "the models are compared already")
     else:
         began = time.monotonic()
-        known = {**told, **_compared(one, vote, held_out, singles, session, display)}
+        known = {**result, **_compared(voting_run, vote, held_out, singles, session, display)}
         write_json(run.singles, known)
         add_timing(run, "singles", time.monotonic() - began)
         build_report(run)
@@ -102,52 +102,54 @@ def compare_singles(one: Electorate, vote: Vote, session: RaySession, display: D
 def _known(run: Run) -> dict[str, Any]:
     """The comparison that was written; nothing where there is none that can be read, and it is made again."""
     try:
-        return dict(read_json(run.singles, Singles))
+        return dict(read_json(run.singles, ModelComparison))
     except DamagedFileError:
         return {}
 
 
-def _singles(one: Electorate, views: ViewPlan) -> list[ReplicaId]:
+def _singles(voting_run: VotingRun, views: ViewPlan) -> list[ReplicaId]:
     """The models that stand for a member's folds; greedy soups only if they are known under these views."""
-    members = one.names.values()
-    there = [replica for fold in (SOUP, WHOLE) for name in members if one.run.finished(replica := ReplicaId(name, fold))]
-    return there + [ReplicaId(name, GREEDY_SOUP) for name in members if soups_are_made(one.run, name, views)]
+    members = voting_run.names.values()
+    present = [replica for fold in (SOUP, WHOLE) for name in members if voting_run.run.finished(replica := ReplicaId(name, fold))]
+    return present + [ReplicaId(name, GREEDY_SOUP) for name in members if soups_are_made(voting_run.run, name, views)]
 
 
-def _fingerprint(one: Electorate, vote: Vote, held_out: pd.DataFrame, singles: Sequence[ReplicaId]) -> str:
-    known = read_ensemble(one.run, "fingerprint", "metric")
-    models = model_digests(one, [*_replicas(one, one.folds), *singles])
+def _fingerprint(voting_run: VotingRun, vote: Vote, held_out: pd.DataFrame, singles: Sequence[ReplicaId]) -> str:
+    known = read_ensemble(voting_run.run, "fingerprint", "metric")
+    models = model_digests(voting_run, [*_replicas(voting_run, voting_run.folds), *singles])
     images = fingerprint(without_places(held_out))
     return text_digest(repr((known["fingerprint"], known["metric"], vote.views.to_json(), images, models)))[:16]
 
 
-def _replicas(one: Electorate, folds: Sequence[int]) -> list[ReplicaId]:
-    return [ReplicaId(member, fold) for member in one.names.values() for fold in folds]
+def _replicas(voting_run: VotingRun, folds: Sequence[int]) -> list[ReplicaId]:
+    return [ReplicaId(member, fold) for member in voting_run.names.values() for fold in folds]
 
 
 def _compared(
-    one: Electorate, vote: Vote, held_out: pd.DataFrame, singles: Sequence[ReplicaId], session: RaySession, display: Display
+    voting_run: VotingRun, vote: Vote, held_out: pd.DataFrame, singles: Sequence[ReplicaId], session: RaySession, display: Display
 ) -> dict[str, Any]:
     space = vote.space
-    metric = parse_metric(read_ensemble(one.run, "metric")["metric"], space)
+    metric = parse_metric(read_ensemble(voting_run.run, "metric")["metric"], space)
     truth = {target: held_out[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
     groups = group_numbers(held_out["group"])
-    rounds = by_round([one], [replica_predictions(one, held_out, "reserve", vote.views, session, display)])
-    said = _said(one, singles, held_out, vote.views, session, display)
-    milliseconds, device = _measured(one, held_out, vote.views, session)
+    rounds = by_round([voting_run], [replica_predictions(voting_run, held_out, "reserve", vote.views, session, display)])
+    probabilities = _said(voting_run, singles, held_out, vote.views, session, display)
+    milliseconds, device = _measured(voting_run, held_out, vote.views, session)
     return {
         "metric": str(metric),
         "views": str(vote.views),
         "images": len(held_out),
         "groups": int(groups.max()) + 1,
         "device": device,
-        "rows": rows_of(ways_of(vote, rounds, said), metric, space, truth, groups, one.config.seed, milliseconds),
-        "members": scores_of_members(space, rounds, said, truth),
+        "rows": rows_of(
+            strategies_of(vote, rounds, probabilities), metric, space, truth, groups, voting_run.config.seed, milliseconds
+        ),
+        "members": scores_of_members(space, rounds, probabilities, truth),
     }
 
 
 def _said(
-    one: Electorate,
+    voting_run: VotingRun,
     singles: Sequence[ReplicaId],
     held_out: pd.DataFrame,
     views: ViewPlan,
@@ -155,29 +157,36 @@ def _said(
     display: Display,
 ) -> dict[str, dict[str, ByHead]]:
     """Predictions of the reserved images by part (`soup`, ...) and member; those of greedy soups are cross-fitted."""
-    predicted = _predicted(one, [each for each in singles if each.fold != GREEDY_SOUP], held_out, views, session, display)
-    names = {of_run: name for name, of_run in one.names.items()}
-    said: dict[str, dict[str, ByHead]] = defaultdict(dict)
+    predicted = _predicted(voting_run, [each for each in singles if each.fold != GREEDY_SOUP], held_out, views, session, display)
+    names = {of_run: name for name, of_run in voting_run.names.items()}
+    probabilities: dict[str, dict[str, ByHead]] = defaultdict(dict)
     for replica in singles:
         table = predicted
         if replica.fold == GREEDY_SOUP:
-            table = read_said(one.run.replica_reserve(replica), held_out["image_id"], columns_of(one, [replica]))
+            table = read_model_predictions(
+                voting_run.run.replica_reserve(replica), held_out["image_id"], columns_of(voting_run, [replica])
+            )
         check_complete(f"the predictions by {replica}", table["image_id"].tolist(), held_out["image_id"].tolist())
-        said[replica.part][names[replica.member]] = replica_by_head(table, replica)
-    return said
+        probabilities[replica.part][names[replica.member]] = replica_by_head(table, replica)
+    return probabilities
 
 
 def _predicted(
-    one: Electorate, singles: Sequence[ReplicaId], held_out: pd.DataFrame, views: ViewPlan, session: RaySession, display: Display
+    voting_run: VotingRun,
+    singles: Sequence[ReplicaId],
+    held_out: pd.DataFrame,
+    views: ViewPlan,
+    session: RaySession,
+    display: Display,
 ) -> pd.DataFrame:
     """What models say of the reserved images, read where it is there already."""
-    run = one.run
+    run = voting_run.run
     file, marker = run.reserve_singles, run.reserve_singles.with_suffix(".json")
     images = fingerprint(held_out[["image_id", "digest"]])
-    wanted = {"fingerprint": images, "views": views.to_json(), "models": model_digests(one, singles)}
+    wanted = {"fingerprint": images, "views": views.to_json(), "models": model_digests(voting_run, singles)}
     with suppress(DamagedFileError):  # what is damaged is predicted again
         if file.exists() and marker.exists() and read_json(marker) == wanted:
-            return read_said(file, held_out["image_id"], columns_of(one, singles))
+            return read_model_predictions(file, held_out["image_id"], columns_of(voting_run, singles))
     if not singles:
         return pd.DataFrame({"image_id": []})
     from raymask.inference.actors import predict
@@ -185,17 +194,19 @@ def _predicted(
     pool = plan_actors(session.nodes(gpus_worth(len(held_out))))
     with display.counting("predict", "reserve images") as count:
         predicted = predict(run, held_out, singles, views, pool, count)
-    check_unchanged(held_out, one.config, "reserve images")
+    check_unchanged(held_out, voting_run.config, "reserve images")
     write_table(file, predicted)
     write_json(marker, wanted)
     display.line("predict", f"{len(held_out)} reserve images by {len(singles)} soups and refits under {len(views.names)} view(s)")
     return predicted
 
 
-def _measured(one: Electorate, held_out: pd.DataFrame, views: ViewPlan, session: RaySession) -> tuple[tuple[float, float], str]:
+def _measured(
+    voting_run: VotingRun, held_out: pd.DataFrame, views: ViewPlan, session: RaySession
+) -> tuple[tuple[float, float], str]:
     """Milliseconds an image of all folds' models and of one a member, no matter which of these equal networks; and on what."""
     from raymask.inference.timing import measure
 
-    crews = [_replicas(one, one.folds[:1]), _replicas(one, one.folds)][: len(one.folds)]
-    taken, device = measure(one.run, crews, held_out["path"].tolist(), views, plan_actors(session.nodes(1)))
-    return (taken[-1], taken[0]), device
+    crews = [_replicas(voting_run, voting_run.folds[:1]), _replicas(voting_run, voting_run.folds)][: len(voting_run.folds)]
+    milliseconds, device = measure(voting_run.run, crews, held_out["path"].tolist(), views, plan_actors(session.nodes(1)))
+    return (milliseconds[-1], milliseconds[0]), device

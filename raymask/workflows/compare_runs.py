@@ -14,15 +14,15 @@ from raymask.core.console import Display
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import Labels
 from raymask.inference import replicas
-from raymask.inference.replicas import Electorate
+from raymask.inference.replicas import VotingRun
 from raymask.io.atomic import write_json
 from raymask.io.checked import DamagedFileError, read_json
 from raymask.metrics.bootstrap import Interval, Metric, compare, group_numbers, interval, parse_metric
 from raymask.runs.directory import ANY_FOLD, WHOLE, ReplicaId, Run, read_ensemble
 from raymask.runs.identity import check_unchanged
 from raymask.runs.predictions import replica_by_head
-from raymask.runs.schemas import Gain
-from raymask.runs.tables import read_elected, read_targets
+from raymask.runs.schemas import RunComparison
+from raymask.runs.tables import read_ensemble_predictions, read_targets
 from raymask.voting.reading import read_vote
 from raymask.voting.vote import Vote
 
@@ -81,76 +81,78 @@ def compare_runs(before: Run, after: Run, seed: int, rule: str, session: RaySess
         display: what is said of it.
     """
     known, taught = (read_ensemble(run, "vote", "fingerprint", "metric") for run in (before, after))
-    [one] = replicas.electorates([after])
-    member = next(iter(one.names.values()))
-    whole = ReplicaId(member, WHOLE) if len(one.names) == 1 and after.finished(ReplicaId(member, WHOLE)) else None
+    [voting_run] = replicas.voting_runs([after])
+    member = next(iter(voting_run.names.values()))
+    whole = ReplicaId(member, WHOLE) if len(voting_run.names) == 1 and after.finished(ReplicaId(member, WHOLE)) else None
     made_of = {
         "before": known["fingerprint"],
         "after": taught["fingerprint"],
-        "whole": replicas.model_digests(one, [whole]) if whole else None,
+        "whole": replicas.model_digests(voting_run, [whole]) if whole else None,
     }
     if (compared := _known(after)) and compared["made_of"] == made_of:
         return compared
-    metric, images = parse_metric(taught["metric"], one.space), replicas.validated_images(one)
-    elected = [read_elected(run.oof_ensemble, one.space).set_index("image_id")[JOINT] for run in (before, after)]
+    metric, images = parse_metric(taught["metric"], voting_run.space), replicas.validated_images(voting_run)
+    elected = [
+        read_ensemble_predictions(run.oof_ensemble, voting_run.space).set_index("image_id")[JOINT] for run in (before, after)
+    ]
     images = images[images["image_id"].isin(elected[0].index)]
     labels = [of_run.loc[images["image_id"]].to_numpy(np.int64) for of_run in elected]
     truth, groups = images[f"label_{JOINT}"].to_numpy(np.int64), group_numbers(images["group"])
-    told: dict[str, Any] = gained(one.space, metric, truth, labels[0], labels[1], groups, seed)
-    told["kept"] = told["gain"]["score"] > told["gain"]["se"]
-    told["pseudo_labelled"] = taught_by_class(read_targets(after, one.space), one.space)
+    result: dict[str, Any] = gained(voting_run.space, metric, truth, labels[0], labels[1], groups, seed)
+    result["kept"] = result["gain"]["score"] > result["gain"]["se"]
+    result["pseudo_labelled"] = taught_by_class(read_targets(after, voting_run.space), voting_run.space)
     if "reserve" in taught:
-        vote = read_vote(after.ensemble, taught["vote"], one.space, rule)
+        vote = read_vote(after.ensemble, taught["vote"], voting_run.space, rule)
         held_out = known.get("reserve", {}) if known["metric"] == taught["metric"] else {}
-        told["reserve"] = {
+        result["reserve"] = {
             "images": taught["reserve"]["images"],
             "groups": taught["reserve"]["groups"],
             "before": _interval_of(held_out),
             "after": _interval_of(taught["reserve"]),
-            "whole": score_whole(one, whole, vote, metric, seed, session, display) if whole else None,
+            "whole": score_whole(voting_run, whole, vote, metric, seed, session, display) if whole else None,
         }
-    told["made_of"] = made_of
-    write_json(after.gain, told)
-    return told
+    result["made_of"] = made_of
+    write_json(after.gain, result)
+    return result
 
 
 def _known(run: Run) -> dict[str, Any] | None:
     """The comparison that was written; None where there is none that can be read, and it is made again."""
     try:
-        return dict(read_json(run.gain, Gain))
+        return dict(read_json(run.gain, RunComparison))
     except DamagedFileError:
         return None
 
 
-def _interval_of(told: Mapping[str, Any]) -> Interval | None:
-    if "score" not in told:
+def _interval_of(result: Mapping[str, Any]) -> Interval | None:
+    if "score" not in result:
         return None
-    return {"score": told["score"], "se": told["se"], "low": told["low"], "high": told["high"]}
+    return {"score": result["score"], "se": result["se"], "low": result["low"], "high": result["high"]}
 
 
 def score_whole(
-    one: Electorate, whole: ReplicaId, vote: Vote, metric: Metric, seed: int, session: RaySession, display: Display
+    voting_run: VotingRun, whole: ReplicaId, vote: Vote, metric: Metric, seed: int, session: RaySession, display: Display
 ) -> Interval:
     """Scores an only member's model of all people on those held out from everything, by its folds' views and calibration."""
     from raymask.inference.actors import predict
 
-    held_out = replicas.reserved_images(one.run)
+    held_out = replicas.reserved_images(voting_run.run)
     pool = plan_actors(session.nodes(gpus_worth(len(held_out))))
     with display.counting("predict", "reserve images") as count:
-        predicted = predict(one.run, held_out[["image_id", "path"]], [whole], vote.views, pool, count)
-    check_unchanged(held_out, one.config, "reserve images")
-    joint = vote({name: replica_by_head(predicted, whole) for name in one.names})
+        predicted = predict(voting_run.run, held_out[["image_id", "path"]], [whole], vote.views, pool, count)
+    check_unchanged(held_out, voting_run.config, "reserve images")
+    joint = vote({name: replica_by_head(predicted, whole) for name in voting_run.names})
     truth, groups = held_out[f"label_{JOINT}"].to_numpy(np.int64), group_numbers(held_out["group"])
-    scores, resampled = compare(metric, one.space, truth, [joint.argmax(axis=1)], groups, seed)
+    scores, resampled = compare(metric, voting_run.space, truth, [joint.argmax(axis=1)], groups, seed)
     return interval(float(scores[0]), resampled[0])
 
 
-def show(told: Mapping[str, Any], before: Run, after: Run, display: Display) -> None:
+def show(result: Mapping[str, Any], before: Run, after: Run, display: Display) -> None:
     """The comparison as a small table."""
-    gain, reserve = told["gain"], told.get("reserve")
+    gain, reserve = result["gain"], result.get("reserve")
     rows = [
-        [before.name, f"{told['before']:.4f}"],
-        [after.name, f"{told['after']:.4f}"],
+        [before.name, f"{result['before']:.4f}"],
+        [after.name, f"{result['after']:.4f}"],
         ["difference", f"{gain['score']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"],
     ]
     names = {"before": before.name, "after": after.name, "whole": f"{after.name}, its model of all people"}
@@ -160,4 +162,4 @@ def show(told: Mapping[str, Any], before: Run, after: Run, display: Display) -> 
             for key, name in names.items()
             if reserve[key]
         ]
-    display.table(f"{told['metric']} out of fold, {told['groups']} groups", ["", "score (95% interval)"], rows)
+    display.table(f"{result['metric']} out of fold, {result['groups']} groups", ["", "score (95% interval)"], rows)

@@ -48,5 +48,5 @@ def ray_errors(folder: Path, again: str = GOES_ON) -> Iterator[None]:
             write_text(Path(log), "".join(traceback.format_exception(error)))
         except OSError:  # the disk may be full
             log = log_of(error)
-        said = f"a part of the run failed ({reason(error, folder)}); all that is known lies in {log}"
-        raise RunError(f"{said}. Once its cause is gone, {again}.") from error
+        message = f"a part of the run failed ({reason(error, folder)}); all that is known lies in {log}"
+        raise RunError(f"{message}. Once its cause is gone, {again}.") from error

@@ -44,11 +44,11 @@ def pseudo(folder: Path, name: str | None = None, settings: Sequence[str] = (), 
     teacher = {"truth": 1.0, "unlabelled": "hard", "precision": 0.95}
     config = _pupil(parent, name or f"{parent.name}-pseudo", {"teacher": teacher}, settings)
     result = run(config, display)
-    told = _compared(parent, result.run, config, display)
-    kept, of = ("kept", result.run) if told["kept"] else ("dropped", parent)
-    why = "more" if told["kept"] else "no more"
+    summary_of = _compared(parent, result.run, config, display)
+    kept, of = ("kept", result.run) if summary_of["kept"] else ("dropped", parent)
+    why = "more" if summary_of["kept"] else "no more"
     display.line(
-        "pseudo", f"{kept}: use '{of.root}', since the gain is {why} than its standard error of {told['gain']['se']:.4f}"
+        "pseudo", f"{kept}: use '{of.root}', since the gain is {why} than its standard error of {summary_of['gain']['se']:.4f}"
     )
     return result
 
@@ -91,8 +91,8 @@ def distil(
     config = _pupil(parent, name or f"{parent.name}-student", over, settings)
     result = run(config, display)
     [whole] = refit(result.run.root, (), display, config.vote.rule)
-    told = _compared(parent, result.run, config, display)
-    cost = "costs {:.4f}".format(-told["gain"]["score"]) if told["gain"]["score"] < 0 else "costs nothing"
+    summary_of = _compared(parent, result.run, config, display)
+    cost = "costs {:.4f}".format(-summary_of["gain"]["score"]) if summary_of["gain"]["score"] < 0 else "costs nothing"
     display.line("distil", f"one model in place of the ensemble {cost}: deploy {result.run.weights(whole)}")
     return result
 
@@ -107,8 +107,8 @@ def _compared(parent: Run, pupil: Run, config: RunConfig, display: Display) -> d
     with ray_errors(pupil.root), ExitStack() as stack:
         from raymask.workflows import compare_runs
 
-        told = compare_runs.compare_runs(
+        result = compare_runs.compare_runs(
             parent, pupil, config.seed, config.vote.rule, RaySession(stack, config.compute, display), display
         )
-        compare_runs.show(told, parent, pupil, display)
-    return told
+        compare_runs.show(result, parent, pupil, display)
+    return result

@@ -15,7 +15,7 @@ from raymask.core.machine import usable_memory
 from raymask.core.paths import absolute, check_writable
 from raymask.core.types import ActorPool
 from raymask.data.test_sets import check_missing, read_images
-from raymask.inference.panel import check_models, read_panel
+from raymask.inference.definition import check_models, read_definition
 from raymask.inference.submission import submission_table
 from raymask.io.atomic import write_table
 from raymask.runs.directory import Run, settled_config
@@ -39,11 +39,13 @@ def predict_images(
     display: Display,
 ) -> Path:
     """See `raymask.workflows.predict.predict`."""
-    panel, space = read_panel(root, models, config.vote.rule), label_space(config.tasks)
-    check_models(panel.models)
+    definition, space = read_definition(root, models, config.vote.rule), label_space(config.tasks)
+    check_models(definition.models)
     wanted = read_images(images, config.data, space, image_column, id_column, image_root)
     missing = check_missing(wanted, config.data.max_missing_test, "--image-root")
-    display.line("data", f"{len(wanted.images)} images; {len(panel.models)} models under {len(panel.vote.views.names)} view(s)")
+    display.line(
+        "data", f"{len(wanted.images)} images; {len(definition.models)} models under {len(definition.vote.views.names)} view(s)"
+    )
     for remark in filter(None, [*wanted.remarks, missing]):
         display.warn(remark)
     nodes = session.nodes(gpus_worth(len(wanted.images)))
@@ -53,15 +55,15 @@ def predict_images(
     out.mkdir(parents=True, exist_ok=True)
     check_shared(out)
     output = bulk.Output(out)
-    changed = bulk.begin(output, wanted.images, bulk.identity_of(panel, config))
+    changed = bulk.begin(output, wanted.images, bulk.identity_of(definition, config))
     if changed:
         display.line("predict", f"{len(changed)} images have changed since, and are predicted again: {shortened(changed)}")
     pool = plan_actors(nodes)
-    groups = bulk.split_models(panel.models, memory_of(nodes, pool))
+    groups = bulk.split_models(definition.models, memory_of(nodes, pool))
     if len(groups) > 1:
         display.line("predict", f"the models do not fit into one actor, so that {len(groups)} of them pass each image on")
     with display.counting("predict", "images") as count:
-        bulk.predict_shards(panel, groups, output, pool, config.compute.stream_memory_mb * 2**20, count)
+        bulk.predict_shards(definition, groups, output, pool, config.compute.stream_memory_mb * 2**20, count)
     labels = ["image_id", "problem", "joint", *space.names]
     table = bulk.read_predictions(output, labels)
     broken = table[table["problem"] != ""]

@@ -11,18 +11,18 @@ from raymask.core.console import Display
 from raymask.core.paths import absolute, check_writable
 from raymask.runs.directory import WHOLE, ReplicaId
 from raymask.workflows.context import ray_errors
-from raymask.workflows.setup import Opened, check_trained, config_where_it_lies, named_members
+from raymask.workflows.setup import PreparedRun, check_trained, config_where_it_lies, named_members
 from raymask.workflows.stages import prepare_images, train_replicas
 
 
-def refit_members(opened: Opened, names: Sequence[str], session: RaySession, display: Display) -> list[ReplicaId]:
+def refit_members(prepared: PreparedRun, names: Sequence[str], session: RaySession, display: Display) -> list[ReplicaId]:
     """Trains members on every image of the manifest, by the recipes that their folds' replicas were trained by.
 
     Nothing validates such a model; what is known of it are the scores of its folds, so these must be there. A finished one is
     left as it is.
 
     Args:
-        opened: the run.
+        prepared: the run.
         names: the members; none for all of them.
         session: Ray, which is only started when there is something to train.
         display: what is said of it.
@@ -33,10 +33,10 @@ def refit_members(opened: Opened, names: Sequence[str], session: RaySession, dis
     Raises:
         InputError: the run has no such member, or its folds are not trained yet.
     """
-    members = named_members(opened, names)
-    check_trained(opened.run, members)
-    caches, manifest = prepare_images(opened, session, display)
-    train_replicas(opened, "refit", members, [WHOLE], caches, manifest["image_id"], session, display)
+    members = named_members(prepared, names)
+    check_trained(prepared.run, members)
+    caches, manifest = prepare_images(prepared, session, display)
+    train_replicas(prepared, "refit", members, [WHOLE], caches, manifest["image_id"], session, display)
     return [ReplicaId(member.name, WHOLE) for member in members]
 
 
@@ -62,12 +62,12 @@ def refit(folder: Path, members: Sequence[str] = (), display: Display | None = N
         from raymask.workflows import compare_models, soup
         from raymask.workflows.setup import open_run
 
-        opened = open_run(config, display)
-        refitted = refit_members(opened, members, session, display)
-        if reason := compare_models.uncompared(opened):
+        prepared = open_run(config, display)
+        refitted = refit_members(prepared, members, session, display)
+        if reason := compare_models.uncompared(prepared):
             display.line("refit", reason)
         else:
-            compare_models.compare_singles(*soup.voted(opened, session, display), session, display)
-    models = [[str(replica), str(opened.run.weights(replica))] for replica in refitted]
+            compare_models.compare_models(*soup.voted(prepared, session, display), session, display)
+    models = [[str(replica), str(prepared.run.weights(replica))] for replica in refitted]
     display.table("Models of all people", ["", ""], models)
     return refitted

@@ -1,4 +1,4 @@
-"""A run is opened: its data are read, its config is made whole, and its directory proved to be that of the same run."""
+"""A run is prepared: its data are read, its config is made whole, and its directory proved to be that of the same run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from raymask.workflows.teacher import Teacher, check_teacher, open_teacher
 
 
 @dataclass(frozen=True)
-class Opened:
+class PreparedRun:
     """A run whose data are read and whose config is whole."""
 
     run: Run
@@ -45,7 +45,7 @@ class Opened:
     teacher: Teacher | None = None
 
 
-def open_run(config: RunConfig, display: Display) -> Opened:
+def open_run(config: RunConfig, display: Display) -> PreparedRun:
     """Reads the data, completes the config by what they hold, and opens the run's directory.
 
     Raises:
@@ -79,16 +79,16 @@ def open_run(config: RunConfig, display: Display) -> Opened:
     people = source.images["group"].nunique()
     groups = f" of {people} groups" if people < len(source.images) else ""
     classes = " × ".join(f"{name} {size}" for name, size in zip(source.space.names, source.space.shape, strict=True))
-    asked = f"; {len(test.images)} test images" if test else ""
-    display.line("data", f"{len(source.images)} images{groups}, {classes} = {source.space.joint_size} classes{asked}")
-    for said in sources.class_counts(source):
-        display.line("data", said)
+    test_images = f"; {len(test.images)} test images" if test else ""
+    display.line("data", f"{len(source.images)} images{groups}, {classes} = {source.space.joint_size} classes{test_images}")
+    for line in sources.class_counts(source):
+        display.line("data", line)
     for remark in [*filter(None, source.remarks), *copies, *remarks]:
         display.warn(remark)
     run.root.mkdir(parents=True, exist_ok=True)
     save_run_config(run, config)
     keep_source(run, source.images)
-    return Opened(run, config, source.space, members, source, test, teacher)
+    return PreparedRun(run, config, source.space, members, source, test, teacher)
 
 
 def identified(images: pd.DataFrame, config: RunConfig, display: Display) -> pd.DataFrame:
@@ -163,17 +163,17 @@ def _refuse_other_config(run: Run, config: RunConfig) -> None:
         )
 
 
-def named_members(opened: Opened, names: Sequence[str]) -> list[Member]:
+def named_members(prepared: PreparedRun, names: Sequence[str]) -> list[Member]:
     """The run's members of these names, all of them without any.
 
     Raises:
         InputError: there is no such member.
     """
-    known = [member.name for member in opened.members]
+    known = [member.name for member in prepared.members]
     for name in names:
         if name not in known:
             raise InputError(f"--member: the run has no member '{name}'; it may be {one_of(known, name)}.")
-    return [member for member in opened.members if not names or member.name in names]
+    return [member for member in prepared.members if not names or member.name in names]
 
 
 def check_trained(run: Run, members: Sequence[Member]) -> None:

@@ -15,15 +15,15 @@ from raymask.core.paths import absolute, check_writable
 from raymask.core.tasks import JOINT
 from raymask.data.folds import replica_folds
 from raymask.data.specs import input_spec
-from raymask.inference.replicas import Electorate, electorates
+from raymask.inference.replicas import VotingRun, voting_runs
 from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, read_ensemble, timed
 from raymask.runs.models import soups_are_made
 from raymask.transforms.tta import ViewPlan
 from raymask.voting.vote import Vote
 from raymask.workflows.context import ray_errors
-from raymask.workflows.setup import Opened, check_trained, config_where_it_lies, named_members
+from raymask.workflows.setup import PreparedRun, check_trained, config_where_it_lies, named_members
 from raymask.workflows.stages import prepare_images
-from raymask.workflows.vote import elect, score_reserve
+from raymask.workflows.vote import decide_vote, score_reserve
 
 
 def soup(folder: Path, members: Sequence[str] = (), display: Display | None = None, rule: str | None = None) -> list[ReplicaId]:
@@ -48,52 +48,52 @@ def soup(folder: Path, members: Sequence[str] = (), display: Display | None = No
         from raymask.workflows import compare_models
         from raymask.workflows.setup import open_run
 
-        opened = open_run(config, display)
-        chosen = souped_members(opened, members)
-        one, vote = voted(opened, session, display)
-        soups = make_soups(opened, chosen, vote.views, session, display)
-        compare_models.compare_singles(one, vote, session, display)
-    models = [[str(replica), str(opened.run.weights(replica))] for replica in soups]
+        prepared = open_run(config, display)
+        chosen = souped_members(prepared, members)
+        voting_run, vote = voted(prepared, session, display)
+        soups = make_soups(prepared, chosen, vote.views, session, display)
+        compare_models.compare_models(voting_run, vote, session, display)
+    models = [[str(replica), str(prepared.run.weights(replica))] for replica in soups]
     display.table("Soups", ["", ""], models)
     return soups
 
 
-def souped_members(opened: Opened, names: Sequence[str]) -> list[Member]:
+def souped_members(prepared: PreparedRun, names: Sequence[str]) -> list[Member]:
     """The members of these names, all of them without any, of a run that soups can be made of.
 
     Raises:
         InputError: the run has no such member, its folds are not trained yet, or no one is held out from it.
     """
-    members = named_members(opened, names)
-    check_trained(opened.run, opened.members)
-    if not opened.run.reserve.exists():
+    members = named_members(prepared, names)
+    check_trained(prepared.run, prepared.members)
+    if not prepared.run.reserve.exists():
         raise InputError(
-            f"'{opened.run.root}' holds no one out from everything, but soups need people that no ingredient saw; set "
+            f"'{prepared.run.root}' holds no one out from everything, but soups need people that no ingredient saw; set "
             "folds.reserve=0.2 in a new run."
         )
     return members
 
 
-def voted(opened: Opened, session: RaySession, display: Display) -> tuple[Electorate, Vote]:
+def voted(prepared: PreparedRun, session: RaySession, display: Display) -> tuple[VotingRun, Vote]:
     """The vote of a trained run, which is decided and scored on the people held out unless it is already.
 
     Raises:
         InputError: a member lacks predictions, or the config names what there is not.
     """
-    voting, config = electorates([opened.run]), opened.config
-    vote, _ = elect(voting, config.vote, opened.run, config.seed, display)
-    if "reserve" not in read_ensemble(opened.run):
-        score_reserve(voting, vote, opened.run, config.seed, session, display)
+    voting, config = voting_runs([prepared.run]), prepared.config
+    vote, _ = decide_vote(voting, config.vote, prepared.run, config.seed, display)
+    if "reserve" not in read_ensemble(prepared.run):
+        score_reserve(voting, vote, prepared.run, config.seed, session, display)
     return voting[0], vote
 
 
 def make_soups(
-    opened: Opened, members: Sequence[Member], views: ViewPlan, session: RaySession, display: Display
+    prepared: PreparedRun, members: Sequence[Member], views: ViewPlan, session: RaySession, display: Display
 ) -> list[ReplicaId]:
     """Makes the uniform and the greedy soup of members' folds; those that were made under the same views are left as they are.
 
     Args:
-        opened: the run, as `souped_members` passed it.
+        prepared: the run, as `souped_members` passed it.
         members: whose soups are made.
         views: what soups are chosen and scored under.
         session: Ray, which is only started when there is something to make.
@@ -105,26 +105,26 @@ def make_soups(
     Raises:
         InputError: the reserved people are too few to choose by.
     """
-    run = opened.run
+    run = prepared.run
     unmade = [member for member in members if not soups_are_made(run, member.name, views)]
     if len(unmade) < len(members):
         display.line("soup", f"the soups of {len(members) - len(unmade)} of {len(members)} members are made already")
     soups = [ReplicaId(member.name, fold) for member in members for fold in (SOUP, GREEDY_SOUP)]
     if not unmade:
         return soups
-    caches, manifest = prepare_images(opened, session, display)
+    caches, manifest = prepare_images(prepared, session, display)
     from raymask.cluster.connection import check_shared
-    from raymask.training.soup_tasks import Made, SoupJob, make
+    from raymask.training.soup_tasks import SoupJob, SoupResult, make
 
     folds = tuple(replica_folds(manifest["fold"]))
-    slots = plan_slots(session.nodes(len(unmade)), opened.config.compute, len(unmade))
+    slots = plan_slots(session.nodes(len(unmade)), prepared.config.compute, len(unmade))
     check_shared(run.root)
     jobs = [
-        SoupJob(run, opened.space, member, folds, caches[input_spec(member.recipe)], views, opened.config.seed)
+        SoupJob(run, prepared.space, member, folds, caches[input_spec(member.recipe)], views, prepared.config.seed)
         for member in unmade
     ]
 
-    def say(made: Made) -> None:
+    def say(made: SoupResult) -> None:
         f1 = {fold: (scores.get(JOINT) or next(iter(scores.values())))["f1"] for fold, scores in made.scores.items()}
         display.line(
             "soup",

@@ -13,7 +13,7 @@ from raymask.config.schema import Member, RunConfig
 from raymask.core.console import Display
 from raymask.core.errors import InputError, shortened
 from raymask.data.features import bank_folder, missing_parts
-from raymask.data.folds import assign_folds, reserve_rows, thin_classes
+from raymask.data.folds import assign_folds, rare_classes, reserve_rows
 from raymask.data.rejected import check_rejected
 from raymask.data.specs import InputSpec, bank_spec, input_spec
 from raymask.io.atomic import write_table
@@ -23,11 +23,11 @@ from raymask.runs.directory import ReplicaId, Run, cache_root, timed
 from raymask.runs.identity import check_unchanged, relocate
 from raymask.runs.tables import read_manifest
 from raymask.training.packs import Job, plan_run
-from raymask.workflows.setup import Opened
-from raymask.workflows.teacher import Lesson, learn
+from raymask.workflows.setup import PreparedRun
+from raymask.workflows.teacher import TeacherData, learn
 
 
-def prepare_images(opened: Opened, session: RaySession, display: Display) -> tuple[dict[InputSpec, Path], pd.DataFrame]:
+def prepare_images(prepared: PreparedRun, session: RaySession, display: Display) -> tuple[dict[InputSpec, Path], pd.DataFrame]:
     """Prepares the images for every size that members want; returns the caches and the manifest with its folds.
 
     Raises:
@@ -35,12 +35,12 @@ def prepare_images(opened: Opened, session: RaySession, display: Display) -> tup
     """
     from raymask.data.cache import find_cache, problems
 
-    run, config, images = opened.run, opened.config, opened.source.images
-    lesson = learn(run, opened.teacher, opened.source, session, display) if opened.teacher else None
-    if lesson:
-        images = lesson.images
+    run, config, images = prepared.run, prepared.config, prepared.source.images
+    teacher_data = learn(run, prepared.teacher, prepared.source, session, display) if prepared.teacher else None
+    if teacher_data:
+        images = teacher_data.images
     root = cache_root(config) / "prepared"
-    caches = {spec: find_cache(images, spec, root) for spec in sorted({input_spec(m.recipe) for m in opened.members})}
+    caches = {spec: find_cache(images, spec, root) for spec in sorted({input_spec(m.recipe) for m in prepared.members})}
     missing = [spec for spec, (_, whole) in caches.items() if not whole]
     for spec, (folder, whole) in caches.items():
         if whole:
@@ -60,7 +60,7 @@ def prepare_images(opened: Opened, session: RaySession, display: Display) -> tup
                 display.line("prepare", f"{len(images)} images at {spec.width}×{spec.height}")
     folders = {spec: folder for spec, (folder, _) in caches.items()}
     broken = pd.concat([problems(folder) for folder in folders.values()]).drop_duplicates("image_id")
-    return folders, _manifest(opened, lesson, broken, display)
+    return folders, _manifest(prepared, teacher_data, broken, display)
 
 
 def _check_prepared(images: pd.DataFrame, folder: Path, config: RunConfig) -> None:
@@ -73,38 +73,38 @@ def _check_prepared(images: pd.DataFrame, folder: Path, config: RunConfig) -> No
         raise
 
 
-def _manifest(opened: Opened, lesson: Lesson | None, broken: pd.DataFrame, display: Display) -> pd.DataFrame:
-    run, config, source = opened.run, opened.config, opened.source
+def _manifest(prepared: PreparedRun, teacher_data: TeacherData | None, broken: pd.DataFrame, display: Display) -> pd.DataFrame:
+    run, config, source = prepared.run, prepared.config, prepared.source
     rejected = pd.concat([source.rejected, broken], ignore_index=True)
     check_rejected(rejected, len(source.images) + len(source.rejected), config.data.max_rejected)
     write_table(run.rejected, rejected)
     if len(rejected):
         display.warn(f"{len(rejected)} images are set aside, see {run.rejected}")
     if run.manifest.exists():
-        images = lesson.images if lesson else source.images
+        images = teacher_data.images if teacher_data else source.images
         if run.reserve.exists():
             relocate(run.reserve, images)
         relocate(run.manifest, images)
-        return read_manifest(run, opened.space)
-    if lesson:
-        if len(lesson.reserve):
-            write_table(run.reserve, lesson.reserve)
-        manifest = lesson.manifest[~lesson.manifest["image_id"].isin(set(broken["image_id"]))].reset_index(drop=True)
+        return read_manifest(run, prepared.space)
+    if teacher_data:
+        if len(teacher_data.reserve):
+            write_table(run.reserve, teacher_data.reserve)
+        manifest = teacher_data.manifest[~teacher_data.manifest["image_id"].isin(set(broken["image_id"]))].reset_index(drop=True)
         write_table(run.manifest, manifest)
         return manifest
     manifest = source.images[~source.images["image_id"].isin(set(broken["image_id"]))].reset_index(drop=True)
-    manifest = _without_reserve(opened, manifest, display)
+    manifest = _without_reserve(prepared, manifest, display)
     manifest = manifest.assign(fold=assign_folds(manifest, config.folds, config.seed))
-    thin = thin_classes(manifest, opened.space.joint_classes, config.folds.k)
+    thin = rare_classes(manifest, prepared.space.joint_classes, config.folds.k)
     if thin:
         display.warn(f"some folds validate without these classes, which have fewer groups than folds: {shortened(thin, 4)}")
     write_table(run.manifest, manifest)
     return manifest
 
 
-def _without_reserve(opened: Opened, images: pd.DataFrame, display: Display) -> pd.DataFrame:
+def _without_reserve(prepared: PreparedRun, images: pd.DataFrame, display: Display) -> pd.DataFrame:
     """The images that are not held out from everything; the others are written to a file of their own."""
-    config, reserve = opened.config, opened.run.reserve
+    config, reserve = prepared.config, prepared.run.reserve
     reserved = reserve_rows(images, config.folds, config.seed)
     if not reserved.any():
         return images
@@ -116,7 +116,7 @@ def _without_reserve(opened: Opened, images: pd.DataFrame, display: Display) -> 
 
 
 def train_members(
-    opened: Opened,
+    prepared: PreparedRun,
     folds: list[int],
     caches: Mapping[InputSpec, Path],
     image_ids: pd.Series,
@@ -124,11 +124,11 @@ def train_members(
     display: Display,
 ) -> None:
     """Trains every member's replica of each fold that is not finished."""
-    train_replicas(opened, "train", opened.members, folds, caches, image_ids, session, display)
+    train_replicas(prepared, "train", prepared.members, folds, caches, image_ids, session, display)
 
 
 def train_replicas(
-    opened: Opened,
+    prepared: PreparedRun,
     stage: str,
     members: list[Member],
     folds: list[int],
@@ -138,7 +138,7 @@ def train_replicas(
     display: Display,
 ) -> None:
     """Trains these members' replicas of these folds, but for finished ones; `stage` is the name that its time is kept under."""
-    run, config = opened.run, opened.config
+    run, config = prepared.run, prepared.config
     replicas = [ReplicaId(member.name, fold) for member in members for fold in folds]
     finished = {replica for replica in replicas if run.finished(replica)}
     if finished:
@@ -158,16 +158,16 @@ def train_replicas(
     backbones = fetch_backbones(unfinished, cache_root(config) / "backbones")
     weights = {name: file_digest(file) for name, file in backbones.items()}
     check_starts(run, weights, unfinished)
-    banks = embed_images(opened, unfinished, caches, backbones, weights, image_ids, session, display)
+    banks = embed_images(prepared, unfinished, caches, backbones, weights, image_ids, session, display)
     nodes = session.nodes(-(-(len(replicas) - len(finished)) // config.compute.packs_per_gpu))
     plan = plan_run(members, folds, nodes, config.compute, config.seed, weights, finished)
     slots = plan.slots
-    said = f"{len(replicas) - len(finished)} replicas in {len(plan.packs)} pack(s), {slots.count} side by side"
-    display.line(stage, f"{said}, {room_of(slots, nodes)}")
+    message = f"{len(replicas) - len(finished)} replicas in {len(plan.packs)} pack(s), {slots.count} side by side"
+    display.line(stage, f"{message}, {room_of(slots, nodes)}")
     job = Job(
         run=run,
-        space=opened.space,
-        members={member.name: member for member in opened.members},
+        space=prepared.space,
+        members={member.name: member for member in prepared.members},
         views=config.views,
         caches=caches,
         backbones=backbones,
@@ -192,7 +192,7 @@ def is_sound(run: Run, replica: ReplicaId, display: Display) -> bool:
 
 
 def embed_images(
-    opened: Opened,
+    prepared: PreparedRun,
     members: list[Member],
     caches: Mapping[InputSpec, Path],
     backbones: Mapping[str, Path],
@@ -202,7 +202,7 @@ def embed_images(
     display: Display,
 ) -> dict[str, Path]:
     """Computes the features that members with frozen backbones want; returns the folder of each such member."""
-    run, config = opened.run, opened.config
+    run, config = prepared.run, prepared.config
     banks: dict[str, Path] = {}
     for member in members:
         recipe = member.recipe

@@ -30,20 +30,20 @@ from raymask.data.duplicates import among
 from raymask.data.folds import TRAIN_ONLY
 from raymask.data.sources import Source
 from raymask.inference import replicas
-from raymask.inference.replicas import Electorate
+from raymask.inference.replicas import VotingRun
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import Kind, read_json, read_table
 from raymask.io.hashing import file_digest, fingerprint, text_digest
 from raymask.runs.directory import ANY_FOLD, WHOLE, Run, read_ensemble
 from raymask.runs.predictions import check_complete
 from raymask.runs.schemas import ENSEMBLE_FORMAT, Fingerprint
-from raymask.runs.tables import read_elected, read_targets
+from raymask.runs.tables import read_ensemble_predictions, read_targets
 from raymask.training.pseudo_labels import PREFIX, _columns, labelled_targets, least_confidences, unlabelled_targets
 from raymask.voting.reading import read_vote
 from raymask.voting.vote import Vote
 
 
-def said_by_fold(vote: Vote, rounds: Sequence[Mapping[str, ByHead]], folds: Sequence[int]) -> dict[int, Probabilities]:
+def predictions_by_fold(vote: Vote, rounds: Sequence[Mapping[str, ByHead]], folds: Sequence[int]) -> dict[int, Probabilities]:
     """(N, J) by fold: the vote of that fold's replicas alone, and for the model of all people that of all folds.
 
     Args:
@@ -51,8 +51,8 @@ def said_by_fold(vote: Vote, rounds: Sequence[Mapping[str, ByHead]], folds: Sequ
         rounds: members' probabilities by fold.
         folds: the rounds' folds.
     """
-    said = {fold: vote(members) for fold, members in zip(folds, rounds, strict=True)}
-    return {**said, WHOLE: np.asarray(np.mean(list(said.values()), axis=0))}
+    probabilities = {fold: vote(members) for fold, members in zip(folds, rounds, strict=True)}
+    return {**probabilities, WHOLE: np.asarray(np.mean(list(probabilities.values()), axis=0))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Teacher:
     """A run that has voted, and may teach another."""
 
     config: TeacherConfig
-    voting: tuple[Electorate, ...]
+    voting: tuple[VotingRun, ...]
     """The run, or those whose members vote together in it."""
     vote: Vote
     oof: pd.DataFrame
@@ -73,7 +73,7 @@ class Teacher:
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class TeacherData:
     """The images of a run that has a teacher."""
 
     images: pd.DataFrame
@@ -97,7 +97,7 @@ def open_teacher(config: RunConfig, source: Source, unlabelled: pd.DataFrame | N
     """
     assert config.teacher is not None
     run = Run(config.teacher.run)
-    [of_itself] = replicas.electorates([run])
+    [of_itself] = replicas.voting_runs([run])
     if not (run.ensemble.exists() and run.oof_ensemble.exists()):
         raise InputError(
             f"teacher.run: '{run.root}' has not voted yet; finish it first by `raymask train --recipe {run.config}`."
@@ -114,20 +114,20 @@ def open_teacher(config: RunConfig, source: Source, unlabelled: pd.DataFrame | N
     if of_itself.config.folds != config.folds:
         raise InputError(f"folds: they are those of the teacher; leave them as they are in '{run.config}'.")
     _check_images(voting, source)
-    said = [json.dumps([known["fingerprint"], known["vote"]], sort_keys=True), file_digest(run.oof_ensemble)]
+    parts = [json.dumps([known["fingerprint"], known["vote"]], sort_keys=True), file_digest(run.oof_ensemble)]
     if unlabelled is not None:
-        said.append(fingerprint(unlabelled[["image_id", "digest"]]))
-    oof = read_elected(run.oof_ensemble, space)
+        parts.append(fingerprint(unlabelled[["image_id", "digest"]]))
+    oof = read_ensemble_predictions(run.oof_ensemble, space)
     vote = read_vote(run.ensemble, known["vote"], space, config.vote.rule)
     labelled = frozenset[str]() if unlabelled is None else among(unlabelled, source.images)
-    return Teacher(config.teacher, voting, vote, oof, unlabelled, text_digest(*said)[:16], labelled)
+    return Teacher(config.teacher, voting, vote, oof, unlabelled, text_digest(*parts)[:16], labelled)
 
 
-def _voting(run: Run, members: Mapping[str, Mapping[str, str]]) -> tuple[Electorate, ...]:
+def _voting(run: Run, members: Mapping[str, Mapping[str, str]]) -> tuple[VotingRun, ...]:
     """Who votes in a run's directory: its own members, also when it was moved, or those of several runs."""
     roots = list(dict.fromkeys(member["run"] for member in members.values()))
     alone = len(roots) == 1 and (run.root / "members").is_dir()
-    voting = replicas.electorates([run] if alone else [Run(Path(root)) for root in roots])
+    voting = replicas.voting_runs([run] if alone else [Run(Path(root)) for root in roots])
     first = _fold_of(voting[0].run)
     for other in voting[1:]:
         if not _fold_of(other.run).equals(first):
@@ -144,7 +144,7 @@ def _fold_of(run: Run) -> pd.Series:
     return manifest[manifest[f"label_{JOINT}"] != UNLABELLED].set_index("image_id")["fold"]
 
 
-def _check_images(voting: Sequence[Electorate], source: Source) -> None:
+def _check_images(voting: Sequence[VotingRun], source: Source) -> None:
     run = voting[0].run
     columns: dict[str, Kind] = {"image_id": "text", "group": "text", f"label_{JOINT}": "whole"}
     theirs = pd.concat([read_table(file, columns) for file in (run.manifest, run.reserve) if file.exists()])
@@ -175,7 +175,7 @@ def check_teacher(run: Run, teacher: Teacher) -> None:
         )
 
 
-def learn(run: Run, teacher: Teacher, source: Source, session: RaySession, display: Display) -> Lesson:
+def learn(run: Run, teacher: Teacher, source: Source, session: RaySession, display: Display) -> TeacherData:
     """Writes what the teacher teaches to `targets.parquet`, unless it is there, and returns the images of the run.
 
     Raises:
@@ -201,7 +201,7 @@ def learn(run: Run, teacher: Teacher, source: Source, session: RaySession, displ
     held_out = teacher.voting[0].run.reserve
     reserved = set(read_table(held_out, {"image_id": "text"}, only=True)["image_id"]) if held_out.exists() else set()
     reserve = source.images[source.images["image_id"].isin(reserved)].reset_index(drop=True)
-    return Lesson(_by_id(images), _by_id(manifest), reserve)
+    return TeacherData(_by_id(images), _by_id(manifest), reserve)
 
 
 def _by_id(images: pd.DataFrame) -> pd.DataFrame:
@@ -220,13 +220,13 @@ def _targets(teacher: Teacher, labelled: pd.DataFrame, session: RaySession, disp
     judged = labelled[labelled["fold"] != TRAIN_ONLY]
     ids = judged["image_id"].tolist()
     check_complete(f"the out-of-fold predictions of '{config.run}'", teacher.oof["image_id"].tolist(), ids)
-    said = teacher.oof.set_index("image_id").loc[ids, _columns(space)].to_numpy(np.float64)
-    tables = [labelled_targets(ids, judged[f"train_label_{JOINT}"].to_numpy(np.int64), said, config.truth, space)]
+    probabilities = teacher.oof.set_index("image_id").loc[ids, _columns(space)].to_numpy(np.float64)
+    tables = [labelled_targets(ids, judged[f"train_label_{JOINT}"].to_numpy(np.int64), probabilities, config.truth, space)]
     if config.truth < 1:
         display.line("teacher", f"labels count {config.truth:g}, what '{config.run.name}' said of them out of fold the rest")
     if teacher.unlabelled is not None:
-        least = least_confidences(said, judged[f"label_{JOINT}"].to_numpy(np.int64), config.precision)
-        image_ids, by_fold = _said_of_unlabelled(teacher, session, display)
+        least = least_confidences(probabilities, judged[f"label_{JOINT}"].to_numpy(np.int64), config.precision)
+        image_ids, by_fold = _unlabelled_predictions(teacher, session, display)
         taught = unlabelled_targets(image_ids, by_fold, least, config.unlabelled == "hard", space)
         counts = taught["fold"].value_counts().reindex(list(by_fold), fill_value=0)
         display.line(
@@ -238,20 +238,24 @@ def _targets(teacher: Teacher, labelled: pd.DataFrame, session: RaySession, disp
     return pd.concat(tables, ignore_index=True)
 
 
-def _said_of_unlabelled(teacher: Teacher, session: RaySession, display: Display) -> tuple[list[str], dict[int, Probabilities]]:
+def _unlabelled_predictions(
+    teacher: Teacher, session: RaySession, display: Display
+) -> tuple[list[str], dict[int, Probabilities]]:
     """Prefixed ids of the unlabelled images that can be read, and what the teacher says of them by fold."""
     assert teacher.unlabelled is not None
     if teacher.labelled:
         display.warn(f"{len(teacher.labelled)} unlabelled images are labelled images too, and do not join")
     images, views = teacher.unlabelled[["image_id", "path", "digest"]], teacher.vote.views
-    predicted = [replicas.replica_predictions(one, images, "test", views, session, display) for one in teacher.voting]
+    predicted = [
+        replicas.replica_predictions(voting_run, images, "test", views, session, display) for voting_run in teacher.voting
+    ]
     joining = [(table["problem"] == "") & ~table["image_id"].isin(teacher.labelled) for table in predicted]
     readable = [table[here].reset_index(drop=True) for table, here in zip(predicted, joining, strict=True)]
     ids = readable[0]["image_id"].tolist()
     for table in readable:
         check_complete("the predictions of the test set", table["image_id"].tolist(), ids)
-    said = said_by_fold(teacher.vote, replicas.by_round(teacher.voting, readable), teacher.voting[0].folds)
-    return [f"{PREFIX}{image_id}" for image_id in ids], said
+    probabilities = predictions_by_fold(teacher.vote, replicas.by_round(teacher.voting, readable), teacher.voting[0].folds)
+    return [f"{PREFIX}{image_id}" for image_id in ids], probabilities
 
 
 def _unlabelled_rows(teacher: Teacher, targets: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:

@@ -37,13 +37,13 @@ def run(config: RunConfig, display: Display | None = None) -> Result:
         from raymask.workflows import stages, vote
         from raymask.workflows.setup import open_run
 
-        opened = open_run(config, display)
-        caches, manifest = stages.prepare_images(opened, session, display)
+        prepared = open_run(config, display)
+        caches, manifest = stages.prepare_images(prepared, session, display)
         folds = replica_folds(manifest["fold"])
-        stages.train_members(opened, folds, caches, manifest["image_id"], session, display)
-        voting = replicas.electorates([opened.run])
-        decided, scores = vote.elect(voting, config.vote, opened.run, config.seed, display)
-        vote.predict_test(voting, decided, opened.test, opened.run, session, display)
-        vote.score_reserve(voting, decided, opened.run, config.seed, session, display)
-    summary.summarise(opened.run, opened.space, scores, time.monotonic() - began, display)
-    return Result(opened.run, scores)
+        stages.train_members(prepared, folds, caches, manifest["image_id"], session, display)
+        voting = replicas.voting_runs([prepared.run])
+        decided, scores = vote.decide_vote(voting, config.vote, prepared.run, config.seed, display)
+        vote.predict_test(voting, decided, prepared.test, prepared.run, session, display)
+        vote.score_reserve(voting, decided, prepared.run, config.seed, session, display)
+    summary.summarise(prepared.run, prepared.space, scores, time.monotonic() - began, display)
+    return Result(prepared.run, scores)

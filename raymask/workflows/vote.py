@@ -18,7 +18,7 @@ from raymask.core.errors import BEGINS_ANEW, InputError
 from raymask.core.paths import absolute, check_writable
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.data.test_sets import TestSet
-from raymask.inference.replicas import Electorate, by_round, replica_predictions, reserved_images, validated_images
+from raymask.inference.replicas import VotingRun, by_round, replica_predictions, reserved_images, validated_images
 from raymask.inference.submission import submission_table
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import DamagedFileError, damaged
@@ -30,16 +30,16 @@ from raymask.runs.identity import without_places
 from raymask.runs.outputs import check_output
 from raymask.runs.predictions import check_complete, collect_oof, oof_by_view, prediction_table, read_oof
 from raymask.runs.schemas import ENSEMBLE_FORMAT
-from raymask.runs.tables import probability_columns, read_elected, read_manifest
+from raymask.runs.tables import probability_columns, read_ensemble_predictions, read_manifest
 from raymask.voting.reading import read_vote
 from raymask.voting.selection import Candidate
-from raymask.voting.vote import Evidence, Vote, decide, summary, what_is_expected
+from raymask.voting.vote import Evidence, Vote, decide, estimate_caveat, summary
 from raymask.workflows.context import Result, ray_errors
 
-MOST_ROWS = 8
+MAX_ROWS = 8
 
 
-def elect(runs: Sequence[Electorate], config: VoteConfig, into: Run, seed: int, display: Display) -> tuple[Vote, Scores]:
+def decide_vote(runs: Sequence[VotingRun], config: VoteConfig, into: Run, seed: int, display: Display) -> tuple[Vote, Scores]:
     """Decides the vote, scores it, and keeps both in `ensemble.json`; what is decided already for the same is read there.
 
     Raises:
@@ -47,9 +47,9 @@ def elect(runs: Sequence[Electorate], config: VoteConfig, into: Run, seed: int, 
     """
     images = validated_images(runs[0])
     ids = images["image_id"]
-    for one in runs:
-        for name in one.names.values():
-            _collect(one, name, ids, display)
+    for voting_run in runs:
+        for name in voting_run.names.values():
+            _collect(voting_run, name, ids, display)
     space = runs[0].space
     fingerprint = _fingerprint(runs, config, seed)
     if known := _decided(into, fingerprint, ids, space, config.rule, display):
@@ -60,19 +60,23 @@ def elect(runs: Sequence[Electorate], config: VoteConfig, into: Run, seed: int, 
     scores = {name: score_heads(space, heads, truth) for name, heads in decision.members.items()}
     scores[ENSEMBLE] = score_joint(space, decision.joint.argmax(axis=1), truth)
     write_table(into.oof_ensemble, prediction_table(ids, pd.Series("", index=ids.index), decision.joint, space))
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         "format": ENSEMBLE_FORMAT,
         "fingerprint": fingerprint,
         "images": len(ids),
         "groups": int(images["group"].nunique()),
     }
-    members = {name: {"run": str(one.run.root), "member": of_run} for one in runs for name, of_run in one.names.items()}
+    members = {
+        name: {"run": str(voting_run.run.root), "member": of_run}
+        for voting_run in runs
+        for name, of_run in voting_run.names.items()
+    }
     prior = np.bincount(truth[JOINT], minlength=space.joint_size) / len(ids)
-    told |= {"members": members, "prior": prior.tolist(), **summary(decision)}
-    told["estimate_of"] = what_is_expected(max(len(one.folds) for one in runs))
-    write_json(into.ensemble, {**told, "oof": scores})
+    result |= {"members": members, "prior": prior.tolist(), **summary(decision)}
+    result["estimate_of"] = estimate_caveat(max(len(voting_run.folds) for voting_run in runs))
+    write_json(into.ensemble, {**result, "oof": scores})
     add_timing(into, "vote", time.monotonic() - began)
-    _say(told, decision.vote, display)
+    _say(result, decision.vote, display)
     return decision.vote, scores
 
 
@@ -88,7 +92,7 @@ def _decided(
             return None
         known = read_ensemble(into, "vote", "members", "prior", "metric", "estimate", "rules", "oof")
         vote = read_vote(into.ensemble, known["vote"], space, rule)
-        if set(read_elected(into.oof_ensemble, space)["image_id"]) != set(ids):
+        if set(read_ensemble_predictions(into.oof_ensemble, space)["image_id"]) != set(ids):
             raise damaged(into.oof_ensemble, "it holds other images")
     except DamagedFileError as error:
         display.warn(f"{error.fault}; the vote is decided again")
@@ -97,47 +101,48 @@ def _decided(
     return vote, known["oof"]
 
 
-def _collect(one: Electorate, member: str, ids: pd.Series, display: Display) -> None:
+def _collect(voting_run: VotingRun, member: str, ids: pd.Series, display: Display) -> None:
     try:
-        if one.run.oof(member).exists():
-            _check_heads(one, member)
+        if voting_run.run.oof(member).exists():
+            _check_heads(voting_run, member)
     except DamagedFileError as error:
         display.warn(f"{error.fault}; it is collected again")
-        one.run.oof(member).unlink()
-    lacking = [str(ReplicaId(member, fold)) for fold in one.folds if not one.run.finished(ReplicaId(member, fold))]
-    if lacking and not one.run.oof(member).exists():
+        voting_run.run.oof(member).unlink()
+    lacking = [str(ReplicaId(member, fold)) for fold in voting_run.folds if not voting_run.run.finished(ReplicaId(member, fold))]
+    if lacking and not voting_run.run.oof(member).exists():
         raise InputError(
-            f"'{one.run.root}' is not trained to its end (there is no {lacking[0]}); finish it first by "
-            f"`raymask train --recipe {one.run.config}`."
+            f"'{voting_run.run.root}' is not trained to its end (there is no {lacking[0]}); finish it first by "
+            f"`raymask train --recipe {voting_run.run.config}`."
         )
     try:
-        collect_oof(one.run, member, one.folds, ids)
+        collect_oof(voting_run.run, member, voting_run.folds, ids)
     except DamagedFileError as error:
-        if not one.run.oof(member).exists():
+        if not voting_run.run.oof(member).exists():
             raise
         display.warn(f"{error.fault}; what was collected of it before is used")
-    _check_heads(one, member)
+    _check_heads(voting_run, member)
 
 
-def _check_heads(one: Electorate, member: str) -> None:
+def _check_heads(voting_run: VotingRun, member: str) -> None:
     """Refuses out-of-fold predictions of other classes than those of the member's task."""
-    task = next(known.task for known in resolve_members(one.config) if known.name == member)
-    wanted = {"image_id", "view", "fold", *probability_columns(one.space, task)}
-    if set(read_oof(one.run, member)) != wanted:
-        raise damaged(one.run.oof(member), "it holds predictions of other classes than those of the run's config")
+    task = next(known.task for known in resolve_members(voting_run.config) if known.name == member)
+    wanted = {"image_id", "view", "fold", *probability_columns(voting_run.space, task)}
+    if set(read_oof(voting_run.run, member)) != wanted:
+        raise damaged(voting_run.run.oof(member), "it holds predictions of other classes than those of the run's config")
 
 
-def _say(told: Mapping[str, Any], vote: Vote, display: Display) -> None:
-    rows, expected = told["rules"], told["estimate"]
+def _say(result: Mapping[str, Any], vote: Vote, display: Display) -> None:
+    rows, expected = result["rules"], result["estimate"]
     ranges = "{score:.4f} ({low:.4f} to {high:.4f})"
     display.line(
         "vote",
-        f"{vote.fitted.candidate}, views {vote.views}: {told['metric']} of {ranges.format(**expected)} is expected on new people",
+        f"{vote.fitted.candidate}, views {vote.views}: {result['metric']} of {ranges.format(**expected)} is expected on new "
+        "people",
     )
-    if told["estimate_of"]:
-        display.line("vote", told["estimate_of"])
+    if result["estimate_of"]:
+        display.line("vote", result["estimate_of"])
     chosen = next(row for row in rows if row["chosen"])
-    shown = [row for row in rows if row in rows[:MOST_ROWS] or row is chosen or (row["rule"], row["adjust"]) == ("soft", "none")]
+    shown = [row for row in rows if row in rows[:MAX_ROWS] or row is chosen or (row["rule"], row["adjust"]) == ("soft", "none")]
     table = [
         [
             str(Candidate(row["rule"], row["level"], row["adjust"])),
@@ -148,14 +153,16 @@ def _say(told: Mapping[str, Any], vote: Vote, display: Display) -> None:
         for row in shown
     ]
     if len(rows) > 1:
-        title = f"{len(rows)} ways to vote, by {told['metric']}"
+        title = f"{len(rows)} ways to vote, by {result['metric']}"
         display.table(title, ["", "score", "95% from", "to", "behind the best", ""], table)
 
 
-def _evidence(runs: Sequence[Electorate], images: pd.DataFrame) -> Evidence:
-    views = [view for view in runs[0].config.views if all(view in one.config.views for one in runs)]
+def _evidence(runs: Sequence[VotingRun], images: pd.DataFrame) -> Evidence:
+    views = [view for view in runs[0].config.views if all(view in voting_run.config.views for voting_run in runs)]
     members = {
-        name: oof_by_view(one.run, of_run, views, images["image_id"]) for one in runs for name, of_run in one.names.items()
+        name: oof_by_view(voting_run.run, of_run, views, images["image_id"])
+        for voting_run in runs
+        for name, of_run in voting_run.names.items()
     }
     return Evidence(
         space=runs[0].space,
@@ -167,17 +174,17 @@ def _evidence(runs: Sequence[Electorate], images: pd.DataFrame) -> Evidence:
     )
 
 
-def _fingerprint(runs: Sequence[Electorate], config: VoteConfig, seed: int) -> str:
+def _fingerprint(runs: Sequence[VotingRun], config: VoteConfig, seed: int) -> str:
     parts = [repr((ENSEMBLE_FORMAT, config.model_dump_json(), seed))]
-    for one in runs:
-        parts.append(fingerprint(without_places(read_manifest(one.run, one.space))))
-        for name, of_run in one.names.items():
-            parts += [name, file_digest(one.run.oof(of_run))]
+    for voting_run in runs:
+        parts.append(fingerprint(without_places(read_manifest(voting_run.run, voting_run.space))))
+        for name, of_run in voting_run.names.items():
+            parts += [name, file_digest(voting_run.run.oof(of_run))]
     return text_digest(*parts)[:16]
 
 
 def predict_test(
-    runs: Sequence[Electorate],
+    runs: Sequence[VotingRun],
     vote: Vote,
     test: TestSet | None,
     into: Run,
@@ -189,7 +196,7 @@ def predict_test(
         display.line("predict", "there is no test set (data.test), so there is no submission")
         return
     space, ids = vote.space, test.images["image_id"].tolist()
-    predicted = [replica_predictions(one, test.images, "test", vote.views, session, display) for one in runs]
+    predicted = [replica_predictions(voting_run, test.images, "test", vote.views, session, display) for voting_run in runs]
     for table in predicted:
         check_complete("the predictions of the test set", table["image_id"].tolist(), ids)
     joint = vote.over_rounds(by_round(runs, predicted))
@@ -206,7 +213,7 @@ def predict_test(
 
 
 def score_reserve(
-    runs: Sequence[Electorate], vote: Vote, into: Run, seed: int, session: RaySession | None, display: Display
+    runs: Sequence[VotingRun], vote: Vote, into: Run, seed: int, session: RaySession | None, display: Display
 ) -> dict[str, Any] | None:
     """Scores the ensemble and its members on the people held out from everything, and keeps it in `ensemble.json`.
 
@@ -215,12 +222,14 @@ def score_reserve(
     if not runs[0].run.reserve.exists():
         return None
     held_out = reserved_images(runs[0].run)
-    predicted = [replica_predictions(one, held_out, "reserve", vote.views, session, display) for one in runs]
+    predicted = [replica_predictions(voting_run, held_out, "reserve", vote.views, session, display) for voting_run in runs]
     space = vote.space
     truth = {target: held_out[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
     rounds = by_round(runs, predicted)
     scores: Scores = {
-        name: score_heads(space, {head: np.mean([one[name][head] for one in rounds], axis=0) for head in rounds[0][name]}, truth)
+        name: score_heads(
+            space, {head: np.mean([members[name][head] for members in rounds], axis=0) for head in rounds[0][name]}, truth
+        )
         for name in rounds[0]
     }
     elected = vote.over_rounds(rounds).argmax(axis=1)
@@ -273,10 +282,10 @@ def vote(
         check_output(target.root, "--into", own="ensemble.json", begun=("oof",))
     config = settled_config(runs[0], settings, {"runs": target.root.parent, "name": target.name})
     check_writable(target.root, "--into")
-    voting = replicas.electorates(runs)
+    voting = replicas.voting_runs(runs)
     with ray_errors(target.root, BEGINS_ANEW), ExitStack() as stack:
         session = RaySession(stack, config.compute, display) if predict else None
-        decided, scores = elect(voting, config.vote, target, config.seed, display)
+        decided, scores = decide_vote(voting, config.vote, target, config.seed, display)
         test, _ = read_test_set(config, drawn_data(config, display), voting[0].space, display)
         predict_test(voting, decided, test, target, session, display)
         score_reserve(voting, decided, target, config.seed, session, display)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from raymask.config.loading import load_config, validate
 from raymask.config.settings import apply_setting, read_setting
-from raymask.config.yaml_files import MOST_BYTES, dump_yaml, read_recipe, read_yaml
+from raymask.config.yaml_files import MAX_BYTES, dump_yaml, read_recipe, read_yaml
 from raymask.core.errors import InputError
 
 
@@ -151,7 +151,7 @@ def test_aliases_may_repeat_a_little_but_not_grow_without_end() -> None:
     "piece", ["[", "{", "- ", "? ", "[a: ", "{a: ", "&a ", "*a ", "!", "!a ", "%a\n", "---\n", '"', "|\n", "a: 1\n"]
 )
 def test_a_bomb_of_one_piece_is_refused_at_once(piece: str) -> None:
-    refused(piece * (MOST_BYTES // len(piece)))
+    refused(piece * (MAX_BYTES // len(piece)))
 
 
 def test_words_after_a_bom_and_in_any_language_are_read(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.yaml")
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     (tmp_path / "circle.yaml").symlink_to("circle.yaml")
-    (tmp_path / "large.yaml").write_bytes(b"# comment\n" * (MOST_BYTES // 10 + 1))
+    (tmp_path / "large.yaml").write_bytes(b"# comment\n" * (MAX_BYTES // 10 + 1))
     (tmp_path / "file").touch()
     names = ["folder", "fifo", "zero", "circle", "large", "file/below", "x" * 300, "nul\0"]
     for name in names:

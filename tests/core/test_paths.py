@@ -76,7 +76,7 @@ def test_what_commands_write_in_a_job_lies_at_home(job: Path, photos: Path, monk
     assert len(pd.read_csv(job / "preds" / "submission.csv")) == 28
     assert (job / "exported" / "preprocessing.json").exists()
     assert (job / "demo" / "demo.json").exists()
-    assert load("runs/made").panel.models
+    assert load("runs/made").definition.models
     assert not list(Path.cwd().iterdir())
 
 

@@ -16,7 +16,7 @@ from raymask.core.errors import InputError, shortened
 from raymask.core.spelling import canonical
 from raymask.core.tasks import (
     JOINT,
-    MOST_CLASSES,
+    MAX_CLASSES,
     UNLABELLED,
     LabelSpace,
     Task,
@@ -321,5 +321,5 @@ def test_more_joint_classes_than_can_be_voted_on_are_refused_before_anything_is_
     with pytest.raises(InputError, match=rf"^tasks: their {tasks} tasks make \d+ joint classes, and raymask takes 4096 at most"):
         space_of((2,) * tasks)
     with pytest.raises(InputError, match=r"^tasks: 't0' has 4097 joint classes"):
-        space_of((MOST_CLASSES + 1,))
-    assert space_of((2,) * 12).joint_size == MOST_CLASSES
+        space_of((MAX_CLASSES + 1,))
+    assert space_of((2,) * 12).joint_size == MAX_CLASSES

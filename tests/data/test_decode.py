@@ -18,7 +18,7 @@ from PIL import Image
 
 from raymask.data.decode import (
     FORMATS,
-    MOST_SCANS,
+    MAX_SCANS,
     SUFFIXES,
     BrokenImageError,
     crop_centre,
@@ -559,9 +559,9 @@ def test_a_jpeg_of_very_many_scans_is_refused() -> None:
     """Each costs 64 bytes, and the time of going over all pixels."""
     content = encoded(Image.new("L", (500, 500), 100), "JPEG", progressive=True)
     last = content.rindex(b"\xff\xc4")
-    many = content[:-2] + content[last:-2] * MOST_SCANS + b"\xff\xd9"
+    many = content[:-2] + content[last:-2] * MAX_SCANS + b"\xff\xd9"
     assert outcome(content) == "pixels"
-    assert why_broken(many) == f"the image is a JPEG of more than {MOST_SCANS} scans"
+    assert why_broken(many) == f"the image is a JPEG of more than {MAX_SCANS} scans"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "JPEG2000"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from layouts import aside, image, read, sentence, write, write_table
 
 from raymask.config.schema import FoldsConfig
-from raymask.data.duplicates import MOST_GROUPS, among, copies_joined, file_keys, joined, read_groups
+from raymask.data.duplicates import MAX_GROUPS, among, copies_joined, file_keys, joined, read_groups
 from raymask.data.folds import assign_folds
 from raymask.data.sources import Source, class_counts
 
@@ -175,7 +175,7 @@ def test_copies_under_other_names_share_a_group_and_are_said() -> None:
 
 
 def test_a_picture_that_stands_for_many_persons_does_not_join_them() -> None:
-    persons = [f"p{number}" for number in range(MOST_GROUPS + 1)]
+    persons = [f"p{number}" for number in range(MAX_GROUPS + 1)]
     images, said = copies_joined(contents(["same"] * len(persons), persons))
     assert images["group"].tolist() == persons
     assert said == [

@@ -20,10 +20,10 @@ from raymask.data.folds import (
     TRAIN_ONLY,
     assign_folds,
     check_leak,
+    rare_classes,
     replica_folds,
     reserve_rows,
     stratified_group_folds,
-    thin_classes,
 )
 
 SCHEMES = get_args(FoldsConfig.model_fields["scheme"].annotation)
@@ -307,9 +307,9 @@ def test_a_group_that_is_held_out_in_part_leaks() -> None:
 def test_classes_of_fewer_groups_than_folds_are_named_with_their_number() -> None:
     groups = ["a", "a", "a", "b", "c", "c", "d"]
     table = manifest(groups, [0, 0, 0, 0, 0, 1, 1])
-    assert thin_classes(table, ("many", "some", "none"), 2) == ["none (0)"]
-    assert thin_classes(table, ("many", "some", "none"), 3) == ["some (2)", "none (0)"]
-    assert thin_classes(table, ("many", "some", "none"), 4) == ["many (3)", "some (2)", "none (0)"]
+    assert rare_classes(table, ("many", "some", "none"), 2) == ["none (0)"]
+    assert rare_classes(table, ("many", "some", "none"), 3) == ["some (2)", "none (0)"]
+    assert rare_classes(table, ("many", "some", "none"), 4) == ["many (3)", "some (2)", "none (0)"]
 
 
 def test_replicas_are_trained_for_every_fold_but_not_for_train_only() -> None:

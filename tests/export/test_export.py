@@ -27,8 +27,8 @@ from raymask.export import export as exporting
 from raymask.export import programs
 from raymask.export.export import export
 from raymask.export.torch_modules import COMBINE, EnsembleGraph, VoteGraph, merge_views
+from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import load
-from raymask.inference.panel import read_panel
 from raymask.inference.predictor import specs_of
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import read_json
@@ -40,7 +40,7 @@ from raymask.transforms.tta import merge_views as merged_by_numpy
 from raymask.voting.ballots import voters_of
 from raymask.voting.calibration import Calibration
 from raymask.voting.rules import RULES
-from raymask.voting.selection import LEVELS, Candidate, OutOfFold, calibrate, calibrated, candidates, everything, fit
+from raymask.voting.selection import LEVELS, Candidate, OofPredictions, all_rows, calibrate, calibrated, candidates, fit
 from raymask.voting.thresholds import ADJUSTMENTS
 from raymask.voting.vote import Vote
 
@@ -89,8 +89,8 @@ def make_vote(
     views: ViewPlan = BOTH,
 ) -> Vote:
     members, rows = said_at_random(space, heads, 240, 0), np.arange(240)
-    folded = OutOfFold(space, members, rows % space.joint_size, rows // 4, rows // 4 % 4)
-    calibrations = calibrate(folded, method, everything(folded))
+    folded = OofPredictions(space, members, rows % space.joint_size, rows // 4, rows // 4 % 4)
+    calibrations = calibrate(folded, method, all_rows(folded))
     fitted = fit(folded, voters_of(space, calibrated(members, calibrations)), candidate, Metric(JOINT, "f1"), 0)
     result = Calibration(np.full(space.joint_size, 0.8), np.zeros(space.joint_size))
     return Vote(space, views, calibrations, fitted, result)
@@ -224,19 +224,19 @@ class TestViews:
         np.testing.assert_allclose(merged.numpy(), merged_by_numpy(said, plan.weights, merge), rtol=1e-9)
 
     def test_the_graph_under_all_views_is_the_predictor_on_unrounded_pixels(self, run: Run) -> None:
-        panel = read_panel(run.root)
-        specs = specs_of(panel.models)
-        predictor = exporting._exact_predictor(panel, specs)
+        definition = read_definition(run.root)
+        specs = specs_of(definition.models)
+        predictor = exporting._exact_predictor(definition, specs)
         predictor.views = even(list(VIEWS), "mean")
         rng = np.random.default_rng(0)
         pixels = [rng.uniform(0, 255, (2, spec.height, spec.width, 3)).astype(np.float32) for spec in specs]
         said = exporting._said(predictor, predictor.views, pixels)
-        graph = EnsembleGraph(panel, predictor).eval()
+        graph = EnsembleGraph(definition, predictor).eval()
         graph.views = predictor.views
         with torch.no_grad():
             given = graph(*(torch.from_numpy(of_spec).permute(0, 3, 1, 2) for of_spec in pixels))
-        np.testing.assert_allclose(given["joint"].numpy(), panel.count(said), atol=1e-5)
-        np.testing.assert_array_equal(given["labels"].numpy(), panel.count(said).argmax(axis=1))
+        np.testing.assert_allclose(given["joint"].numpy(), definition.count(said), atol=1e-5)
+        np.testing.assert_array_equal(given["labels"].numpy(), definition.count(said).argmax(axis=1))
 
     def test_every_view_can_be_exported(self) -> None:
         import onnxruntime
@@ -257,7 +257,7 @@ class TestViews:
 class TestExport:
     def test_graphs_of_all_models_and_of_the_ensemble_agree_with_raymask(self, run: Run, out: Path) -> None:
         checked = read_json(out / "check.json")
-        names = [f"models/{model}" for model in read_panel(run.root).models] + ["ensemble"]
+        names = [f"models/{model}" for model in read_definition(run.root).models] + ["ensemble"]
         graphs = {f"{name}{suffix}" for name in names for suffix in (".onnx", ".pt2")}
         assert {name for name in checked["differences"] if not name.startswith("timm/")} == graphs
         assert max(checked["differences"].values()) < 1e-4
@@ -302,7 +302,7 @@ class TestExport:
         ensemble, images = load(run.root), pictures(4, 3)
         ensemble.predictor.views = even(["original"])
         read = [pixels_of(image, ensemble.specs) for image in images]
-        said = ensemble.said([("", pixels) for pixels in read])
+        said = ensemble.probabilities([("", pixels) for pixels in read])
         pixels = torch.as_tensor(np.stack([of_image[0] for of_image in read])).permute(0, 3, 1, 2)
         for name, model, head in (("multi-fold-1-gender", "multi/fold-1", "gender"), ("mask-fold-0", "mask/fold-0", "mask")):
             one = told["timm"][f"timm/{name}.safetensors"]

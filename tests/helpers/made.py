@@ -18,7 +18,7 @@ from raymask.core.console import Display
 from raymask.core.tasks import LabelSpace, heads_of
 from raymask.data.sources import Source, read_source
 from raymask.inference import replicas
-from raymask.inference.replicas import Electorate
+from raymask.inference.replicas import VotingRun
 from raymask.io.atomic import write_json, write_table
 from raymask.models.classifier import build_classifier
 from raymask.report.run_report import build_report
@@ -68,7 +68,7 @@ def make_run(root: Path, photos: Path, **over: Any) -> Run:
             torch.manual_seed(10 * place + fold)
             _write_replica(run, member, fold, manifest, config.views, source.space, rng)
     add_timing(run, "train", 1.5)
-    vote.elect(replicas.electorates([run]), config.vote, run, 0, _silent())
+    vote.decide_vote(replicas.voting_runs([run]), config.vote, run, 0, _silent())
     return run
 
 
@@ -103,8 +103,8 @@ def _drawn(heads: dict[str, int], space: LabelSpace, images: int, rng: Any, pref
 
 def predict_and_report(run: Run, source: Source) -> None:
     """Writes drawn predictions of the test set and of some people held out, what is voted of them, and the report."""
-    [one], config, rng = replicas.electorates([run]), load_run_config(run), np.random.default_rng(1)
-    decided, _ = vote.elect([one], config.vote, run, 0, _silent())
+    [one], config, rng = replicas.voting_runs([run]), load_run_config(run), np.random.default_rng(1)
+    decided, _ = vote.decide_vote([one], config.vote, run, 0, _silent())
     test, _ = read_test_set(config, config.data, one.space, _silent())
     assert test is not None
     write_table(run.reserve, with_digests(source.images.head(20), config))
@@ -115,7 +115,7 @@ def predict_and_report(run: Run, source: Source) -> None:
     build_report(run)
 
 
-def _write_predictions(file: Path, one: Electorate, images: pd.DataFrame, views: ViewPlan, rng: Any) -> None:
+def _write_predictions(file: Path, one: VotingRun, images: pd.DataFrame, views: ViewPlan, rng: Any) -> None:
     columns: dict[str, Any] = {}
     for member in resolve_members(one.config):
         for fold in range(FOLDS):
@@ -123,4 +123,4 @@ def _write_predictions(file: Path, one: Electorate, images: pd.DataFrame, views:
             columns |= _drawn(heads_of(member.task, one.space), one.space, len(images), rng, prefix)
     table = pd.DataFrame({"image_id": images["image_id"].to_numpy(), "problem": "", **columns})
     write_table(file, table.sort_values("image_id", kind="stable"))
-    write_json(file.with_name("source.json"), replicas.what_is_predicted(one, images, views))
+    write_json(file.with_name("source.json"), replicas.prediction_fingerprint(one, images, views))

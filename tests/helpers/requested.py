@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from raymask.core.types import Pixels
-from raymask.serving.app import Told
-from raymask.serving.schemas import Elected, JointElected, Prediction
+from raymask.serving.app import PredictionResult
+from raymask.serving.schemas import ClassProbability, LabelProbability, Prediction
 
 
 def image_bytes(kind: str = "JPEG", size: tuple[int, int] = (40, 30), value: int = 90) -> bytes:
@@ -19,11 +19,11 @@ def image_bytes(kind: str = "JPEG", size: tuple[int, int] = (40, 30), value: int
     return file.getvalue()
 
 
-def told_of(pixels: Sequence[Pixels]) -> Told:
+def told_of(pixels: Sequence[Pixels]) -> PredictionResult:
     label = f"grey {pixels[0].mean():.0f}"
-    top = JointElected(label=label, probability=0.75, number=3)
-    votes = {"mask": {"mask": Elected(label=label, probability=0.5)}}
+    top = ClassProbability(label=label, probability=0.75, number=3)
+    votes = {"mask": {"mask": LabelProbability(label=label, probability=0.5)}}
     said = Prediction(
         labels={"mask": label}, joint=top, probabilities={"mask": {label: 1.0}}, top=[top], agreement=1.0, members=votes
     )
-    return Told(said, 1)
+    return PredictionResult(said, 1)

@@ -22,7 +22,7 @@ from raymask.core.errors import InputError
 from raymask.inference import bulk
 from raymask.inference.actors import decoded_block
 from raymask.inference.bulk import Output, missing_shards, read_predictions, split_models
-from raymask.inference.panel import read_panel
+from raymask.inference.definition import read_definition
 from raymask.inference.predictor import specs_of
 from raymask.io.atomic import write_table
 from raymask.io.hashing import UNKNOWN, versions_of
@@ -65,14 +65,14 @@ def check_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
 def test_models_of_a_run_whose_folder_holds_a_bar_are_told_apart(
     run: Run, folder: Path, expected: pd.DataFrame, tmp_path: Path
 ) -> None:
-    panel = read_panel(run.root)
-    names = {name: f"a|b/{name}" for name in panel.models}
-    rounds = tuple({member: names[model] for member, model in models.items()} for models in panel.rounds)
-    renamed = replace(panel, models={names[name]: path for name, path in panel.models.items()}, rounds=rounds)
+    definition = read_definition(run.root)
+    names = {name: f"a|b/{name}" for name in definition.models}
+    rounds = tuple({member: names[model] for member, model in models.items()} for models in definition.rounds)
+    renamed = replace(definition, models={names[name]: path for name, path in definition.models.items()}, rounds=rounds)
     specs, files = specs_of(renamed.models), sorted(folder.iterdir())[:3]
     block = {"chunk": np.zeros(3), "row": np.arange(3), "image_id": np.array([file.name for file in files], dtype=object)}
     block |= {"stamp": np.full(3, ""), "digest": np.full(3, "")}
-    speaker = bulk.Speaker(renamed.models, renamed.vote.views, specs, 1, renamed)
+    speaker = bulk.ShardActor(renamed.models, renamed.vote.views, specs, 1, renamed)
     table = speaker(block | decoded_block([str(file) for file in files], specs, tmp_path))
     check_same(table.drop(columns=["chunk", "row", "stamp", "digest"]), expected[:3])
 
@@ -102,7 +102,7 @@ class TestShards:
     def test_models_that_do_not_fit_into_one_actor_pass_images_on(
         self, run: Run, folder: Path, expected: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        size = max((path / "model.safetensors").stat().st_size for path in read_panel(run.root).models.values())
+        size = max((path / "model.safetensors").stat().st_size for path in read_definition(run.root).models.values())
         monkeypatch.setattr("raymask.workflows.predict.memory_of", lambda nodes, pool: 5.5 * size)
         said = predict(run, folder, tmp_path / "out")
         assert "2 of them pass each image on" in said

@@ -20,8 +20,8 @@ from safetensors.torch import load, save_file
 import raymask
 from raymask.core.errors import InputError
 from raymask.data.images import read_image
+from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import Ensemble
-from raymask.inference.panel import read_panel
 from raymask.inference.predictor import Predictor, specs_of, stacked
 from raymask.io.atomic import write_json
 from raymask.io.checked import digest_of, read_json
@@ -67,9 +67,9 @@ class TestPredict:
     def test_views_that_go_through_together_say_what_each_says_alone(
         self, run: Run, files: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        panel = read_panel(run.root)
-        specs = specs_of(panel.models)
-        predictor = Predictor(panel.models, even(list(VIEWS)), specs, None)
+        definition = read_definition(run.root)
+        specs = specs_of(definition.models)
+        predictor = Predictor(definition.models, even(list(VIEWS)), specs, None)
         pixels = stacked([read_image(file, specs) for file in files[:3]], specs)
         together = predictor(pixels)
         monkeypatch.setattr("raymask.inference.predictor.BATCH", 1)
@@ -106,7 +106,7 @@ class TestPredict:
         ]
         columns = [name for name in table if name.startswith("joint:")]
         for row in (1, 2, 3):
-            np.testing.assert_allclose(table.loc[row, columns].to_numpy(float), ensemble.panel.prior)
+            np.testing.assert_allclose(table.loc[row, columns].to_numpy(float), ensemble.definition.prior)
         assert (table["agreement"][1:] == 0).all()
         alone = ensemble.predict([files[0]])
         np.testing.assert_allclose(table.loc[0, columns].to_numpy(float), alone.loc[0, columns].to_numpy(float), atol=1e-5)
@@ -183,40 +183,41 @@ class TestPredict:
 
 class TestPanel:
     def test_members_vote_by_fold_and_the_folds_are_averaged(self, run: Run, ensemble: Ensemble, files: list[Path]) -> None:
-        panel = ensemble.panel
-        assert len(panel.models) == 10
-        assert panel.rounds[1]["age"] == "age/fold-1"
-        said = ensemble.said([read_image(file, ensemble.specs) for file in files])
+        definition = ensemble.definition
+        assert len(definition.models) == 10
+        assert definition.rounds[1]["age"] == "age/fold-1"
+        said = ensemble.probabilities([read_image(file, ensemble.specs) for file in files])
         by_fold = [
-            panel.vote({member: said[f"{member}/fold-{fold}"] for member in ("mask", "gender", "age", "multi", "joint")})
+            definition.vote({member: said[f"{member}/fold-{fold}"] for member in ("mask", "gender", "age", "multi", "joint")})
             for fold in (0, 1)
         ]
-        np.testing.assert_allclose(panel.count(said), np.mean(by_fold, axis=0))
-        mean = panel.member_probabilities(said)["age"]["age"]
+        np.testing.assert_allclose(definition.count(said), np.mean(by_fold, axis=0))
+        mean = definition.member_probabilities(said)["age"]["age"]
         np.testing.assert_allclose(mean, (said["age/fold-0"]["age"] + said["age/fold-1"]["age"]) / 2, atol=1e-6)
 
     def test_agreement_is_the_share_of_heads_that_elect_the_same(self, ensemble: Ensemble) -> None:
-        panel = ensemble.panel
+        definition = ensemble.definition
         truth = {"mask": 2, "gender": 1, "age": 0}
-        joint_label = panel.space.join({task: [label] for task, label in truth.items()})[0]
+        joint_label = definition.space.join({task: [label] for task, label in truth.items()})[0]
         said = {}
-        for model in panel.models:
+        for model in definition.models:
             member = model.split("/")[0]
             heads = ["mask", "gender", "age"] if member == "multi" else [member]
             said[model] = {
-                head: np.eye(len(panel.space.classes(head)))[[joint_label if head == "joint" else truth[head]]] for head in heads
+                head: np.eye(len(definition.space.classes(head)))[[joint_label if head == "joint" else truth[head]]]
+                for head in heads
             }
-        joint = np.eye(panel.space.joint_size)[[joint_label]]
-        assert panel.agreement(said, joint).tolist() == [1.0]
+        joint = np.eye(definition.space.joint_size)[[joint_label]]
+        assert definition.agreement(said, joint).tolist() == [1.0]
         said["age/fold-0"] = {"age": np.eye(3)[[1]]}
-        np.testing.assert_allclose(panel.agreement(said, joint), 13 / 14)
+        np.testing.assert_allclose(definition.agreement(said, joint), 13 / 14)
 
     def test_a_moved_run_finds_its_own_models(self, run: Run, files: list[Path], tmp_path: Path) -> None:
         import shutil
 
         moved = tmp_path / "moved"
         shutil.copytree(run.root, moved)
-        assert all(moved in folder.parents for folder in read_panel(moved).models.values())
+        assert all(moved in folder.parents for folder in read_definition(moved).models.values())
 
     def test_what_is_not_there_is_refused(self, run: Run, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="holds no run"):
@@ -268,12 +269,12 @@ class TestFrozenBackbones:
     def test_models_of_one_recipe_and_other_weights_say_together_what_they_say_alone(
         self, frozen: Run, files: list[Path]
     ) -> None:
-        panel = read_panel(frozen.root)
-        specs = specs_of(panel.models)
+        definition = read_definition(frozen.root)
+        specs = specs_of(definition.models)
         pixels = stacked([read_image(file, specs) for file in files[:3]], specs)
-        together = Predictor(panel.models, panel.vote.views, specs, None)
+        together = Predictor(definition.models, definition.vote.views, specs, None)
         assert sorted(len(places) for of_spec in together.groups.values() for places in of_spec.values()) == [1, 1, 1, 1, 2]
-        for (name, folder), said in zip(panel.models.items(), together(pixels), strict=True):
-            [alone] = Predictor({name: folder}, panel.vote.views, specs, None)(pixels)
+        for (name, folder), said in zip(definition.models.items(), together(pixels), strict=True):
+            [alone] = Predictor({name: folder}, definition.vote.views, specs, None)(pixels)
             for head in alone:
                 np.testing.assert_allclose(said[head], alone[head], atol=1e-6, err_msg=name)

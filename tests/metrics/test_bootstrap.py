@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace, Task
-from raymask.metrics.bootstrap import KINDS, Metric, compare, count, everyone, interval, parse_metric, resample, score_counts
+from raymask.metrics.bootstrap import KINDS, Metric, compare, count, interval, parse_metric, resample, score_counts, unit_weights
 
 SPACE = LabelSpace((Task("mask", "mask", ("worn", "wrong", "none")), Task("gender", "gender", ("male", "female"))))
 METRICS = [Metric(target, kind) for target in (JOINT, "mean", "mask", "gender") for kind in KINDS]
@@ -48,7 +48,7 @@ class TestScores:
         truth, elected, groups = drawn
         for metric in METRICS:
             counts = count(metric, SPACE, truth, elected, groups)
-            (found,) = score_counts(metric, counts, everyone(groups.max() + 1))
+            (found,) = score_counts(metric, counts, unit_weights(groups.max() + 1))
             assert found == pytest.approx(of_sklearn(metric, truth, elected), abs=1e-6), metric
 
     @settings(deadline=None, max_examples=40)

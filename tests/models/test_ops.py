@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from raymask.models.ops import DepthwiseConv2d, fold_batch_norms, quicken_depthwise
+from raymask.models.ops import DepthwiseConv2d, fold_batch_norms, fuse_depthwise_gradients
 from raymask.models.precision import bf16_is_native
 
 
@@ -45,7 +45,7 @@ class TestDepthwise:
             conv.weight.copy_(conv.weight.bfloat16())
             grad = torch.randn_like(conv(inputs)).bfloat16().float()
         expected = gradients(conv, inputs, grad, torch.float32)
-        quicken_depthwise(nn.Sequential(conv))
+        fuse_depthwise_gradients(nn.Sequential(conv))
         assert isinstance(conv, DepthwiseConv2d)
         for given_, wanted in zip(gradients(conv, inputs, grad, torch.bfloat16), expected, strict=True):
             assert given_.shape == wanted.shape
@@ -58,7 +58,7 @@ class TestDepthwise:
         inputs = torch.randn(7, 8, 10, 10)
         grad = torch.randn_like(conv(inputs))
         expected = gradients(conv, inputs, grad, torch.float32)[1]
-        quicken_depthwise(nn.Sequential(conv))
+        fuse_depthwise_gradients(nn.Sequential(conv))
         assert (gradients(conv, inputs, grad, torch.bfloat16)[1] - expected).abs().max() < 0.02 * expected.abs().max()
 
     def test_without_autocast_it_is_the_ordinary_convolution_to_the_bit(self) -> None:
@@ -66,14 +66,14 @@ class TestDepthwise:
         conv = nn.Conv2d(8, 8, 5, 2, 2, groups=8, bias=False)
         inputs, grad = torch.randn(2, 8, 9, 9), torch.randn(2, 8, 5, 5)
         expected = gradients(conv, inputs, grad, torch.float32)
-        quicken_depthwise(nn.Sequential(conv))
+        fuse_depthwise_gradients(nn.Sequential(conv))
         for given_, wanted in zip(gradients(conv, inputs, grad, torch.float32), expected, strict=True):
             assert torch.equal(given_, wanted)
 
     def test_only_plain_depthwise_convolutions_change_and_weights_keep_their_names(self) -> None:
         model = timm.create_model("mobilenetv3_small_050", num_classes=3)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        quicken_depthwise(model)
+        fuse_depthwise_gradients(model)
         changed = [module for module in model.modules() if isinstance(module, DepthwiseConv2d)]
         assert len(changed) == 11
         assert all(module.groups == module.in_channels for module in changed)
@@ -91,7 +91,7 @@ class TestDepthwise:
                 loss = model(inputs).float().square().mean()
             loss.backward()
             found.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
-            quicken_depthwise(model)
+            fuse_depthwise_gradients(model)
         assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.99
 
 

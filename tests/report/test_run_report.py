@@ -22,11 +22,11 @@ from raymask.io import files
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import read_json
 from raymask.metrics.scores import score_joint
-from raymask.report import material, run_report, vote_sections
+from raymask.report import run_data, run_report, vote_sections
 from raymask.report.run_report import build_report
 from raymask.runs.directory import ReplicaId, Run, save_run_config
 from raymask.runs.predictions import prediction_table
-from raymask.voting.vote import Evidence, decide, summary, what_is_expected
+from raymask.voting.vote import Evidence, decide, estimate_caveat, summary
 
 HOSTILE = "<b>x"
 TASKS = {"shape": {"classes": ["round", HOSTILE]}, "size": {"classes": ["small", "medium", "large"]}}
@@ -186,25 +186,25 @@ def test_predictions_are_joined_on_image_id(run: Run) -> None:
 
 
 def test_scores_of_the_page_are_those_of_the_table(run: Run) -> None:
-    material = run_report.read_material(run)
-    classes = run_report.class_table(material)
+    data = run_report.read_run_data(run)
+    classes = run_report.class_table(data)
     assert classes is not None
     f1 = [row["f1"] for row in classes["rows"]]
     assert f1 == sorted(f1)
-    assert np.mean(f1) == pytest.approx(material.ensemble["oof"]["ensemble"][JOINT]["f1"])
+    assert np.mean(f1) == pytest.approx(data.ensemble["oof"]["ensemble"][JOINT]["f1"])
     assert sum(row["images"] for row in classes["rows"]) == 24
     assert {row["groups"] for row in classes["rows"]} == {2}
-    confusion = {matrix["target"]: matrix for matrix in run_report.confusions(material)}
+    confusion = {matrix["target"]: matrix for matrix in run_report.confusions(data)}
     assert list(confusion) == ["shape", "size", JOINT]
     right = sum(row["cells"][place]["count"] for place, row in enumerate(confusion[JOINT]["rows"]))
-    assert right / 24 == pytest.approx(material.ensemble["oof"]["ensemble"][JOINT]["accuracy"])
+    assert right / 24 == pytest.approx(data.ensemble["oof"]["ensemble"][JOINT]["accuracy"])
 
 
 def test_losses_are_drawn_as_they_were_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those of a member with several heads, which are means over them already."""
     drawn: list[pd.DataFrame] = []
     monkeypatch.setattr(run_report, "plot_curves", lambda history, f1_range: drawn.append(history))
-    run_report.curves(run_report.read_material(run))
+    run_report.curves(run_report.read_run_data(run))
     assert [history["member"].iloc[0] for history in drawn] == [member["task"] for member in MEMBERS]
     for history in drawn:
         for fold, of_fold in history.groupby("fold"):
@@ -214,8 +214,8 @@ def test_losses_are_drawn_as_they_were_written(run: Run, monkeypatch: pytest.Mon
 
 def test_worst_mistakes_are_the_least_probable_truths(run: Run) -> None:
     oof = pd.read_parquet(run.oof_ensemble).set_index("image_id")
-    space = run_report.read_material(run).space
-    columns = material.joint_columns(space)
+    space = run_report.read_run_data(run).space
+    columns = run_data.joint_columns(space)
     truth = pd.read_parquet(run.manifest).set_index("image_id")[f"label_{JOINT}"]
     for image_id, of_truth in {"person-03/1.jpg": 0.001, "person-01/0.jpg": 0.002}.items():
         others = np.full(len(columns), (1 - of_truth - 0.5) / (len(columns) - 2))
@@ -223,7 +223,7 @@ def test_worst_mistakes_are_the_least_probable_truths(run: Run) -> None:
         oof.loc[image_id, columns] = others
     oof.loc["person-05/0.jpg", columns] = np.eye(6)[truth["person-05/0.jpg"]] * 0.0005 + 0.0004  # right, so no mistake
     write_table(run.oof_ensemble, oof.reset_index())
-    worst = run_report.worst_mistakes(run_report.read_material(run))
+    worst = run_report.worst_mistakes(run_report.read_run_data(run))
     assert [mistake["image_id"] for mistake in worst[:2]] == ["person-03/1.jpg", "person-01/0.jpg"]
     assert [mistake["probability"] for mistake in worst[:2]] == [0.001, 0.002]
     assert worst[0]["parts"] == [(HOSTILE, "round"), ("small", "small")]
@@ -296,11 +296,11 @@ class TestPictures:
 
     def test_of_a_table_lie_beside_it_or_where_its_root_is(self, tmp_path: Path) -> None:
         config = validate({"data": {"path": str(tmp_path / "photos.csv"), "kind": "csv"}})
-        assert material.data_roots(config) == [str(tmp_path)]
+        assert run_data.data_roots(config) == [str(tmp_path)]
         config = validate({"data": {"path": "s3://bucket/a/photos.csv", "kind": "csv"}})
-        assert material.is_below("s3://bucket/a/b/c.jpg", material.data_roots(config))
+        assert run_data.is_below("s3://bucket/a/b/c.jpg", run_data.data_roots(config))
         for other in ("s3://bucket/ab/c.jpg", "s3://bucket/a/../c.jpg", "gs://bucket/a/c.jpg", "/bucket/a/c.jpg"):
-            assert not material.is_below(other, material.data_roots(config))
+            assert not run_data.is_below(other, run_data.data_roots(config))
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_a_missing_file_costs_its_section_alone(run: Run, missing: str, said: st
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     begun = make_run(tmp_path / "begun")
     run = Run(tmp_path / "new")
-    save_run_config(run, run_report.read_material(begun).config)
+    save_run_config(run, run_report.read_run_data(begun).config)
     write_table(run.rejected, pd.DataFrame({"image_id": [], "reason": []}))
     replica = ReplicaId("shape", 0)
     run.history(replica).parent.mkdir(parents=True)
@@ -362,11 +362,11 @@ class TestVote:
 
     def test_it_is_said_that_the_expected_score_is_of_one_folds_models(self, run: Run) -> None:
         assert "one fold's models" not in section_of(page_of(run), "vote")
-        change(run, estimate_of=what_is_expected(5))
+        change(run, estimate_of=estimate_caveat(5))
         said = section_of(page_of(run), "vote")
         assert "This is the score of one fold's models an image" in said
         assert "on new images the models of 5 folds vote together, which usually does better." in said
-        assert what_is_expected(1) == ""
+        assert estimate_caveat(1) == ""
 
     def test_the_chosen_one_is_marked_and_the_weakest_are_left_out(self, run: Run) -> None:
         page = page_of(run)
@@ -383,7 +383,7 @@ class TestVote:
 
     def test_the_plain_votes_and_a_late_choice_are_always_there(self, run: Run) -> None:
         rows = [{**row, "chosen": row["rule"] == "own:35"} for row in read_json(run.ensemble)["rules"]]
-        shown = vote_sections.ways(rows, run_report.read_material(run).space)["rows"]
+        shown = vote_sections.ways(rows, run_report.read_run_data(run).space)["rows"]
         assert [row["rank"] for row in shown] == [*range(1, 21), 38, 40, 41]
         assert all(0 <= row["a"] <= row["v"] <= row["b"] <= 1 for row in shown)
 
@@ -459,8 +459,8 @@ class TestVote:
         assert page.count('class="absent"') == 1
 
     def test_what_the_vote_writes_is_what_the_page_reads(self, run: Run) -> None:
-        material, rng = run_report.read_material(run), np.random.default_rng(0)
-        images, space = material.manifest, material.space
+        data, rng = run_report.read_run_data(run), np.random.default_rng(0)
+        images, space = data.manifest, data.space
         members = {name: {JOINT: rng.dirichlet(np.ones(6), (2, 24)).astype(np.float32)} for name in "ab"}
         groups, folds = pd.factorize(images["group"])[0].astype(np.int64), images["fold"].to_numpy()
         evidence = Evidence(space, members, ("original", "hflip"), images[f"label_{JOINT}"].to_numpy(), groups, folds)

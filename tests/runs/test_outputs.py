@@ -20,7 +20,7 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return make_run(tmp_path_factory.mktemp("runs") / "made", photos)
 
 
-def everything(root: Path) -> dict[Path, bytes]:
+def all_rows(root: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
@@ -62,11 +62,11 @@ class TestCommands:
 
     @pytest.mark.parametrize("where", ["", "members", "members/mask", "new", "new/deep"])
     def test_predictions_never_go_into_a_run(self, run: Run, photos: Path, where: str) -> None:
-        before = everything(run.root)
+        before = all_rows(run.root)
         sentence = f"lies in the run '{run.root}'" if where else "is a run, whose own files would be lost"
         with pytest.raises(InputError, match=sentence):
             predict.predict(run.root, str(photos / "eval" / "images"), run.root / where)
-        assert everything(run.root) == before
+        assert all_rows(run.root) == before
 
     def test_predictions_that_an_older_version_wrote_into_a_run_are_not_gone_on_with(self, run: Run, photos: Path) -> None:
         job = run.root / "job.json"
@@ -79,21 +79,21 @@ class TestCommands:
 
     def test_predictions_do_not_go_among_the_images_or_the_runs(self, run: Run, photos: Path, tmp_path: Path) -> None:
         images = photos / "eval" / "images"
-        before = everything(images)
+        before = all_rows(images)
         for out in (images, run.root.parent, photos):
             with pytest.raises(InputError, match=rf"^--out '{out}' holds other files, such as '"):
                 predict.predict(run.root, str(images), out)
-        assert everything(images) == before
+        assert all_rows(images) == before
 
     def test_a_vote_of_several_runs_goes_into_none_of_them(self, run: Run, photos: Path, tmp_path: Path) -> None:
         other = make_run(tmp_path / "other", photos)
-        before = everything(run.root) | everything(other.root)
+        before = all_rows(run.root) | all_rows(other.root)
         for folders, into in (([run, other], run), ([run, other], other), ([run], other)):
             with pytest.raises(InputError, match=rf"^--into '{into.root}' is a run, whose own files would be lost"):
                 vote.vote([one.root for one in folders], into.root)
         with pytest.raises(InputError, match=r"^--into .* holds other files"):
             vote.vote([run.root, other.root], photos)
-        assert everything(run.root) | everything(other.root) == before
+        assert all_rows(run.root) | all_rows(other.root) == before
 
     def test_an_export_needs_a_new_folder_outside_of_runs(self, run: Run, photos: Path) -> None:
         with pytest.raises(InputError, match=r"^--out .* lies in the run"):

@@ -27,15 +27,15 @@ from raymask.data.decode import Pixels
 from raymask.data.specs import InputSpec
 from raymask.serving.access import Access, Guard
 from raymask.serving.admission import CLOSED, Gate
-from raymask.serving.app import EVERYBODY, REFUSED, Door, Told, build
+from raymask.serving.app import EVERYBODY, REFUSED, Backend, PredictionResult, build
 from raymask.serving.listener import drain, log_path, writing_down
-from raymask.serving.requests import MOST_IMAGES, Limits, Refusal
+from raymask.serving.requests import MAX_IMAGES, Limits, Refusal
 from raymask.serving.schemas import About
 from raymask.serving.turns import Turns
 
 ABOUT = About(name="<b>run", models="folds", number=2, members=["mask"], versions={"torch": "9.8.7"}, server="1.2.3")
 SPECS = [InputSpec(32, 24, 1.0), InputSpec(16, 16, 0.5)]
-Ask = Callable[[Sequence[Pixels]], Awaitable[Told]]
+Ask = Callable[[Sequence[Pixels]], Awaitable[PredictionResult]]
 
 
 def huge_png(side: int = 10_000) -> bytes:
@@ -48,7 +48,7 @@ def huge_png(side: int = 10_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-async def answering(pixels: Sequence[Pixels]) -> Told:
+async def answering(pixels: Sequence[Pixels]) -> PredictionResult:
     return told_of(pixels)
 
 
@@ -56,7 +56,7 @@ def made(ask: Ask = answering, ready: bool = True, access: Access = EVERYBODY, g
     async def is_ready() -> bool:
         return ready
 
-    return build(Door(ABOUT, SPECS, ask, is_ready, log="serve.log"), Limits(**limits), 2, access, gate)
+    return build(Backend(ABOUT, SPECS, ask, is_ready, log="serve.log"), Limits(**limits), 2, access, gate)
 
 
 def client(ask: Ask = answering, ready: bool = True, **given: Any) -> TestClient:
@@ -135,7 +135,7 @@ class TestAnswers:
     def test_models_are_given_pixels_for_each_spec(self) -> None:
         seen: list[tuple[int, ...]] = []
 
-        async def ask(pixels: Sequence[Pixels]) -> Told:
+        async def ask(pixels: Sequence[Pixels]) -> PredictionResult:
             seen.extend(of_spec.shape for of_spec in pixels)
             return told_of(pixels)
 
@@ -244,7 +244,7 @@ class TestRefusals:
 
         large = io.BytesIO()
         Image.new("1", (5000, 5000)).save(large, "PNG")
-        files = [("image", (f"{place}.png", large.getvalue())) for place in range(MOST_IMAGES)]
+        files = [("image", (f"{place}.png", large.getvalue())) for place in range(MAX_IMAGES)]
         monkeypatch.setattr("raymask.serving.requests.read_content", decode)
         assert refused(client().post("/predict", files=files), 413) == (
             "The request's 64 images have 1600 megapixels; send at most 100 at a time."
@@ -260,9 +260,9 @@ class TestRefusals:
 
     def test_too_many_images(self) -> None:
         image = encoded(image_bytes())
-        assert str(MOST_IMAGES) in refused(client().post("/predict", json={"image": [image] * (MOST_IMAGES + 1)}), 413)
-        files = [("image", ("a", image_bytes()))] * (MOST_IMAGES + 1)
-        assert str(MOST_IMAGES) in refused(client().post("/predict", files=files), 413)
+        assert str(MAX_IMAGES) in refused(client().post("/predict", json={"image": [image] * (MAX_IMAGES + 1)}), 413)
+        files = [("image", ("a", image_bytes()))] * (MAX_IMAGES + 1)
+        assert str(MAX_IMAGES) in refused(client().post("/predict", files=files), 413)
 
     def test_too_large_a_body(self) -> None:
         visitor = client(max_mb=0.01)
@@ -291,14 +291,14 @@ class TestRefusals:
         assert read <= most
 
     def test_one_that_takes_too_long(self) -> None:
-        async def never(pixels: Sequence[Pixels]) -> Told:
+        async def never(pixels: Sequence[Pixels]) -> PredictionResult:
             await asyncio.sleep(60)
             raise AssertionError
 
         assert "within 0.2 s" in refused(client(never, timeout_s=0.2).post("/predict", **file_of(image_bytes())), 504)
 
     def test_what_the_models_refuse(self) -> None:
-        async def busy(pixels: Sequence[Pixels]) -> Told:
+        async def busy(pixels: Sequence[Pixels]) -> PredictionResult:
             raise Refusal(503, "The server is busy.", {"Retry-After": "1"})
 
         answer = client(busy).post("/predict", **file_of(image_bytes()))
@@ -306,7 +306,7 @@ class TestRefusals:
         assert answer.headers["retry-after"] == "1"
 
     def test_a_failure_is_a_sentence_too(self) -> None:
-        async def fail(pixels: Sequence[Pixels]) -> Told:
+        async def fail(pixels: Sequence[Pixels]) -> PredictionResult:
             raise RuntimeError("secret")
 
         sentence = refused(client(fail).post("/predict", **file_of(image_bytes())), 500)
@@ -331,7 +331,7 @@ class TestRefusals:
         async def all_at_once() -> list[int]:
             let, statuses = asyncio.Event(), []
 
-            async def waits(pixels: Sequence[Pixels]) -> Told:
+            async def waits(pixels: Sequence[Pixels]) -> PredictionResult:
                 await let.wait()
                 return told_of(pixels)
 
@@ -367,7 +367,7 @@ class TestRefusals:
     def test_a_client_that_goes_while_the_models_compute_stops_them_and_is_counted(self) -> None:
         stopped = []
 
-        async def never(pixels: Sequence[Pixels]) -> Told:
+        async def never(pixels: Sequence[Pixels]) -> PredictionResult:
             try:
                 await asyncio.sleep(60)
             finally:
@@ -450,7 +450,7 @@ class TestTurns:
         order = []
 
         async def both() -> None:
-            async def ask(pixels: Sequence[Pixels]) -> Told:
+            async def ask(pixels: Sequence[Pixels]) -> PredictionResult:
                 await asyncio.sleep(0.001)
                 order.append(int(pixels[0].mean()))
                 return told_of(pixels)
@@ -458,10 +458,10 @@ class TestTurns:
             async def ready() -> bool:
                 return True
 
-            app = build(Door(ABOUT, SPECS, ask, ready, at_once=2), Limits(), 1)
+            app = build(Backend(ABOUT, SPECS, ask, ready, at_once=2), Limits(), 1)
             large, small = (
                 json.dumps({"image": [encoded(image_bytes("PNG", value=value))] * count}).encode()
-                for value, count in ((10, MOST_IMAGES), (200, 1))
+                for value, count in ((10, MAX_IMAGES), (200, 1))
             )
             whole = [{"type": "http.request", "body": body, "more_body": False} for body in (large, small)]
             first = asyncio.ensure_future(exchange(app, [whole[0]]))
@@ -470,8 +470,8 @@ class TestTurns:
             assert await first == [200]
 
         asyncio.run(both())
-        assert len(order) == MOST_IMAGES + 1
-        assert order.index(200) < MOST_IMAGES - 10
+        assert len(order) == MAX_IMAGES + 1
+        assert order.index(200) < MAX_IMAGES - 10
 
     def test_places_go_round_among_owners(self) -> None:
         order = []
@@ -501,7 +501,7 @@ class TestDrain:
         async def all_of() -> tuple[list[int], Any, list[int]]:
             let = asyncio.Event()
 
-            async def waits(pixels: Sequence[Pixels]) -> Told:
+            async def waits(pixels: Sequence[Pixels]) -> PredictionResult:
                 await let.wait()
                 return told_of(pixels)
 
@@ -537,7 +537,7 @@ class TestDrain:
 
     def test_who_is_cut_off_by_the_end_is_told(self) -> None:
         async def cut() -> list[int]:
-            async def never(pixels: Sequence[Pixels]) -> Told:
+            async def never(pixels: Sequence[Pixels]) -> PredictionResult:
                 await asyncio.sleep(60)
                 raise AssertionError
 

@@ -35,12 +35,12 @@ from raymask.config.loading import validate
 from raymask.config.schema import ComputeConfig, Recipe, label_space
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, heads_of
+from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import load
-from raymask.inference.panel import read_panel
 from raymask.io.atomic import replacing, write_json
 from raymask.models.classifier import build_classifier, save_classifier
 from raymask.runs.directory import ReplicaId, Run, save_run_config
-from raymask.serving.deployment import Settings, Voter, plan_replicas, serving
+from raymask.serving.deployment import ModelDeployment, Settings, plan_replicas, serving
 from raymask.serving.requests import Limits
 from raymask.serving.schemas import predictions_of
 from raymask.transforms.tta import even
@@ -112,7 +112,7 @@ def server(ray_session: None, run: Run) -> Iterator[httpx.Client]:
     )
     with (
         connect(ComputeConfig()) as cluster,
-        serving(run.root, read_panel(run.root), settings, cluster) as replicas,
+        serving(run.root, read_definition(run.root), settings, cluster) as replicas,
         httpx.Client(base_url=settings.url, timeout=60) as client,
     ):
         assert replicas == 1
@@ -165,11 +165,11 @@ class TestServer:
 
     def test_a_members_vote_is_that_of_the_mean_of_its_models(self, run: Run) -> None:
         ensemble = load(run.root)
-        said = ensemble.said([("", pixels) for _, pixels in map(ensemble_reader(ensemble), PHOTOS[:4])])
-        for image, prediction in enumerate(predictions_of(ensemble.panel, said)):
+        said = ensemble.probabilities([("", pixels) for _, pixels in map(ensemble_reader(ensemble), PHOTOS[:4])])
+        for image, prediction in enumerate(predictions_of(ensemble.definition, said)):
             mean = (said["joint/fold-0"][JOINT][image] + said["joint/fold-1"][JOINT][image]) / 2
             vote = prediction.members["joint"][JOINT]
-            assert vote.label == ensemble.panel.space.joint_classes[mean.argmax()]
+            assert vote.label == ensemble.definition.space.joint_classes[mean.argmax()]
             assert vote.probability == pytest.approx(mean.max(), abs=1e-5)
 
     def test_requests_that_come_together_are_predicted_together(self, server: httpx.Client) -> None:
@@ -227,7 +227,7 @@ class TestServer:
         with (
             connect(ComputeConfig()) as cluster,
             pytest.raises(InputError, match="serves something already"),
-            serving(run.root, read_panel(run.root), Settings(port=free_port()), cluster),
+            serving(run.root, read_definition(run.root), Settings(port=free_port()), cluster),
         ):
             pass
         assert server.get("/health").status_code == 200
@@ -318,7 +318,7 @@ def ensemble_reader(ensemble: Any) -> Any:
 
 class TestVoter:
     def test_batches_that_wait_for_the_models_are_joined_as_far_as_there_is_room(self) -> None:
-        voter = Voter.__new__(Voter)
+        voter = ModelDeployment.__new__(ModelDeployment)
         sizes = []
 
         def told(images: list[Any]) -> list[Any]:
@@ -330,7 +330,7 @@ class TestVoter:
         async def all_of(batches: list[list[Any]]) -> list[Any]:
             voter.batch_size, voter.free, voter.closed = 4, asyncio.Lock(), deque()
             voter.worker, voter.told = ThreadPoolExecutor(1), told  # type: ignore[method-assign]
-            asked = (Voter.predict.__wrapped__(voter, batch) for batch in batches)
+            asked = (ModelDeployment.predict.__wrapped__(voter, batch) for batch in batches)
             return await asyncio.gather(*asked, return_exceptions=True)
 
         answers = asyncio.run(all_of([[1], [2, 3], [4, 5], [6], [7], ["bad", 8, 9], [10], [11]]))
@@ -366,8 +366,8 @@ class TestPlan:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             settings = Settings(port=taken.getsockname()[1])
-            panel, cluster = read_panel(run.root), Cluster((Node(2, 0),), None, True)
-            with pytest.raises(InputError, match=f"port {settings.port} of"), serving(run.root, panel, settings, cluster):
+            definition, cluster = read_definition(run.root), Cluster((Node(2, 0),), None, True)
+            with pytest.raises(InputError, match=f"port {settings.port} of"), serving(run.root, definition, settings, cluster):
                 pass
 
     def test_addresses(self) -> None:

@@ -20,7 +20,7 @@ from raymask.core.errors import InputError
 from raymask.core.types import Pixels
 from raymask.data.specs import InputSpec
 from raymask.serving.admission import CLOSED, Gate
-from raymask.serving.app import Door, Told, build
+from raymask.serving.app import Backend, PredictionResult, build
 from raymask.serving.listener import bound, listening, writing_down
 from raymask.serving.requests import Limits
 from raymask.serving.schemas import About
@@ -36,11 +36,11 @@ class Server:
         self.gate = Gate(Limits(**limits))
         self.listener = bound("127.0.0.1", 0)
         self.port = self.listener.getsockname()[1]
-        door = Door(ABOUT, [InputSpec(8, 8, 1.0)], self.ask, self.ready)
-        self.app = build(door, self.gate.limits, 2, gate=self.gate)
+        backend = Backend(ABOUT, [InputSpec(8, 8, 1.0)], self.ask, self.ready)
+        self.app = build(backend, self.gate.limits, 2, gate=self.gate)
         self.url = f"http://127.0.0.1:{self.port}"
 
-    async def ask(self, pixels: Sequence[Pixels]) -> Told:
+    async def ask(self, pixels: Sequence[Pixels]) -> PredictionResult:
         self.began.release()
         while not self.let.is_set():
             await asyncio.sleep(0.01)
@@ -168,10 +168,10 @@ def test_a_client_that_goes_is_499_in_metrics_and_log(tmp_path: Path) -> None:
 def test_a_failure_is_in_the_log_with_its_place(tmp_path: Path) -> None:
     with writing_down(tmp_path / "log"), running() as server:
 
-        async def fail(pixels: Sequence[Pixels]) -> Told:
+        async def fail(pixels: Sequence[Pixels]) -> PredictionResult:
             raise RuntimeError("the reason")
 
-        server.app = build(Door(ABOUT, [InputSpec(8, 8, 1.0)], fail, server.ready), Limits(), 1)
+        server.app = build(Backend(ABOUT, [InputSpec(8, 8, 1.0)], fail, server.ready), Limits(), 1)
         other = bound("127.0.0.1", 0)
         url = f"http://127.0.0.1:{other.getsockname()[1]}"
         with listening(server.app, other, Gate(Limits()), 1, print):

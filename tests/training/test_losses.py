@@ -70,8 +70,8 @@ class TestLoss:
     @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
     def test_a_probability_of_1_is_the_same_as_the_label(self, power: float, smoothing: float) -> None:
         loss = build_loss(recipe_of(class_weight_power=power, label_smoothing=smoothing), [5, 20, 100])
-        sure = functional.one_hot(self.LABELS, 3).float()
-        torch.testing.assert_close(loss(self.LOGITS, sure), loss(self.LOGITS, self.LABELS))
+        confident = functional.one_hot(self.LABELS, 3).float()
+        torch.testing.assert_close(loss(self.LOGITS, confident), loss(self.LOGITS, self.LABELS))
 
     def test_probabilities_by_hand(self) -> None:
         soft = torch.tensor(np.random.default_rng(1).dirichlet(np.ones(3), 16), dtype=torch.float32)

@@ -18,7 +18,7 @@ from raymask.config.schema import ComputeConfig, Member, Recipe
 from raymask.core.errors import InputError
 from raymask.data.specs import InputSpec, StreamSpec, bank_spec, frozen_backbone, input_spec, stream_spec
 from raymask.runs.directory import ReplicaId
-from raymask.training.packs import MOST_PIECES, Pack, Plan, makespan, plan_run, split_packs
+from raymask.training.packs import MAX_PIECES, Pack, Plan, makespan, plan_run, split_packs
 
 RECIPES = [
     Recipe.model_validate({"pretrained": True, **values})
@@ -140,7 +140,7 @@ class TestPacks:
         assume(max(pack.cost / len(pack.replicas) for pack in whole) < 0.04 * fair_share)
         split = split_packs(whole, slots, most)
         assert makespan(split, slots) <= 1.12 * fair_share
-        assert len(split) <= MOST_PIECES * slots + sum(-(-len(pack.replicas) // most) for pack in whole) + len(whole)
+        assert len(split) <= MAX_PIECES * slots + sum(-(-len(pack.replicas) // most) for pack in whole) + len(whole)
 
     @given(st.integers(1, 400), st.integers(1, 64), st.integers(1, 20))
     @settings(deadline=None)

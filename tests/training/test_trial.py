@@ -19,7 +19,7 @@ from raymask.runs.directory import ANY_FOLD, WHOLE, ReplicaId, load_run_config
 from raymask.runs.tables import read_manifest
 from raymask.training.packs import Job
 from raymask.training.targets import LabelTable, label_table, teach
-from raymask.training.trial import History, _save_checkpoint, take_up
+from raymask.training.trial import History, _save_checkpoint, resume
 
 SPACE = LabelSpace((Task("colour", "colour", ("red", "green", "blue")), Task("half", "half", ("top", "bottom"))))
 JOINTS = np.array([0, 1, 2, 3, 4, -1, -1, -1])
@@ -38,7 +38,7 @@ def targets(rows: list[int], fold: int, joint: list[list[float]]) -> pd.DataFram
     return pd.DataFrame({"image_id": IDS[rows].to_numpy(), "fold": fold, **named})
 
 
-def sure(label: int) -> list[float]:
+def confident(label: int) -> list[float]:
     return [float(label == other) for other in range(6)]
 
 
@@ -63,10 +63,10 @@ def test_unlabelled_images_are_not_learned_from_without_a_teacher() -> None:
 def test_a_replica_is_taught_by_the_targets_of_its_fold_and_by_those_for_all() -> None:
     table = pd.concat(
         [
-            targets([5], 0, [sure(5)]),
-            targets([6], 1, [sure(4)]),
-            targets([7], WHOLE, [sure(3)]),
-            targets([1], ANY_FOLD, [sure(2)]),
+            targets([5], 0, [confident(5)]),
+            targets([6], 1, [confident(4)]),
+            targets([7], WHOLE, [confident(3)]),
+            targets([1], ANY_FOLD, [confident(2)]),
         ]
     )
     taught = {fold: teach(LABELS, IDS, table, fold) for fold in (0, 1, WHOLE)}
@@ -76,12 +76,12 @@ def test_a_replica_is_taught_by_the_targets_of_its_fold_and_by_those_for_all() -
 
 
 def test_targets_of_the_fold_itself_go_before_those_for_all() -> None:
-    table = pd.concat([targets([5], 0, [sure(5)]), targets([5], ANY_FOLD, [sure(1)])])
+    table = pd.concat([targets([5], 0, [confident(5)]), targets([5], ANY_FOLD, [confident(1)])])
     assert [teach(LABELS, IDS, table, fold).train[JOINT][5] for fold in (0, 1)] == [5, 1]
 
 
 def test_sure_targets_are_ordinary_labels_of_every_head() -> None:
-    taught = teach(LABELS, IDS, targets([6, 5], ANY_FOLD, [sure(5), sure(2)]), 0)
+    taught = teach(LABELS, IDS, targets([6, 5], ANY_FOLD, [confident(5), confident(2)]), 0)
     assert {head: labels.dtype.kind for head, labels in taught.train.items()} == {"colour": "i", "half": "i", JOINT: "i"}
     assert taught.train["colour"].tolist() == [0, 0, 1, 1, 2, 1, 2, -1]
     assert taught.train["half"].tolist() == [0, 1, 0, 1, 0, 0, 1, -1]
@@ -89,9 +89,9 @@ def test_sure_targets_are_ordinary_labels_of_every_head() -> None:
 
 
 def test_unsure_targets_make_all_labels_probabilities() -> None:
-    taught = teach(LABELS, IDS, targets([5, 0], ANY_FOLD, [MIXED, sure(3)]), 1)
+    taught = teach(LABELS, IDS, targets([5, 0], ANY_FOLD, [MIXED, confident(3)]), 1)
     assert {head: labels.dtype for head, labels in taught.train.items()} == dict.fromkeys(("colour", "half", JOINT), np.float32)
-    np.testing.assert_allclose(taught.train[JOINT][[5, 0, 2]], [MIXED, sure(3), sure(2)])
+    np.testing.assert_allclose(taught.train[JOINT][[5, 0, 2]], [MIXED, confident(3), confident(2)])
     np.testing.assert_allclose(taught.train["colour"][[5, 0, 2]], [[0.75, 0.25, 0], [0, 1, 0], [0, 1, 0]])
     np.testing.assert_allclose(taught.train["half"][[5, 0, 2]], [[0.75, 0.25], [0, 1], [1, 0]])
     np.testing.assert_array_equal(taught.train[JOINT][[6, 7]], 0)
@@ -100,7 +100,7 @@ def test_unsure_targets_make_all_labels_probabilities() -> None:
 
 
 def test_the_truth_stays_the_manifests() -> None:
-    taught = teach(LABELS, IDS, targets([0, 5], ANY_FOLD, [sure(5), MIXED]), 0)
+    taught = teach(LABELS, IDS, targets([0, 5], ANY_FOLD, [confident(5), MIXED]), 0)
     for target, truth in LABELS.truth.items():
         np.testing.assert_array_equal(taught.truth[target], truth)
     np.testing.assert_array_equal(taught.fold, FOLDS)
@@ -124,10 +124,10 @@ class TestTakeUp:
         replica, labels = ReplicaId("joint", 0), label_table(read_manifest(job.run, job.space), job.space)
 
         def begin() -> tuple[int, History]:
-            learner, history = take_up(job, replica, labels, 4, torch.device("cpu"))
+            learner, history = resume(job, replica, labels, 4, torch.device("cpu"))
             return learner.epoch, history
 
-        learner, _ = take_up(job, replica, labels, 4, torch.device("cpu"))
+        learner, _ = resume(job, replica, labels, 4, torch.device("cpu"))
         learner.epoch = 2
         _save_checkpoint(job.run, learner, replica, [{"epoch": 1}, {"epoch": 2}])
         return begin

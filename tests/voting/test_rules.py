@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.preprocessing import LabelEncoder
 
 from raymask.core.errors import InputError
-from raymask.metrics.scores import Aim, quick_score
+from raymask.metrics.scores import Aim, fast_macro_f1
 from raymask.voting.rules import (
     FLOOR,
     ROUNDS,
@@ -103,14 +103,14 @@ def drawn(seed: int, strengths: list[float], images: int = 200, classes: int = 3
 
 
 def score_of(evidence: Evidence, combined: np.ndarray) -> float:
-    return quick_score(evidence.aim, evidence.labels, combined.argmax(axis=1), combined.shape[1])
+    return fast_macro_f1(evidence.aim, evidence.labels, combined.argmax(axis=1), combined.shape[1])
 
 
 def voted(name: str, evidence: Evidence) -> np.ndarray:
     return RULES[name].combine(evidence.ballots, RULES[name].fit(evidence))
 
 
-class Told(ClassifierMixin, BaseEstimator):
+class PredictionResult(ClassifierMixin, BaseEstimator):
     """A fitted estimator that says of row n what it was told to."""
 
     def __init__(self, ballot: np.ndarray) -> None:
@@ -126,7 +126,7 @@ class Told(ClassifierMixin, BaseEstimator):
 
 def of_sklearn(ballots: np.ndarray, voting: str, weights: np.ndarray | None = None) -> VotingClassifier:
     """scikit-learn's vote of voters that were told what to say."""
-    voters = [(str(n), Told(ballot)) for n, ballot in enumerate(ballots)]
+    voters = [(str(n), PredictionResult(ballot)) for n, ballot in enumerate(ballots)]
     fitted = VotingClassifier(voters, voting=voting, weights=weights)
     fitted.estimators_ = [told for _, told in voters]
     fitted.le_ = LabelEncoder().fit(range(ballots.shape[2]))
@@ -141,14 +141,14 @@ class TestQuickScore:
         rng = np.random.default_rng(seed)
         truth, elected = rng.integers(0, classes, (2, images)) * rng.integers(0, 2)
         expected = f1_score(truth, elected, average="macro", zero_division=0)
-        assert quick_score("f1", truth, elected, classes) == pytest.approx(expected, abs=1e-12)
-        assert quick_score("f1", truth, elected, classes + 3) == pytest.approx(expected, abs=1e-12)
-        assert quick_score("accuracy", truth, elected, classes) == pytest.approx(accuracy_score(truth, elected), abs=1e-12)
+        assert fast_macro_f1("f1", truth, elected, classes) == pytest.approx(expected, abs=1e-12)
+        assert fast_macro_f1("f1", truth, elected, classes + 3) == pytest.approx(expected, abs=1e-12)
+        assert fast_macro_f1("accuracy", truth, elected, classes) == pytest.approx(accuracy_score(truth, elected), abs=1e-12)
 
     def test_by_hand(self) -> None:
         truth, elected = np.array([0, 0, 1, 1]), np.array([0, 3, 1, 1])
-        assert quick_score("f1", truth, elected, 4) == pytest.approx((2 / 3 + 1 + 0) / 3)
-        assert quick_score("accuracy", truth, elected, 4) == 0.75
+        assert fast_macro_f1("f1", truth, elected, 4) == pytest.approx((2 / 3 + 1 + 0) / 3)
+        assert fast_macro_f1("accuracy", truth, elected, 4) == 0.75
 
 
 class TestSoftVote:
@@ -175,10 +175,10 @@ class TestGeometricVote:
         np.testing.assert_allclose(geometric_vote(ballots), raised / raised.sum(axis=1, keepdims=True))
 
     def test_one_who_is_sure_that_it_is_not_counts_for_much_but_is_no_veto(self) -> None:
-        sure, others = [[0.0, 1.0]], [[[1 - 1e-6, 1e-6]]] * 3
-        assert geometric_vote(np.array([sure, *others])).argmax() == 0
-        assert geometric_vote(np.array([sure, [[0.9, 0.1]], [[0.9, 0.1]]])).argmax() == 1
-        assert soft_vote(np.array([sure, [[0.9, 0.1]], [[0.9, 0.1]]])).argmax() == 0
+        confident, others = [[0.0, 1.0]], [[[1 - 1e-6, 1e-6]]] * 3
+        assert geometric_vote(np.array([confident, *others])).argmax() == 0
+        assert geometric_vote(np.array([confident, [[0.9, 0.1]], [[0.9, 0.1]]])).argmax() == 1
+        assert soft_vote(np.array([confident, [[0.9, 0.1]], [[0.9, 0.1]]])).argmax() == 0
 
 
 class TestRankVote:
@@ -523,9 +523,9 @@ class TestSearch:
     def test_votes_count_alone_and_probabilities_only_settle_ties(self) -> None:
         """Of two voters with one vote each the surer one is right at first, and is to be followed everywhere."""
         labels = np.array([0, 0, 1, 1, 1])
-        sure = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.45, 0.55], [0.45, 0.55]])
+        confident = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.45, 0.55], [0.45, 0.55]])
         other = np.array([[0.4, 0.6], [0.4, 0.6], [0.6, 0.4], [0.4, 0.6], [0.4, 0.6]])
-        evidence = Evidence(np.stack([sure, other]), labels, "accuracy", 0)
+        evidence = Evidence(np.stack([confident, other]), labels, "accuracy", 0)
         np.testing.assert_allclose(RULES["weighted_hard"].fit(evidence)["weights"], [0.5, 0.5])
         assert score_of(evidence, voted("weighted_hard", evidence)) == 1.0
 
@@ -598,8 +598,8 @@ class TestLogistic:
 
     def test_certainties_are_no_trouble(self) -> None:
         evidence = drawn(0, [2.0, 1.0], images=100)
-        sure = Evidence(votes_of(evidence.ballots), evidence.labels, "f1", 0)
-        assert score_of(sure, voted("logistic", sure)) >= score_of(sure, sure.ballots[1])
+        confident = Evidence(votes_of(evidence.ballots), evidence.labels, "f1", 0)
+        assert score_of(confident, voted("logistic", confident)) >= score_of(confident, confident.ballots[1])
 
     def test_features_are_centred_logarithms_voter_by_voter(self) -> None:
         ballots = np.array([[[0.5, 0.5], [1.0, 0.0]], [[0.8, 0.2], [0.2, 0.8]]])

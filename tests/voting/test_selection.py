@@ -18,14 +18,14 @@ from raymask.voting.rules import RULES, Rule, weighted_vote
 from raymask.voting.selection import (
     Candidate,
     Fitted,
-    OutOfFold,
+    OofPredictions,
+    all_rows,
     calibrate,
     calibrated,
     candidates,
     choose,
     cross_fit,
     difference_errors,
-    everything,
     fit,
     into_joint,
     parts_of,
@@ -54,7 +54,7 @@ def out_of_fold(
     folds: int = 4,
     prior: list[float] | None = None,
     seed: int = 0,
-) -> OutOfFold:
+) -> OofPredictions:
     """Members named `KIND-...`, each as good as it is strong; four images a group, a group's folds alike."""
     rng = np.random.default_rng(seed)
     truth = rng.choice(space.joint_size, 4 * groups, p=prior)
@@ -65,7 +65,7 @@ def out_of_fold(
         heads = space.names if kind == "multi" else (kind,)
         members[name] = {head: said_of(rng, labels[head], len(space.classes(head)), strength) for head in heads}
     of_group = np.repeat(np.arange(groups), 4)
-    return OutOfFold(space, members, truth, of_group, of_group % folds)
+    return OofPredictions(space, members, truth, of_group, of_group % folds)
 
 
 def all_of(space: LabelSpace = SPACE, rules: tuple[str, ...] = tuple(RULES)) -> list[Candidate]:
@@ -136,7 +136,7 @@ class TestParts:
     def test_folds_that_part_groups_give_way_too(self) -> None:
         """As those of folds.scheme `kfold`."""
         evidence = out_of_fold({"joint-a": 1.0})
-        parted = OutOfFold(SPACE, evidence.members, evidence.truth, evidence.groups, np.arange(240) % 4)
+        parted = OofPredictions(SPACE, evidence.members, evidence.truth, evidence.groups, np.arange(240) % 4)
         parts = parts_of(parted, 0)
         assert all(len(set(parts[evidence.groups == group])) == 1 for group in range(60))
 
@@ -202,7 +202,7 @@ class TestCrossFit:
         truth = self.EVIDENCE.truth.copy()
         truth[own] = np.random.default_rng(1).permutation(truth[own])
         assert (truth != self.EVIDENCE.truth).sum() > 20
-        permuted = OutOfFold(SPACE, self.EVIDENCE.members, truth, self.EVIDENCE.groups, self.EVIDENCE.folds)
+        permuted = OofPredictions(SPACE, self.EVIDENCE.members, truth, self.EVIDENCE.groups, self.EVIDENCE.folds)
         before, seconds = cross_fit(self.EVIDENCE, tried, JOINT_F1, method, 0)
         after, _ = cross_fit(permuted, tried, JOINT_F1, method, 0)
         for candidate in tried:
@@ -218,8 +218,8 @@ class TestCrossFit:
         for part in range(4):
             kept, own = evidence.folds != part, evidence.folds == part
             members = {name: {head: of_head[kept] for head, of_head in heads.items()} for name, heads in evidence.members.items()}
-            others = OutOfFold(SPACE, members, evidence.truth[kept], evidence.groups[kept], evidence.folds[kept])
-            calibrations = calibrate(others, "temperature", everything(others))
+            others = OofPredictions(SPACE, members, evidence.truth[kept], evidence.groups[kept], evidence.folds[kept])
+            calibrations = calibrate(others, "temperature", all_rows(others))
             fitted = fit(others, voters_of(SPACE, calibrated(members, calibrations)), candidate, JOINT_F1, 3)
             told = voters_of(SPACE, calibrated(evidence.members, calibrations))
             np.testing.assert_allclose(fitted.combine(SPACE, told)[own], results[candidate][own], rtol=1e-5)
@@ -247,7 +247,7 @@ class TestChoose:
         one = out_of_fold({"joint-a": 1.0})
         same = {f"joint-{n}": one.members["joint-a"] for n in range(4)}
         tried = candidates(SPACE, RULES, ("joint", "task"), ("none",))
-        chosen = choose(OutOfFold(SPACE, same, one.truth, one.groups, one.folds), tried, JOINT_ACCURACY, "none", 0)
+        chosen = choose(OofPredictions(SPACE, same, one.truth, one.groups, one.folds), tried, JOINT_ACCURACY, "none", 0)
         assert chosen.chosen == SOFT
 
     def test_one_good_voter_among_noise_is_found(self) -> None:
@@ -267,7 +267,7 @@ class TestChoose:
             name: {"mask": heads["mask"] * np.array(prior) ** 1.5 / (heads["mask"] * np.array(prior) ** 1.5).sum(axis=1)[:, None]}
             for name, heads in rare.members.items()
         }
-        evidence = OutOfFold(ALONE, shifted, rare.truth, rare.groups, rare.folds)
+        evidence = OofPredictions(ALONE, shifted, rare.truth, rare.groups, rare.folds)
         tried = candidates(ALONE, ["soft"], ["joint"], list(ADJUSTMENTS))
         choice = choose(evidence, tried, JOINT_F1, "none", 0)
         assert choice.chosen.adjust in ("prior", "thresholds")

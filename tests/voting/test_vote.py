@@ -21,7 +21,7 @@ from raymask.voting.ballots import joint_ballots, voter_names, voters_of
 from raymask.voting.calibration import Calibration
 from raymask.voting.reading import read_vote
 from raymask.voting.rules import RULES, Rule, soft_vote, weighted_vote
-from raymask.voting.selection import LEVELS, Candidate, OutOfFold, calibrate, calibrated, candidates, everything, fit
+from raymask.voting.selection import LEVELS, Candidate, OofPredictions, all_rows, calibrate, calibrated, candidates, fit
 from raymask.voting.vote import WITHOUT_RIVALS, Decision, Evidence, Vote, decide, drawn_images, fixed_weights, subset, summary
 
 SPACE = LabelSpace((Task("mask", "mask", ("worn", "wrong", "none")), Task("gender", "gender", ("male", "female"))))
@@ -58,8 +58,8 @@ def configured(**settings: object) -> VoteConfig:
 def vote_of(candidate: Candidate, space: LabelSpace = SPACE, kinds: tuple[str, ...] = KINDS, method: str = "temperature") -> Vote:
     evidence = make_evidence(space, kinds)
     members = {name: {head: said[0] for head, said in heads.items()} for name, heads in evidence.members.items()}
-    folded = OutOfFold(space, members, evidence.truth, evidence.groups, evidence.folds)
-    calibrations = calibrate(folded, method, everything(folded))
+    folded = OofPredictions(space, members, evidence.truth, evidence.groups, evidence.folds)
+    calibrations = calibrate(folded, method, all_rows(folded))
     fitted = fit(folded, voters_of(space, calibrated(members, calibrations)), candidate, Metric(JOINT, "f1"), 0)
     result = Calibration(np.full(space.joint_size, 1.0 if method == "none" else 0.8), np.zeros(space.joint_size))
     return Vote(space, ViewPlan(VIEWS, (1.0, 2.0), "geometric"), calibrations, fitted, result)
@@ -219,7 +219,7 @@ class TestDecide:
         np.testing.assert_allclose(decision.joint.sum(axis=1), 1)
 
     def test_of_many_images_those_of_drawn_groups_decide_and_all_are_predicted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("raymask.voting.vote.MOST_IMAGES", 103)
+        monkeypatch.setattr("raymask.voting.vote.MAX_IMAGES", 103)
         drawn = drawn_images(EVIDENCE.groups, 0)
         assert drawn.sum() == 100
         assert not set(EVIDENCE.groups[drawn]) & set(EVIDENCE.groups[~drawn])
@@ -237,7 +237,7 @@ class TestDecide:
     def test_all_images_decide_where_they_are_few_and_a_group_at_least_always(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert drawn_images(EVIDENCE.groups, 0).all()
         assert subset(EVIDENCE, drawn_images(EVIDENCE.groups, 0)) is EVIDENCE
-        monkeypatch.setattr("raymask.voting.vote.MOST_IMAGES", 3)
+        monkeypatch.setattr("raymask.voting.vote.MAX_IMAGES", 3)
         assert drawn_images(EVIDENCE.groups, 0).sum() == 4
 
     @pytest.mark.parametrize("merge", ["mean", "geometric", "max"])

@@ -15,7 +15,7 @@ from raymask.core.errors import InputError
 from raymask.core.spelling import canonical
 from raymask.core.tasks import JOINT, LabelSpace, Task
 from raymask.export.torch_modules import output_names
-from raymask.inference.replicas import electorates
+from raymask.inference.replicas import voting_runs
 from raymask.io.atomic import write_table
 from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.predictions import prediction_table, replica_by_head, split_heads
@@ -46,7 +46,7 @@ def spaces(draw: st.DrawFn) -> LabelSpace | None:
 def test_a_vote_of_runs_whose_names_are_no_paths_is_refused_before_it_is_held(tmp_path: Path) -> None:
     for name in ("x:y", "a\\b", "a\u200bb"):
         with pytest.raises(InputError, match=r"^'.*' cannot name a file below '.*': it may have no '/'"):
-            electorates([Run(tmp_path / name), Run(tmp_path / "other")])
+            voting_runs([Run(tmp_path / name), Run(tmp_path / "other")])
 
 
 @given(space=spaces(), member=st.sampled_from(["age", "fold-0", "a|b/age", "a:b/x|y:z", "r/age/fold-1"]))

@@ -24,11 +24,11 @@ from raymask.core.errors import InputError, RunError
 from raymask.data.sources import read_source
 from raymask.export.export import export
 from raymask.inference import replicas
+from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import load
-from raymask.inference.panel import read_panel
 from raymask.io.checked import DamagedFileError, read_json
 from raymask.report import run_report
-from raymask.report.material import read_material
+from raymask.report.run_data import read_run_data
 from raymask.report.run_report import build_report
 from raymask.report.vote_sections import vote_section
 from raymask.runs.directory import ReplicaId, Run, load_run_config, read_timings, settled_config
@@ -82,8 +82,8 @@ class Said(Display):
 def vote(run: Run, said: Said) -> None:
     """`raymask vote` without the page, which is a door of its own."""
     config = settled_config(run)
-    [one] = replicas.electorates([run])
-    decided, _ = workflow.elect([one], config.vote, run, config.seed, said)
+    [one] = replicas.voting_runs([run])
+    decided, _ = workflow.decide_vote([one], config.vote, run, config.seed, said)
     test, _ = read_test_set(config, config.data, one.space, said)
     workflow.predict_test([one], decided, test, run, None, said)
     workflow.score_reserve([one], decided, run, config.seed, None, said)
@@ -96,7 +96,7 @@ def report(run: Run, said: Said) -> None:
 
 def sections(run: Run, said: Said) -> None:
     """What the page is made of, without the plots."""
-    material = read_material(run)
+    material = read_run_data(run)
     vote_section(material.ensemble, material.space)
     for part in ("header", "tiles", "score_table", "confusions", "class_table", "worst_mistakes", "fold_table", "wall_time"):
         getattr(run_report, part)(material)
@@ -109,7 +109,7 @@ def sections(run: Run, said: Said) -> None:
 def predict_and_serve(run: Run, said: Said) -> None:
     ensemble = load(run.root)
     assert len(ensemble.predict([PICTURE])) == 1
-    about(run.root, ensemble.panel, Settings().models)
+    about(run.root, ensemble.definition, Settings().models)
 
 
 def write_export(run: Run, said: Said) -> None:
@@ -118,11 +118,11 @@ def write_export(run: Run, said: Said) -> None:
 
 def resume(run: Run, said: Said) -> None:
     config = load_run_config(run).model_copy(update={"runs": run.root.parent})
-    opened = setup.open_run(config, said)
-    for replica in (ReplicaId(member.name, fold) for member in opened.members for fold in (0, 1)):
+    prepared = setup.open_run(config, said)
+    for replica in (ReplicaId(member.name, fold) for member in prepared.members for fold in (0, 1)):
         if run.checkpoint(replica).exists():
             stages.is_sound(run, replica, said)
-    read_manifest(run, opened.space)
+    read_manifest(run, prepared.space)
 
 
 NOT_READ = ("report.html", "submission.csv")
@@ -277,7 +277,7 @@ def test_any_value_of_a_json_file_may_be_any_other(made: Run, data: st.DataObjec
     value = data.draw(st.sampled_from(STRANGE))
     file.write_text(json.dumps(put(written, data.draw(st.sampled_from(places(written))), value)))
     try:
-        for door in (lambda run, said: read_panel(run.root), sections):
+        for door in (lambda run, said: read_definition(run.root), sections):
             _, ended = ends(door, made)
             assert not ended or str(file) in ended or f"'{value}'" in ended
     finally:

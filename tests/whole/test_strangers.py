@@ -22,8 +22,8 @@ from raymask.config.loading import load_config
 from raymask.core.errors import InputError
 from raymask.export.export import export
 from raymask.export.model_card import model_card
+from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import load
-from raymask.inference.panel import read_panel
 from raymask.io.atomic import write_json
 from raymask.io.checked import DamagedFileError, read_json
 from raymask.runs.directory import ReplicaId, Run, load_run_config, settled_config
@@ -53,7 +53,7 @@ def doors(run: Run, out: Path) -> list[Callable[[], object]]:
         lambda: load(run.root),
         lambda: export(run.root, out / "exported"),
         lambda: serve_until_stopped(run.root, Settings(port=1)),
-        lambda: read_panel(run.root),
+        lambda: read_definition(run.root),
     ]
 
 
@@ -165,14 +165,14 @@ class TestNames:
         for where in ("../other", "s3://bucket/run", "", "a\0b"):
             change(run.ensemble, lambda written, where=where: written["members"]["multi"].update(run=where))  # type: ignore[misc]
             with pytest.raises(DamagedFileError, match=r"ensemble\.json' is damaged"):
-                read_panel(run.root)
+                read_definition(run.root)
 
     def test_of_heads_and_classes_are_those_of_the_config(self, run: Run) -> None:
         file = run.meta(ReplicaId("multi", 0))
         for classes in ({"../x": ["a", "b"]}, {"mask": ["a", "b", "c"]}, {"mask": []}):
             change(file, lambda meta, classes=classes: meta.update(classes=classes))  # type: ignore[misc]
             with pytest.raises(DamagedFileError, match=r"meta\.json' is damaged"):
-                read_panel(run.root)
+                read_definition(run.root)
 
     def test_in_the_config_are_checked_as_a_users(self, run: Run, tmp_path: Path) -> None:
         config = yaml.safe_load(run.config.read_text())

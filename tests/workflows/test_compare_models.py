@@ -22,7 +22,7 @@ from raymask.runs.predictions import replica_by_head
 from raymask.training.soup_tasks import reserve_table
 from raymask.transforms.tta import even
 from raymask.voting.calibration import Calibration
-from raymask.voting.comparison import Way, mean_scores, rows_of, scores_of_members, shown, ways_of
+from raymask.voting.comparison import Strategy, mean_scores, rows_of, scores_of_members, shown, strategies_of
 from raymask.voting.selection import Candidate, Fitted
 from raymask.voting.vote import Vote
 
@@ -34,7 +34,7 @@ TRUTH = {**SPACE.split(JOINTS), JOINT: JOINTS}
 METRIC = parse_metric("joint.f1", SPACE)
 
 
-def sure(labels: Labels) -> ByHead:
+def confident(labels: Labels) -> ByHead:
     """Specialist or not, a member of the head `joint` that says these labels."""
     return {JOINT: np.eye(6)[labels]}
 
@@ -57,26 +57,26 @@ def wrong(share: float, seed: int = 1) -> Labels:
 class TestWays:
     def test_folds_vote_together_and_one_by_one(self) -> None:
         said = [JOINTS, JOINTS, wrong(1.0)]
-        rounds: list[Mapping[str, ByHead]] = [{"a": sure(labels)} for labels in said]
-        whole, fold = ways_of(plain_vote("a"), rounds, {})
+        rounds: list[Mapping[str, ByHead]] = [{"a": confident(labels)} for labels in said]
+        whole, fold = strategies_of(plain_vote("a"), rounds, {})
         assert (whole.name, whole.models, fold.name, fold.models) == ("ensemble", 3, "fold", 1)
         np.testing.assert_array_equal(whole.elected, [JOINTS])  # two against one
         np.testing.assert_array_equal(fold.elected, said)
 
     def test_soups_are_a_way_where_all_members_have_one(self) -> None:
-        rounds = [{"a": sure(JOINTS), "b": sure(JOINTS)}] * 2
+        rounds = [{"a": confident(JOINTS), "b": confident(JOINTS)}] * 2
         said = {
-            "all": {"a": sure(JOINTS), "b": sure(JOINTS)},
-            "soup": {"b": sure(JOINTS)},
-            "greedy-soup": {"b": sure(wrong(0.5)), "a": sure(wrong(0.5))},
+            "all": {"a": confident(JOINTS), "b": confident(JOINTS)},
+            "soup": {"b": confident(JOINTS)},
+            "greedy-soup": {"b": confident(wrong(0.5)), "a": confident(wrong(0.5))},
         }
-        ways = ways_of(plain_vote("a", "b"), rounds, said)
+        ways = strategies_of(plain_vote("a", "b"), rounds, said)
         assert [(way.name, way.models) for way in ways] == [("ensemble", 4), ("fold", 2), ("greedy-soup", 2), ("all", 2)]
         np.testing.assert_array_equal(ways[2].elected, [wrong(0.5)])
 
     def test_members_alone_are_told_where_others_lack_one(self) -> None:
-        rounds = [{"a": sure(JOINTS), "b": sure(wrong(share))} for share in (0.0, 1.0)]
-        told = scores_of_members(SPACE, rounds, {"soup": {"a": sure(wrong(1.0))}}, TRUTH)
+        rounds = [{"a": confident(JOINTS), "b": confident(wrong(share))} for share in (0.0, 1.0)]
+        told = scores_of_members(SPACE, rounds, {"soup": {"a": confident(wrong(1.0))}}, TRUTH)
         assert {name: list(ways) for name, ways in told.items()} == {"a": ["fold", "soup"], "b": ["fold"]}
         assert told["a"]["soup"][JOINT]["accuracy"] == 0
         assert told["a"]["fold"][JOINT]["accuracy"] == 1
@@ -85,15 +85,15 @@ class TestWays:
 
 class TestRows:
     WAYS = (
-        Way("ensemble", 3, (wrong(0.1),)),
-        Way("fold", 1, (wrong(0.1), wrong(0.3, 2), wrong(0.5, 3))),
-        Way("soup", 1, (wrong(0.1),)),
+        Strategy("ensemble", 3, (wrong(0.1),)),
+        Strategy("fold", 1, (wrong(0.1), wrong(0.3, 2), wrong(0.5, 3))),
+        Strategy("soup", 1, (wrong(0.1),)),
     )
 
     def test_scores_of_folds_are_means(self) -> None:
         rows = rows_of(self.WAYS, METRIC, SPACE, TRUTH, GROUPS, 0, (9.0, 3.0))
         alone = [
-            rows_of([Way("ensemble", 1, (labels,))], METRIC, SPACE, TRUTH, GROUPS, 0, (9.0, 3.0))[0]
+            rows_of([Strategy("ensemble", 1, (labels,))], METRIC, SPACE, TRUTH, GROUPS, 0, (9.0, 3.0))[0]
             for labels in self.WAYS[1].elected
         ]
         for target in (*SPACE.names, JOINT):
@@ -133,7 +133,9 @@ class TestRows:
     def test_of_one_task_its_score_is_shown_once(self) -> None:
         space = LabelSpace((SPACE.tasks[0],))
         labels = TRUTH["colour"]
-        rows = rows_of([Way("ensemble", 1, (labels,))], METRIC, space, {"colour": labels, JOINT: labels}, GROUPS, 0, (1.0, 1.0))
+        rows = rows_of(
+            [Strategy("ensemble", 1, (labels,))], METRIC, space, {"colour": labels, JOINT: labels}, GROUPS, 0, (1.0, 1.0)
+        )
         assert shown("joint.f1", rows)[0][-2:] == ["colour F1", "ms/image"]
 
 

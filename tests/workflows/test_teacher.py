@@ -18,9 +18,9 @@ from raymask.core.tasks import JOINT, LabelSpace, Task
 from raymask.core.types import ByHead
 from raymask.metrics.bootstrap import Metric
 from raymask.runs.directory import ANY_FOLD, WHOLE
-from raymask.training.pseudo_labels import labelled_targets, least_confidences, sure, unlabelled_targets
+from raymask.training.pseudo_labels import confident, labelled_targets, least_confidences, unlabelled_targets
 from raymask.workflows.compare_runs import gained, taught_by_class
-from raymask.workflows.teacher import said_by_fold
+from raymask.workflows.teacher import predictions_by_fold
 
 SPACE = LabelSpace((Task("colour", "colour", ("red", "green", "blue")), Task("half", "half", ("top", "bottom"))))
 COLUMNS = [f"{JOINT}:{name}" for name in SPACE.joint_classes]
@@ -56,7 +56,7 @@ class TestLeastConfidences:
 
     def test_precision_0_takes_every_image(self) -> None:
         joint, truth = drawn(0, 50, 0.0)
-        assert sure(joint, least_confidences(joint, truth, 0.0)).all()
+        assert confident(joint, least_confidences(joint, truth, 0.0)).all()
 
     @settings(deadline=None, max_examples=100)
     @given(DRAWN, st.floats(0.01, 1), st.integers(1, 12))
@@ -78,7 +78,7 @@ class TestLeastConfidences:
     def test_who_asks_for_more_is_sure_of_fewer(self, drawn_: tuple[np.ndarray, np.ndarray], first: float, second: float) -> None:
         joint, truth = drawn_
         few, many = (
-            sure(joint, least_confidences(joint, truth, precision)) for precision in (max(first, second), min(first, second))
+            confident(joint, least_confidences(joint, truth, precision)) for precision in (max(first, second), min(first, second))
         )
         assert not (few & ~many).any()
 
@@ -122,7 +122,7 @@ class TestTargets:
         def vote(members: dict[str, ByHead]) -> np.ndarray:
             return np.asarray(members["a"][JOINT])
 
-        said = said_by_fold(vote, rounds, (0, 3))  # type: ignore[arg-type]
+        said = predictions_by_fold(vote, rounds, (0, 3))  # type: ignore[arg-type]
         assert list(said) == [0, 3, WHOLE]
         np.testing.assert_array_equal(said[3], saying((1, 0.8)))
         np.testing.assert_allclose(said[WHOLE], [[0.42, 0.42, 0.04, 0.04, 0.04, 0.04]])

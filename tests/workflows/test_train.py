@@ -28,7 +28,7 @@ from raymask.data.demo.dataset import write_demo
 from raymask.data.folds import TRAIN_ONLY
 from raymask.data.specs import input_spec
 from raymask.inference.actors import predict
-from raymask.inference.replicas import by_round, electorates
+from raymask.inference.replicas import by_round, voting_runs
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import read_json
 from raymask.models.classifier import load_classifier, to_pixels
@@ -470,7 +470,7 @@ def test_a_run_is_trained_anew_with_pseudo_labels_of_its_test_images(reserving: 
     for table in (taught.oof("joint"), taught.oof_ensemble):
         assert sorted(pd.read_parquet(table)["image_id"].unique()) == before["image_id"].tolist()
 
-    targets, [one] = pd.read_parquet(taught.targets), electorates([parent])
+    targets, [one] = pd.read_parquet(taught.targets), voting_runs([parent])
     joint = [name for name in targets if name.startswith("joint:")]
     assert set(np.unique(targets[joint])) == {0, 1}
     vote, predicted = (

@@ -28,7 +28,7 @@ Models = Mapping[str, Path]
 
 
 @dataclass(frozen=True, eq=False)
-class Panel:
+class EnsembleDefinition:
     """Who votes and how: a finished run, or members of several, as `ensemble.json` says."""
 
     vote: Vote
@@ -39,35 +39,37 @@ class Panel:
     rounds: tuple[Mapping[str, str], ...]
     """For each round of voting the model of every member, by the member's name in the vote."""
 
-    def count(self, said: Mapping[str, ByHead]) -> Probabilities:
+    def count(self, probabilities: Mapping[str, ByHead]) -> Probabilities:
         """(N, J) joint probabilities: the mean over rounds of the vote of a round's models.
 
         Args:
-            said: (N, C) probabilities by head of every model.
+            probabilities: (N, C) probabilities by head of every model.
         """
-        return self.vote.over_rounds({member: said[model] for member, model in models.items()} for models in self.rounds)
+        return self.vote.over_rounds({member: probabilities[model] for member, model in models.items()} for models in self.rounds)
 
-    def agreement(self, said: Mapping[str, ByHead], joint: Probabilities) -> npt.NDArray[np.float32]:
+    def agreement(self, probabilities: Mapping[str, ByHead], joint: Probabilities) -> npt.NDArray[np.float32]:
         """(N,) share of all models' heads that elect what the ensemble elects."""
         elected = joint.argmax(axis=1)
         labels = {**self.space.split(elected), JOINT: elected}
-        same = [said[model][head].argmax(axis=1) == labels[head] for model in self.models for head in said[model]]
+        same = [
+            probabilities[model][head].argmax(axis=1) == labels[head] for model in self.models for head in probabilities[model]
+        ]
         return np.asarray(np.mean(same, axis=0), dtype=np.float32)
 
-    def member_probabilities(self, said: Mapping[str, ByHead]) -> dict[str, ByHead]:
+    def member_probabilities(self, probabilities: Mapping[str, ByHead]) -> dict[str, ByHead]:
         """(N, C) by head of every member: the mean over its models."""
         return {
             member: {
-                head: np.mean([said[models[member]][head] for models in self.rounds], axis=0)
-                for head in said[self.rounds[0][member]]
+                head: np.mean([probabilities[models[member]][head] for models in self.rounds], axis=0)
+                for head in probabilities[self.rounds[0][member]]
             }
             for member in self.rounds[0]
         }
 
-    def table(self, image_ids: Sequence[str], problems: Sequence[str], said: Mapping[str, ByHead]) -> pd.DataFrame:
+    def table(self, image_ids: Sequence[str], problems: Sequence[str], probabilities: Mapping[str, ByHead]) -> pd.DataFrame:
         """One row an image, see `prediction_table`, and the agreement; the prior where there is a problem."""
-        joint = self.count(said) if len(image_ids) else np.zeros((0, self.space.joint_size))
-        agreement = self.agreement(said, joint) if len(image_ids) else np.zeros(0, dtype=np.float32)
+        joint = self.count(probabilities) if len(image_ids) else np.zeros((0, self.space.joint_size))
+        agreement = self.agreement(probabilities, joint) if len(image_ids) else np.zeros(0, dtype=np.float32)
         broken = np.array([problem != "" for problem in problems], dtype=bool)
         joint[broken], agreement[broken] = self.prior, 0.0
         ids, why = pd.Series(list(image_ids), dtype=str), pd.Series(list(problems), dtype=str)
@@ -88,11 +90,11 @@ def check_models(models: Models) -> None:
         DamagedFileError: names the file.
     """
     for folder in models.values():
-        told = read_model(folder)
-        check_weights(told.weights, told.sha256)
+        meta = read_model(folder)
+        check_weights(meta.weights, meta.sha256)
 
 
-def read_panel(folder: Path, part: str = FOLDS, rule: str | None = None) -> Panel:
+def read_definition(folder: Path, part: str = FOLDS, rule: str | None = None) -> EnsembleDefinition:
     """The vote and the models of a finished run's directory, or of an exported one.
 
     Args:
@@ -117,11 +119,11 @@ def read_panel(folder: Path, part: str = FOLDS, rule: str | None = None) -> Pane
         raise damaged(run.ensemble, "its `prior` is no share of each joint class")
     of_member = {name: _parts(run, name, where, part) for name, where in written["members"].items()}
     number = max(map(len, of_member.values()))
-    rounds = [{name: list(parts)[place % len(parts)] for name, parts in of_member.items()} for place in range(number)]
+    rounds = [{name: list(parts)[index % len(parts)] for name, parts in of_member.items()} for index in range(number)]
     models = {model: path for parts in of_member.values() for model, path in parts.items()}
     for name, path in models.items():
         check_model(read_model(path), space, vote.calibrations[name.rpartition("/")[0]])
-    return Panel(vote, space, prior, models, tuple(rounds))
+    return EnsembleDefinition(vote, space, prior, models, tuple(rounds))
 
 
 def _parts(run: Run, name: str, where: WrittenMember, part: str) -> dict[str, Path]:

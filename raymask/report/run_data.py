@@ -26,18 +26,18 @@ from raymask.io.checked import DamagedFileError, Kind, damaged, read_table
 from raymask.metrics.bootstrap import parse_metric
 from raymask.runs.directory import ReplicaId, Run, demo_folder, load_run_config, read_ensemble
 from raymask.runs.models import ModelFolder, read_model
-from raymask.runs.tables import read_elected, read_manifest
+from raymask.runs.tables import read_ensemble_predictions, read_manifest
 from raymask.voting.reading import read_vote
 
 THUMBNAIL_WIDTH = 128
-MOST_PICTURE_BYTES = 2**26
+MAX_PICTURE_BYTES = 2**26
 NUMBERS: dict[str, Kind] = dict.fromkeys(("train_loss", "loss", "f1"), "number")
 
 Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluatedPredictions:
     """The ensemble's out-of-fold predictions beside the truth, in the manifest's order."""
 
     images: pd.DataFrame
@@ -51,7 +51,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Material:
+class RunData:
     """What a run directory holds; tables are empty where their file is missing."""
 
     run: Run
@@ -59,7 +59,7 @@ class Material:
     space: LabelSpace
     members: list[Member]
     manifest: pd.DataFrame
-    judged: Judged
+    evaluated: EvaluatedPredictions
     history: pd.DataFrame
     """One row a replica and epoch: member, fold, and the columns of history.csv."""
     models: list[ModelFolder]
@@ -87,7 +87,7 @@ class Material:
             return list(pool.map(lambda path: None if path is None else thumbnail(path), own))
 
 
-def read_material(run: Run) -> Material:
+def read_run_data(run: Run) -> RunData:
     """All that the page is made of, but the photos; what is damaged is left out, and that is said.
 
     Raises:
@@ -119,18 +119,20 @@ def read_material(run: Run) -> Material:
     nothing = pd.DataFrame({"image_id": [], "reason": []}, dtype=str)
     no_answers = pd.DataFrame({"image_id": [], "problem": [], JOINT: []})
     no_ballots = pd.DataFrame({name: [] for name in ("image_id", *joint_columns(space))})
-    return Material(
+    return RunData(
         run=run,
         config=config,
         space=space,
         members=members,
         manifest=manifest,
-        judged=judge(space, manifest, whole(run.oof_ensemble, lambda: read_elected(run.oof_ensemble, space), no_ballots)),
+        evaluated=judge(
+            space, manifest, whole(run.oof_ensemble, lambda: read_ensemble_predictions(run.oof_ensemble, space), no_ballots)
+        ),
         history=pd.concat([of_replica for of_replica in epochs if len(of_replica)] or epochs[:1], ignore_index=True),
         models=[model for model in models if model],
         ensemble=whole(run.ensemble, lambda: read_decision(run, space), {}),
         rejected=whole(run.rejected, lambda: read_table(run.rejected, {"image_id": "text", "reason": "text"}), nothing),
-        predictions=whole(run.predictions, lambda: read_elected(run.predictions, space), no_answers),
+        predictions=whole(run.predictions, lambda: read_ensemble_predictions(run.predictions, space), no_answers),
         left_out=left_out,
     )
 
@@ -165,14 +167,16 @@ def joint_columns(space: LabelSpace) -> list[str]:
     return [f"{JOINT}:{name}" for name in space.joint_classes]
 
 
-def judge(space: LabelSpace, manifest: pd.DataFrame, oof: pd.DataFrame) -> Judged:
+def judge(space: LabelSpace, manifest: pd.DataFrame, oof: pd.DataFrame) -> EvaluatedPredictions:
     """Joins predictions and truth on image_id."""
     columns = joint_columns(space)
     both = manifest.merge(oof[["image_id", *columns]], on="image_id", validate="one_to_one")
     truth = {target: both[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
     probabilities = both[columns].to_numpy(np.float64)
     elected = probabilities.argmax(axis=1)
-    return Judged(both[["image_id", "path", "group"]], truth, {**space.split(elected), JOINT: elected}, probabilities)
+    return EvaluatedPredictions(
+        both[["image_id", "path", "group"]], truth, {**space.split(elected), JOINT: elected}, probabilities
+    )
 
 
 def data_roots(config: RunConfig) -> list[str]:
@@ -197,7 +201,7 @@ def _plain(path: str) -> str:
 def thumbnail(path: str) -> str | None:
     """A small JPEG of an image as a data URI, or None when the image cannot be read any more."""
     try:
-        content = files.read_bytes(path, MOST_PICTURE_BYTES)
+        content = files.read_bytes(path, MAX_PICTURE_BYTES)
         pixels_of(content)  # refuses what is no image of a size that can be decoded
         with Image.open(io.BytesIO(content), formats=list(FORMATS)) as opened:
             opened.draft("RGB", (2 * THUMBNAIL_WIDTH, 2 * THUMBNAIL_WIDTH))
