@@ -27,7 +27,7 @@ from benchmarks.common import WORK, environment, photos, rate_on_all_cores, show
 from benchmarks.made import write_replicas, write_vote
 from raymask.cluster.connection import LOCAL_ENVIRONMENT, WORKER_ENVIRONMENT
 from raymask.config.loading import load_config
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.data.decode import decode_file
 from raymask.data.sources import read_source
 from raymask.inference.bulk import Output, read_predictions

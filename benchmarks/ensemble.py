@@ -143,7 +143,7 @@ def _own_step(settings: Settings) -> Any:
     """A bare step in the precision, memory format and operators that raymask's engine chooses."""
     import torch
 
-    from raymask.config.schema import Recipe
+    from raymask.config.recipe import Recipe
     from raymask.models.classifier import build_classifier
     from raymask.models.ops import fuse_depthwise_gradients
     from raymask.models.precision import mixed_precision

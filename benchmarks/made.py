@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.core.tasks import JOINT, LabelSpace, heads_of
 from raymask.io.atomic import replacing, write_json
 from raymask.models.classifier import build_classifier, save_classifier

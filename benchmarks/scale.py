@@ -22,8 +22,14 @@ import pandas as pd
 
 from benchmarks.common import WORK, show, write_results
 from raymask.cluster.resources import Node, Slots
+from raymask.config.compute import ComputeConfig
+from raymask.config.data import FoldsConfig
 from raymask.config.loading import validate
-from raymask.config.schema import ENSEMBLE, ComputeConfig, FoldsConfig, Member, Recipe, VoteConfig, label_space
+from raymask.config.members import Member
+from raymask.config.recipe import Recipe
+from raymask.config.schema import ENSEMBLE
+from raymask.config.tasks import label_space
+from raymask.config.vote import VoteConfig
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.data.folds import assign_folds, check_leak, rare_classes
 from raymask.io.atomic import write_json, write_table

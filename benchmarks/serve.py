@@ -29,7 +29,10 @@ import numpy as np
 from benchmarks.common import WORK, keep_memory, photos, show, write_results
 from benchmarks.made import write_replicas, write_vote
 from raymask.cluster.connection import Cluster, connect
-from raymask.config.schema import ComputeConfig, Recipe, RunConfig, label_space
+from raymask.config.compute import ComputeConfig
+from raymask.config.recipe import Recipe
+from raymask.config.schema import RunConfig
+from raymask.config.tasks import label_space
 from raymask.inference.definition import read_definition
 from raymask.runs.directory import Run, save_run_config
 from raymask.serving.deployment import Settings, serving

@@ -33,7 +33,7 @@ from PIL import Image
 
 from benchmarks.common import WORK, show, write_results
 from benchmarks.serve import write_run
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.runs.directory import Run
 
 GROWTH = 1.15

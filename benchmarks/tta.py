@@ -35,7 +35,9 @@ from benchmarks.common import WORK, environment, photos, show, write_results
 from benchmarks.made import write_replicas
 from raymask.cluster.connection import WORKER_ENVIRONMENT, connect
 from raymask.cluster.resources import plan_actors
-from raymask.config.schema import ComputeConfig, Recipe, RunConfig
+from raymask.config.compute import ComputeConfig
+from raymask.config.recipe import Recipe
+from raymask.config.schema import RunConfig
 from raymask.core.machine import usable_cpus
 from raymask.core.tasks import LabelSpace
 from raymask.data.decode import Pixels, decode_file

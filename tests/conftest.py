@@ -14,7 +14,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of Ray's many processes 
 
 import pytest
 
-from raymask.config.schema import ComputeConfig
+from raymask.config.compute import ComputeConfig
 from raymask.data.demo.dataset import write_demo
 
 

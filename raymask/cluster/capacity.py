@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymask.cluster.connection import alive_nodes
 from raymask.cluster.resources import Node
-from raymask.config.schema import ComputeConfig
+from raymask.config.compute import ComputeConfig
 from raymask.core.errors import InputError
 
 SECONDS_TO_LOOK = 120.0

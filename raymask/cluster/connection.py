@@ -28,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymask.cluster.environment import address_to_join, beside_the_jobs, bytecode_folder, short_folder, why_not_joined
 from raymask.cluster.resources import Node
-from raymask.config.schema import ComputeConfig
+from raymask.config.compute import ComputeConfig
 from raymask.core.errors import InputError
 from raymask.core.machine import usable_cpus, usable_memory
 

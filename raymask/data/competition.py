@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from raymask.config.schema import DataConfig
+from raymask.config.data import DataConfig
 from raymask.core.errors import InputError
 from raymask.data.rejected import Rejected, is_image
 from raymask.data.tables import need_columns, read_table

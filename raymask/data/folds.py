@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raymask.config.schema import FoldsConfig
+from raymask.config.data import FoldsConfig
 from raymask.core.errors import InputError, shortened
 from raymask.core.tasks import JOINT
 from raymask.core.types import Labels

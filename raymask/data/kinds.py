@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raymask.config.schema import DataConfig
+from raymask.config.data import DataConfig
 from raymask.core.errors import InputError
 from raymask.data.competition import competition_table
 from raymask.data.tables import parquet_files

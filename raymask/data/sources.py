@@ -23,9 +23,11 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import ValidationError
 
+from raymask.config.data import DataConfig
 from raymask.config.merging import deep_merge
 from raymask.config.messages import explain
-from raymask.config.schema import DataConfig, RunConfig, TaskConfig, label_space
+from raymask.config.schema import RunConfig
+from raymask.config.tasks import TaskConfig, label_space
 from raymask.core.errors import InputError, one_of, shortened
 from raymask.core.spelling import MISSING, canonical, mapped, tidy, written_twice
 from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace, Task, alike, band_names, check_task_names, infer_classes, numbers_of

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.transforms.augment import resolve_augment
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 
 import pandas as pd
 
-from raymask.config.schema import DataConfig
+from raymask.config.data import DataConfig
 from raymask.core.errors import InputError, one_of, shortened
 from raymask.data.parquet import Table, read_parquet
 from raymask.data.rejected import is_image

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from raymask.config.schema import DataConfig
+from raymask.config.data import DataConfig
 from raymask.core.errors import InputError, shortened
 from raymask.core.tasks import LabelSpace
 from raymask.data.competition import competition_info

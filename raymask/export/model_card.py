@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from raymask.config.schema import ENSEMBLE, RunConfig, label_space, resolve_members
+from raymask.config.schema import ENSEMBLE, RunConfig, resolve_members
+from raymask.config.tasks import label_space
 from raymask.config.yaml_files import dump_yaml
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.data.specs import InputSpec

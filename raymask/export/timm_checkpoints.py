@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.core.types import ByHead
 from raymask.data.specs import input_spec
 from raymask.export.record import TOLERANCE, Bundle, Images

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raymask.config import schema
+from raymask.config.tasks import label_space
 from raymask.core.errors import InputError, one_of
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import ByHead, Probabilities
@@ -109,7 +109,7 @@ def read_definition(folder: Path, part: str = FOLDS, rule: str | None = None) ->
     config = load_run_config(run)
     if not run.ensemble.exists():
         raise InputError(f"'{folder}' has no vote yet: finish it by `raymask train --recipe {run.config}`.")
-    written, space = read_ensemble(run, "vote", "members", "prior"), schema.label_space(config.tasks)
+    written, space = read_ensemble(run, "vote", "members", "prior"), label_space(config.tasks)
     if part not in (FOLDS, *PART_NAMES.values()):
         raise InputError(f"there are no models '{part}'; it may be {one_of([FOLDS, *PART_NAMES.values()], part)}.")
     vote, prior = read_vote(run.ensemble, written["vote"], space, rule), np.asarray(written["prior"])

@@ -11,8 +11,8 @@ import pandas as pd
 
 from raymask.cluster.resources import gpus_worth, plan_actors
 from raymask.cluster.session import RaySession
-from raymask.config import schema
 from raymask.config.schema import RunConfig, resolve_members
+from raymask.config.tasks import label_space
 from raymask.core.console import Display
 from raymask.core.errors import InputError
 from raymask.core.tasks import LabelSpace
@@ -59,7 +59,7 @@ def voting_runs(runs: Sequence[Run]) -> list[VotingRun]:
         folds = replica_folds(read_folds(run))
         prefix = f"{run.name}/" if len(runs) > 1 else ""
         names = {f"{prefix}{member.name}": member.name for member in resolve_members(config)}
-        read.append(VotingRun(run, config, schema.label_space(config.tasks), tuple(folds), names))
+        read.append(VotingRun(run, config, label_space(config.tasks), tuple(folds), names))
     for other in read[1:]:
         if _classes(other.space) != _classes(read[0].space):
             raise InputError(f"'{other.run.root}' and '{read[0].run.root}' predict other tasks or classes, so they cannot vote.")

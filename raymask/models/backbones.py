@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from raymask.config.schema import HeadConfig, Recipe
+from raymask.config.recipe import HeadConfig, Recipe
 from raymask.io.checked import check_weights, damaged
 from raymask.models.backbones import build_backbone, reason_of
 from raymask.models.heads import build_head, head_key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from raymask.config.schema import HeadConfig
+from raymask.config.recipe import HeadConfig
 
 
 def head_key(task: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 
 
 def prepare_process(threads: int) -> torch.device:

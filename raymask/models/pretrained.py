@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError, shortened
 from raymask.models.backbones import build_backbone, create_backbone, reason_of
 from raymask.models.classifier import Classifier

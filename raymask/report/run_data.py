@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from raymask.config.schema import Member, RunConfig, label_space, resolve_members
+from raymask.config.members import Member
+from raymask.config.schema import RunConfig, resolve_members
+from raymask.config.tasks import label_space
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import Labels, Probabilities

@@ -12,7 +12,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from raymask.config.schema import ENSEMBLE, Member
+from raymask.config.members import Member
+from raymask.config.schema import ENSEMBLE
 from raymask.core.console import duration
 from raymask.core.errors import shortened
 from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from raymask.config.messages import explain
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.core.tasks import LabelSpace
 from raymask.io.checked import damaged, read_json, within
 from raymask.io.hashing import file_digest

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from raymask.config import schema
+from raymask.config.tasks import label_space
 from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace, heads_of
 from raymask.io.checked import Kind, damaged, read_table
 from raymask.runs.directory import Run, load_run_config
@@ -29,7 +29,7 @@ def read_reserve(run: Run) -> pd.DataFrame:
     Raises:
         DamagedFileError: as `read_manifest`.
     """
-    return _read_images(run.reserve, schema.label_space(load_run_config(run).tasks), {})
+    return _read_images(run.reserve, label_space(load_run_config(run).tasks), {})
 
 
 def _read_images(file: Path, space: LabelSpace, more: dict[str, Kind]) -> pd.DataFrame:

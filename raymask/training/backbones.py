@@ -9,7 +9,8 @@ from pathlib import Path
 import ray
 
 from raymask.cluster.waiting import wait_for
-from raymask.config.schema import Member, Recipe
+from raymask.config.members import Member
+from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 from raymask.data.features import file_stem
 from raymask.io.atomic import replacing, write_json

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import ray.data
 
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.core.types import ActorPool
 from raymask.data.features import part_path
 from raymask.data.specs import BankSpec

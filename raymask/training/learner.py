@@ -18,7 +18,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT
 from raymask.metrics.scores import Score, score_heads

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 
 
 def build_loss(recipe: Recipe, counts: npt.ArrayLike) -> nn.Module:

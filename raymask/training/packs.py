@@ -10,7 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from raymask.cluster.resources import Node, Slots, plan_slots, with_packs
-from raymask.config.schema import ComputeConfig, Member
+from raymask.config.compute import ComputeConfig
+from raymask.config.members import Member
 from raymask.core.tasks import LabelSpace
 from raymask.data.specs import InputSpec, StreamSpec, frozen_backbone, stream_spec
 from raymask.runs.directory import ReplicaId, Run

@@ -15,7 +15,7 @@ from ray.exceptions import RayTaskError
 
 from raymask.cluster.resources import Slots
 from raymask.cluster.waiting import wait_for
-from raymask.config.schema import Member
+from raymask.config.members import Member
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace
 from raymask.core.types import ByHead

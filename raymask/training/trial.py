@@ -15,7 +15,7 @@ import torch
 
 import raymask
 from raymask.cluster.resources import Slots
-from raymask.config.schema import Member
+from raymask.config.members import Member
 from raymask.core.tasks import LabelSpace, heads_of
 from raymask.data.features import open_bank
 from raymask.data.sampling import Schedule

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raymask.config.schema import VoteConfig
+from raymask.config.vote import VoteConfig
 from raymask.core.errors import InputError, one_of
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import ByHead, Labels, Probabilities

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from raymask.cluster.resources import Node, gpus_worth, plan_actors
 from raymask.cluster.session import RaySession
-from raymask.config.schema import RunConfig, label_space
+from raymask.config.schema import RunConfig
+from raymask.config.tasks import label_space
 from raymask.core.console import Display
 from raymask.core.errors import shortened
 from raymask.core.machine import usable_memory

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from raymask.config import schema
+from raymask.config.data import DataConfig
 from raymask.config.loading import differences
-from raymask.config.schema import DataConfig, Member, RunConfig, TeacherConfig, resolve_members
+from raymask.config.members import Member
+from raymask.config.schema import RunConfig, TeacherConfig, resolve_members
+from raymask.config.tasks import label_space
 from raymask.core.console import Display
 from raymask.core.errors import InputError, one_of, shortened
 from raymask.core.paths import absolute
@@ -118,7 +120,7 @@ def _unlabelled(teacher: TeacherConfig, display: Display) -> pd.DataFrame | None
         return None
     root = teacher.run
     config = load_run_config(Run(root)).model_copy(update={"runs": root.parent, "name": root.name})
-    test, _ = read_test_set(config, drawn_data(config, display), schema.label_space(config.tasks), display)
+    test, _ = read_test_set(config, drawn_data(config, display), label_space(config.tasks), display)
     if test is None:
         raise InputError(
             f"teacher.unlabelled is '{teacher.unlabelled}', but '{root}' has no test images (data.test); give it some, or set "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from raymask.cluster.resources import plan_slots
 from raymask.cluster.session import RaySession
-from raymask.config.schema import Member
+from raymask.config.members import Member
 from raymask.core.console import Display
 from raymask.core.errors import InputError
 from raymask.core.paths import absolute, check_writable

@@ -9,7 +9,8 @@ import pandas as pd
 
 from raymask.cluster.resources import gpus_worth, plan_actors, room_of
 from raymask.cluster.session import RaySession
-from raymask.config.schema import Member, RunConfig
+from raymask.config.members import Member
+from raymask.config.schema import RunConfig
 from raymask.core.console import Display
 from raymask.core.errors import InputError, shortened
 from raymask.data.features import bank_folder, missing_parts

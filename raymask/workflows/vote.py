@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from raymask.cluster.session import RaySession
-from raymask.config.schema import ENSEMBLE, VoteConfig, resolve_members
+from raymask.config.schema import ENSEMBLE, resolve_members
+from raymask.config.vote import VoteConfig
 from raymask.core.console import Display
 from raymask.core.errors import BEGINS_ANEW, InputError
 from raymask.core.paths import absolute, check_writable

@@ -13,7 +13,7 @@ import ray
 from rich.console import Console
 
 from raymask.cluster.session import RaySession
-from raymask.config.schema import ComputeConfig
+from raymask.config.compute import ComputeConfig
 from raymask.core.console import Display
 from raymask.core.errors import InputError
 

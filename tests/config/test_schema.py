@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raymask.config.loading import differences, dump_config, load_config, validate
+from raymask.config.members import MemberConfig, member_recipe
 from raymask.config.merging import deep_merge, flatten
-from raymask.config.schema import MemberConfig, RunConfig, TaskConfig, member_recipe, one_of, resolve_members
+from raymask.config.schema import RunConfig, one_of, resolve_members
 from raymask.config.settings import apply_setting
+from raymask.config.tasks import TaskConfig
 from raymask.config.yaml_files import RECIPES, read_recipe, read_yaml, recipe_names
 from raymask.core.errors import InputError
 from raymask.core.spelling import canonical
@@ -566,7 +568,7 @@ def test_a_members_recipe_is_merged_over_the_runs() -> None:
     assert recipe == config.recipe.model_copy(
         update={"head": config.recipe.head.model_copy(update={"dropout": 0.5}), "augment": ({"ToGray": {}},)}
     )
-    assert member_recipe(config, MemberConfig(task="age")) == config.recipe
+    assert member_recipe(config.recipe, MemberConfig(task="age")) == config.recipe
 
 
 def test_a_member_of_an_unknown_task_is_refused_with_the_nearest() -> None:

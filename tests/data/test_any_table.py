@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from layouts import image, read
 
-from raymask.config.schema import FoldsConfig
+from raymask.config.data import FoldsConfig
 from raymask.core.errors import InputError
 from raymask.data.folds import assign_folds
 from raymask.data.sources import Source

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 from layouts import PEOPLE, aside, folder_of, image, photos, read, sentence, write, write_people, write_table
 
+from raymask.config.data import DataConfig
 from raymask.config.loading import dump_config, load_config, validate
-from raymask.config.schema import DataConfig, label_space, resolve_members
+from raymask.config.schema import resolve_members
+from raymask.config.tasks import label_space
 from raymask.data.competition import COMPETITION_TASKS, PHOTOS
 from raymask.data.kinds import resolve_kind
 from raymask.data.sources import read_source

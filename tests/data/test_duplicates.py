@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import aside, image, read, sentence, write, write_table
 
-from raymask.config.schema import FoldsConfig
+from raymask.config.data import FoldsConfig
 from raymask.data.duplicates import MAX_GROUPS, among, copies_joined, file_keys, joined, read_groups
 from raymask.data.folds import assign_folds
 from raymask.data.sources import Source, class_counts

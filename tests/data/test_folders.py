@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from layouts import aside, image, read, sentence, write
 
-from raymask.config.schema import DataConfig
+from raymask.config.data import DataConfig
 from raymask.core.tasks import LabelSpace, Task
 from raymask.data.decode import decode_file
 from raymask.data.specs import InputSpec

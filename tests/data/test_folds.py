@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
-from raymask.config.schema import FoldsConfig
+from raymask.config.data import FoldsConfig
 from raymask.core.errors import InputError
 from raymask.data.folds import (
     TRAIN_ONLY,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from layouts import sentence
 
-from raymask.config.schema import DataConfig
+from raymask.config.data import DataConfig
 from raymask.data.kinds import check_keys
 
 GIVEN = {

@@ -13,7 +13,7 @@ from layouts import LOCAL, aside, image, photos, read, rewrite, sentence, write,
 from PIL import Image
 
 from raymask.config.loading import validate
-from raymask.config.schema import label_space
+from raymask.config.tasks import label_space
 from raymask.data import sources
 from raymask.data.decode import decode_file
 from raymask.data.specs import InputSpec

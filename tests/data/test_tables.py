@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from layouts import aside, image, read, sentence, write, write_table
 
+from raymask.config.data import DataConfig
 from raymask.config.loading import validate
-from raymask.config.schema import DataConfig
 from raymask.core.errors import InputError
 from raymask.core.tasks import LabelSpace, Task
 from raymask.data.decode import decode_file

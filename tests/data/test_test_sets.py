@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from layouts import LOCAL, image, rewrite, sentence, write, write_table
 
-from raymask.config.schema import DataConfig
+from raymask.config.data import DataConfig
 from raymask.core.errors import InputError
 from raymask.core.tasks import LabelSpace, Task
 from raymask.data.decode import decode_file

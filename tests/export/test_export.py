@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from raymask.config.loading import validate
-from raymask.config.schema import label_space, resolve_members
+from raymask.config.schema import resolve_members
+from raymask.config.tasks import label_space
 from raymask.core.errors import InputError, RunError
 from raymask.core.tasks import JOINT, LabelSpace, Task, heads_of
 from raymask.data.images import read_image

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from raymask.cluster.connection import connect
-from raymask.config.schema import ComputeConfig
+from raymask.config.compute import ComputeConfig
 from raymask.core.console import Display
 from raymask.core.types import ActorPool
 from raymask.data.cache import open_cache, problems

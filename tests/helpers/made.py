@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from raymask.config.loading import load_config
-from raymask.config.schema import Member, resolve_members
+from raymask.config.members import Member
+from raymask.config.schema import resolve_members
 from raymask.core.console import Display
 from raymask.core.tasks import LabelSpace, heads_of
 from raymask.data.sources import Source, read_source

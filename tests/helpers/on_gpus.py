@@ -22,8 +22,9 @@ from rich.console import Console
 from raymask.cluster.connection import connect
 from raymask.cluster.resources import plan_slots, room_of
 from raymask.cluster.session import RaySession
+from raymask.config.compute import ComputeConfig
 from raymask.config.loading import load_config
-from raymask.config.schema import ComputeConfig, RunConfig
+from raymask.config.schema import RunConfig
 from raymask.core.console import Display
 from raymask.core.types import ActorPool
 from raymask.data.stream import by_actors

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from raymask.cluster.connection import LOCAL_ENVIRONMENT, WORKER_ENVIRONMENT, check_shared
 from raymask.cluster.session import RaySession
-from raymask.config.schema import ComputeConfig
+from raymask.config.compute import ComputeConfig
 from raymask.core.console import Display
 from raymask.core.errors import InputError
 

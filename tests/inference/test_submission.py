@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raymask.config.schema import DataConfig
+from raymask.config.data import DataConfig
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace, Task
 from raymask.data.test_sets import TestSet as Given

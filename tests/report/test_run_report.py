@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from raymask.config.loading import validate
-from raymask.config.schema import VoteConfig, label_space
+from raymask.config.tasks import label_space
+from raymask.config.vote import VoteConfig
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.io import files
 from raymask.io.atomic import write_json, write_table

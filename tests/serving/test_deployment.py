@@ -31,8 +31,10 @@ from ray.util.state import list_actors
 import raymask
 from raymask.cluster.connection import Cluster, connect
 from raymask.cluster.resources import Node
+from raymask.config.compute import ComputeConfig
 from raymask.config.loading import validate
-from raymask.config.schema import ComputeConfig, Recipe, label_space
+from raymask.config.recipe import Recipe
+from raymask.config.tasks import label_space
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, heads_of
 from raymask.inference.definition import read_definition

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from raymask.config.schema import Member, Recipe
+from raymask.config.members import Member
+from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 from raymask.runs.directory import Run
 from raymask.training.backbones import backbone_file, check_starts

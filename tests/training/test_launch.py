@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raymask.cluster.resources import Slots
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.core.errors import RunError
 from raymask.core.tasks import LabelSpace, Task
 from raymask.data.specs import stream_spec

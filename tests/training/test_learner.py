@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace, Task, heads_of
 from raymask.data.cache import PreparedImages

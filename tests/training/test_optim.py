@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 from raymask.models.classifier import Classifier, build_classifier
 from raymask.training.optim import build_optimizer, lr_factor, set_lr

@@ -14,7 +14,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from raymask.cluster.resources import Node, even_chunk, plan_actors, plan_slots, room_of, split_pool
-from raymask.config.schema import ComputeConfig, Member, Recipe
+from raymask.config.compute import ComputeConfig
+from raymask.config.members import Member
+from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 from raymask.data.specs import InputSpec, StreamSpec, bank_spec, frozen_backbone, input_spec, stream_spec
 from raymask.runs.directory import ReplicaId

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from raymask.config.schema import Recipe
+from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace, Task, heads_of
 from raymask.data.cache import PreparedImages

@@ -13,7 +13,8 @@ import pytest
 import torch
 from made import make_run
 
-from raymask.config.schema import label_space, resolve_members
+from raymask.config.schema import resolve_members
+from raymask.config.tasks import label_space
 from raymask.core.tasks import JOINT, LabelSpace, Task
 from raymask.runs.directory import ANY_FOLD, WHOLE, ReplicaId, load_run_config
 from raymask.runs.tables import read_manifest

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from raymask.config.schema import VoteConfig
+from raymask.config.vote import VoteConfig
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace, Task
 from raymask.metrics.bootstrap import Metric

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raymask.config.schema import TaskConfig
+from raymask.config.tasks import TaskConfig
 from raymask.core.errors import InputError
 from raymask.core.spelling import canonical
 from raymask.core.tasks import JOINT, LabelSpace, Task

@@ -18,7 +18,8 @@ from rich.console import Console
 
 import raymask
 from raymask.config.loading import load_config
-from raymask.config.schema import Recipe, RunConfig
+from raymask.config.recipe import Recipe
+from raymask.config.schema import RunConfig
 from raymask.core.console import Display
 from raymask.core.errors import InputError
 from raymask.core.types import ActorPool
