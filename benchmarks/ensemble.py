@@ -211,9 +211,11 @@ def main() -> None:
 def report(given: argparse.Namespace, results: dict[str, Any]) -> None:
     own = results["raymask"]
     rows = [["raymask, whole job", own["seconds"], 1.0]]
-    for peer in ("plain", "tune"):
-        if peer in results:
-            rows.append([f"{peer}, {given.peer_replicas} of 15 replicas, scaled", results[peer], own["seconds"] / results[peer]])
+    rows += [
+        [f"{peer}, {given.peer_replicas} of 15 replicas, scaled", results[peer], own["seconds"] / results[peer]]
+        for peer in ("plain", "tune")
+        if peer in results
+    ]
     for name, rate in results.get("limit", {}).items():
         rows.append(
             [f"limit ({name}), all steps", results["image_steps"] / rate, own["seconds"] / (results["image_steps"] / rate)]

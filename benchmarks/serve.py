@@ -101,7 +101,7 @@ def turn(run: Run, size: int, cluster: Cluster, files: Sequence[bytes], given: a
 def batches(url: str) -> tuple[float, float]:
     """Images and batches so far."""
     text = httpx.get(f"{url}/metrics").text
-    return tuple(float(re.search(rf"^raymask_batch_images_{what} (\S+)$", text, re.M)[1]) for what in ("sum", "count"))
+    return tuple(float(re.search(rf"^raymask_batch_images_{what} (\S+)$", text, re.MULTILINE)[1]) for what in ("sum", "count"))
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ PACKAGES = sorted({module.split(".")[0] for module in MODULES})
 
 
 def package_of(module: str) -> str:
-    return module.split(".")[0]
+    return module.split(".", maxsplit=1)[0]
 
 
 def _imports(body: list[ast.stmt], inside: bool) -> Iterator[str]:

@@ -146,7 +146,7 @@ def change(run: Run, **changes: Any) -> None:
 
 def section_of(page: str, name: str) -> str:
     """The text of a section, its tags being spaces."""
-    text = re.sub(r"<[^>]*>", " ", page.split(f'<section id="{name}">')[1].split("</section>")[0])
+    text = re.sub(r"<[^>]*>", " ", page.split(f'<section id="{name}">')[1].split("</section>", maxsplit=1)[0])
     return unescape(" ".join(text.split()))
 
 

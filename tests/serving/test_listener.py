@@ -42,7 +42,7 @@ class Server:
 
     async def ask(self, pixels: Sequence[Pixels]) -> PredictionResult:
         self.began.release()
-        while not self.let.is_set():
+        while not self.let.is_set():  # noqa: ASYNC110 (another thread sets it)
             await asyncio.sleep(0.01)
         return told_of(pixels)
 

@@ -348,7 +348,7 @@ class TestMember:
             torch.manual_seed(fold + 1)
             with torch.no_grad():
                 for parameter in model.parameters() if noise == 1 else model.heads.parameters():
-                    parameter += noise * torch.randn_like(parameter)
+                    parameter.add_(noise * torch.randn_like(parameter))
             file = folder / f"{fold}.safetensors"
             save_classifier(model, file)
             ingredients.append(Ingredient(f"multi/fold-{fold}", file, (0.6, 0.7, 0.5)[fold]))

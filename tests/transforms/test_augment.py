@@ -48,8 +48,8 @@ def test_another_augmenter_of_the_same_transforms_makes_the_same_pixels() -> Non
 
 
 def test_what_other_code_draws_at_random_changes_nothing() -> None:
-    np.random.seed(7)
-    np.random.random(5)
+    np.random.seed(7)  # noqa: NPY002
+    np.random.random(5)  # noqa: NPY002
     np.testing.assert_array_equal(HEAVY(IMAGES, 1, 2, np.arange(6)), ALONE)
 
 
@@ -191,7 +191,7 @@ def test_a_transform_that_changes_size_channels_or_type_is_refused(transform: di
     assert sentence([transform]).startswith(f"recipe.augment changes an image of 40×48×3 uint8 to {becomes}")
 
 
-# --- imports
+# --- what a transform may import
 
 
 @pytest.fixture
