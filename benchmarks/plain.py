@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from raymask.core.columns import label_column
 from raymask.core.machine import usable_cpus
 from raymask.transforms.augment import resolve_augment
 
@@ -43,7 +44,7 @@ class Photos(Dataset[tuple[Tensor, int]]):
     def __init__(self, table: pd.DataFrame, task: str, settings: Settings, augmented: bool) -> None:
         import albumentations as A  # noqa: N812
 
-        self.paths, self.labels = table["path"].tolist(), table[f"label_{task}"].tolist()
+        self.paths, self.labels = table["path"].tolist(), table[label_column(task)].tolist()
         self.size = settings.image_size
         transforms = resolve_augment(settings.augment) if augmented else ()
         built = [getattr(A, name)(**_tuples(arguments)) for item in transforms for name, arguments in item.items()]
@@ -128,14 +129,14 @@ def train_replica(
     keywords["persistent_workers"] = settings.workers > 0
     loader = DataLoader(Photos(others, task, settings, True), batch_size, shuffle=True, **keywords)
     own_loader = DataLoader(Photos(own, task, settings, False), 128, **keywords)
-    network = Network(settings, int(table[f"label_{task}"].max()) + 1, settings.epochs * len(loader))
+    network = Network(settings, int(table[label_column(task)].max()) + 1, settings.epochs * len(loader))
     begun()
     for epoch in range(settings.epochs):
         for pixels, labels in loader:
             if len(labels) > 1:
                 network.step(pixels, labels)
         said = network.predict(own_loader, flips=epoch + 1 == settings.epochs)
-        np.mean(said.argmax(1) == own[f"label_{task}"].to_numpy())
+        np.mean(said.argmax(1) == own[label_column(task)].to_numpy())
     return said
 
 

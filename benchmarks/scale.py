@@ -30,6 +30,7 @@ from raymask.config.recipe import Recipe
 from raymask.config.schema import ENSEMBLE
 from raymask.config.tasks import label_space
 from raymask.config.vote import VoteConfig
+from raymask.core.columns import label_column, probability_columns, train_label_column, true_labels
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.data.folds import assign_folds, check_leak, rare_classes
 from raymask.io.atomic import write_json, write_table
@@ -236,7 +237,7 @@ def draw_images() -> None:
     images = pd.DataFrame({"image_id": ids, "path": [f"/data/faces/train/images/{name}" for name in ids]})
     images["group"] = np.repeat(groups, len(PHOTOS_OF_PERSON))[:IMAGES]
     for target, labels in {**space.split(joint), JOINT: joint}.items():
-        images[f"label_{target}"] = images[f"train_label_{target}"] = labels
+        images[label_column(target)] = images[train_label_column(target)] = labels
     write_table(ROWS.manifest, images.assign(size=100_000, stamp="1700000000000000000"))
 
 
@@ -260,12 +261,12 @@ def predict_folds() -> None:
         tables = [pd.DataFrame({"image_id": ids, "view": view}) for view in VIEWS]
         for table in tables:
             for task in space.tasks:
-                for name, column in zip(task.classes, rng.dirichlet(np.ones(len(task.classes)), len(ids)).T, strict=True):
-                    table[f"{task.name}:{name}"] = column.astype(np.float32)
+                probabilities = rng.dirichlet(np.ones(len(task.classes)), len(ids)).astype(np.float32)
+                table[probability_columns({task.name: task.classes})] = probabilities
         write_table(ROWS.replica_oof(ReplicaId(MEMBER, fold)), pd.concat(tables, ignore_index=True))
     joint = rng.dirichlet(np.ones(space.joint_size), len(manifest))
     write_table(ROWS.oof_ensemble, prediction_table(manifest["image_id"], manifest["image_id"].str[:0], joint, space))
-    truth = {target: manifest[f"label_{target}"].to_numpy() for target in (*space.names, JOINT)}
+    truth = true_labels(manifest, space)
     scores = score_joint(space, joint.argmax(axis=1), truth)
     write_json(ROWS.ensemble, {"images": len(manifest), "oof": {MEMBER: scores, ENSEMBLE: scores}})
 

@@ -9,12 +9,13 @@ from urllib.parse import unquote
 
 import pandas as pd
 
+from raymask.core.columns import label_column, train_label_column
 from raymask.core.spelling import MISSING, canonical, loose, mapped, spelling, written_twice
 from raymask.core.tasks import JOINT
 from raymask.data.rejected import Rejected
 from raymask.io import files
 
-LABELS = [f"label_{JOINT}", f"train_label_{JOINT}"]
+LABELS = [label_column(JOINT), train_label_column(JOINT)]
 MAX_GROUPS = 10
 """Named groups that one content may lie in to make one of them."""
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from raymask.config.data import FoldsConfig
+from raymask.core.columns import label_column
 from raymask.core.errors import InputError, shortened
 from raymask.core.tasks import JOINT
 from raymask.core.types import Labels
@@ -30,7 +31,7 @@ def assign_folds(images: pd.DataFrame, config: FoldsConfig, seed: int) -> Labels
     Raises:
         InputError: fewer groups than folds, or (as `check_leak`) a group in two folds.
     """
-    joint = images[f"label_{JOINT}"].to_numpy()
+    joint = images[label_column(JOINT)].to_numpy()
     groups, names = pd.factorize(images["group"], sort=True)
     grouped = config.scheme in GROUPED
     units = len(names) if grouped else len(images)
@@ -60,7 +61,7 @@ def reserve_rows(images: pd.DataFrame, config: FoldsConfig, seed: int) -> npt.ND
     """
     if not config.reserve:
         return np.zeros(len(images), bool)
-    joint = images[f"label_{JOINT}"].to_numpy()
+    joint = images[label_column(JOINT)].to_numpy()
     groups, names = pd.factorize(images["group"], sort=True)
     grouped = config.scheme in GROUPED
     share = Fraction(config.reserve).limit_denominator(max(MAX_PARTS, math.ceil(1 / config.reserve)))
@@ -160,7 +161,7 @@ def check_leak(groups: npt.ArrayLike, folds: npt.ArrayLike) -> None:
 
 def rare_classes(images: pd.DataFrame, classes: tuple[str, ...], k: int) -> list[str]:
     """`NAME (COUNT)` of each joint class that has fewer groups than folds, so that some fold validates without it."""
-    groups = images.groupby(f"label_{JOINT}")["group"].nunique()
+    groups = images.groupby(label_column(JOINT))["group"].nunique()
     counts = {name: int(groups.get(label, 0)) for label, name in enumerate(classes)}
     return [f"{name} ({count})" for name, count in counts.items() if count < k]
 

@@ -28,6 +28,7 @@ from raymask.config.merging import deep_merge
 from raymask.config.messages import explain
 from raymask.config.schema import RunConfig
 from raymask.config.tasks import TaskConfig, label_space
+from raymask.core.columns import label_column, train_label_column
 from raymask.core.errors import InputError, one_of, shortened
 from raymask.core.spelling import MISSING, canonical, mapped, tidy, written_twice
 from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace, Task, alike, band_names, check_task_names, infer_classes, numbers_of
@@ -100,7 +101,7 @@ def class_counts(source: Source) -> list[str]:
     """`mask: worn 400, incorrect 80, none 80` of each task; classes beyond a dozen are counted together."""
     lines = []
     for task in source.space.tasks:
-        counts = np.bincount(source.images[f"label_{task.name}"], minlength=len(task.classes))
+        counts = np.bincount(source.images[label_column(task.name)], minlength=len(task.classes))
         shown = [name if len(name) < 40 else f"{name[:39]}…" for name in task.classes]
         lines.append(f"{task.name}: {shortened([f'{name} {count}' for name, count in zip(shown, counts, strict=True)], 12)}")
     return lines
@@ -201,9 +202,9 @@ def _labelled(
             here = wrong & kept & (column == value).to_numpy()
             rejected.add(images["image_id"][here].tolist(), _why_wrong(task, config, value))
         kept &= ~wrong
-    for kind, of_task in (("label", labels), ("train_label", train_labels)):
-        columns = {f"{kind}_{name}": of_task[name] for name in space.names}
-        images = images.assign(**columns, **{f"{kind}_{JOINT}": space.join(of_task)})
+    for named, by_task in ((label_column, labels), (train_label_column, train_labels)):
+        columns = {named(name): by_task[name] for name in space.names}
+        images = images.assign(**columns, **{named(JOINT): space.join(by_task)})
     return images[kept]
 
 

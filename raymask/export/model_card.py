@@ -11,6 +11,7 @@ import numpy as np
 from raymask.config.schema import ENSEMBLE, RunConfig, resolve_members
 from raymask.config.tasks import label_space
 from raymask.config.yaml_files import dump_yaml
+from raymask.core.columns import label_column, predicted_column
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.data.specs import InputSpec
 from raymask.inference.definition import FOLDS
@@ -211,14 +212,17 @@ def _by_class(run: Run, space: LabelSpace) -> str:
         return ""
     from sklearn.metrics import f1_score
 
-    predictions = read_ensemble_predictions(run.oof_ensemble, space)[["image_id", *(f"{task}_label" for task in space.names)]]
-    truth = read_manifest(run, space)[["image_id", *(f"label_{task}" for task in space.names)]]
+    predicted, true = (list(map(named, space.names)) for named in (predicted_column, label_column))
+    predictions = read_ensemble_predictions(run.oof_ensemble, space)[["image_id", *predicted]]
+    truth = read_manifest(run, space)[["image_id", *true]]
     both = predictions.merge(truth, on="image_id")
     rows = []
     for task in space.tasks:
         labels = np.arange(len(task.classes))
-        scores = f1_score(both[f"label_{task.name}"], both[f"{task.name}_label"], labels=labels, average=None, zero_division=0.0)
-        images = np.bincount(both[f"label_{task.name}"], minlength=len(labels))
+        scores = f1_score(
+            both[label_column(task.name)], both[predicted_column(task.name)], labels=labels, average=None, zero_division=0.0
+        )
+        images = np.bincount(both[label_column(task.name)], minlength=len(labels))
         rows += [[task.name, name, images[index], f"{scores[index]:.3f}"] for index, name in enumerate(task.classes)]
     return f"\n{table(['task', 'class', 'images', 'F1 out of fold'], rows)}"
 

@@ -11,6 +11,7 @@ import pandas as pd
 import ray.data
 
 from raymask.cluster.resources import even_chunk
+from raymask.core.columns import probability_columns
 from raymask.core.types import ActorPool
 from raymask.data.careful import decode_files
 from raymask.data.specs import InputSpec
@@ -80,8 +81,7 @@ def predict(
 
 def columns_of(models: Mapping[str, Path]) -> list[str]:
     """Names of the probabilities of finished models, in order: `MEMBER/PART|HEAD:CLASS`."""
-    heads = {model: read_model(folder).classes for model, folder in models.items()}
-    return [f"{model}|{head}:{name}" for model, of_model in heads.items() for head, names in of_model.items() for name in names]
+    return [column for model, folder in models.items() for column in probability_columns(read_model(folder).classes, model)]
 
 
 def _decode(chunks: pd.DataFrame, specs: Sequence[InputSpec], folder: Path) -> Iterator[dict[str, Any]]:

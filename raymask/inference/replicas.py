@@ -13,6 +13,7 @@ from raymask.cluster.resources import gpus_worth, plan_actors
 from raymask.cluster.session import RaySession
 from raymask.config.schema import RunConfig, resolve_members
 from raymask.config.tasks import label_space
+from raymask.core.columns import by_head, task_columns
 from raymask.core.console import Display
 from raymask.core.errors import InputError
 from raymask.core.tasks import LabelSpace
@@ -20,14 +21,13 @@ from raymask.core.types import ByHead
 from raymask.data.folds import replica_folds
 from raymask.inference.definition import check_models
 from raymask.io.atomic import write_json, write_table
-from raymask.io.checked import DamagedFileError, Kind, check_file_name, read_json
+from raymask.io.checked import DamagedFileError, check_file_name, read_json
 from raymask.io.hashing import fingerprint
 from raymask.runs.digests import remembered_digests, with_digests
 from raymask.runs.directory import ReplicaId, Run, add_timing, load_run_config
 from raymask.runs.identity import check_unchanged
-from raymask.runs.predictions import replica_by_head
 from raymask.runs.schemas import PredictionSource
-from raymask.runs.tables import probability_columns, read_folds, read_manifest, read_model_predictions, read_reserve
+from raymask.runs.tables import read_folds, read_manifest, read_model_predictions, read_reserve
 from raymask.transforms.tta import ViewPlan
 
 
@@ -157,13 +157,10 @@ def replica_predictions(
     return predicted
 
 
-def columns_of(voting_run: VotingRun, replicas: Sequence[ReplicaId]) -> dict[str, Kind]:
-    """Columns of what models say."""
+def columns_of(voting_run: VotingRun, replicas: Sequence[ReplicaId]) -> list[str]:
+    """Columns of these models' probabilities."""
     tasks = {member.name: member.task for member in resolve_members(voting_run.config)}
-    columns: dict[str, Kind] = {}
-    for replica in replicas:
-        columns |= probability_columns(voting_run.space, tasks[replica.member], f"{replica}|")
-    return columns
+    return [column for each in replicas for column in task_columns(tasks[each.member], voting_run.space, str(each))]
 
 
 def by_round(runs: Sequence[VotingRun], predicted: Sequence[pd.DataFrame]) -> list[dict[str, ByHead]]:
@@ -171,7 +168,7 @@ def by_round(runs: Sequence[VotingRun], predicted: Sequence[pd.DataFrame]) -> li
     rounds = max(len(voting_run.folds) for voting_run in runs)
     return [
         {
-            name: replica_by_head(table, ReplicaId(of_run, voting_run.folds[number % len(voting_run.folds)]))
+            name: by_head(table, str(ReplicaId(of_run, voting_run.folds[number % len(voting_run.folds)])))
             for voting_run, table in zip(runs, predicted, strict=True)
             for name, of_run in voting_run.names.items()
         }

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from raymask.config.members import Member
 from raymask.config.schema import RunConfig, resolve_members
 from raymask.config.tasks import label_space
+from raymask.core.columns import joint_columns, label_column, targets_of, true_labels
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import Labels, Probabilities
@@ -160,20 +161,15 @@ def read_decision(run: Run, space: LabelSpace) -> dict[str, Any]:
 
 
 def _no_images(space: LabelSpace) -> pd.DataFrame:
-    labels = [f"label_{target}" for target in (*space.names, JOINT)]
+    labels = [label_column(target) for target in targets_of(space)]
     return pd.DataFrame({column: [] for column in ("image_id", "path", "group", "fold", *labels)})
-
-
-def joint_columns(space: LabelSpace) -> list[str]:
-    """Columns of the joint classes' probabilities, in the order of the joint label."""
-    return [f"{JOINT}:{name}" for name in space.joint_classes]
 
 
 def judge(space: LabelSpace, manifest: pd.DataFrame, oof: pd.DataFrame) -> EvaluatedPredictions:
     """Joins predictions and truth on image_id."""
     columns = joint_columns(space)
     both = manifest.merge(oof[["image_id", *columns]], on="image_id", validate="one_to_one")
-    truth = {target: both[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
+    truth = true_labels(both, space)
     probabilities = both[columns].to_numpy(np.float64)
     elected = probabilities.argmax(axis=1)
     return EvaluatedPredictions(

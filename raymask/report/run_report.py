@@ -14,6 +14,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from raymask.config.members import Member
 from raymask.config.schema import ENSEMBLE
+from raymask.core.columns import label_column
 from raymask.core.console import duration
 from raymask.core.errors import shortened
 from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace
@@ -251,7 +252,7 @@ def fold_table(data: RunData) -> Section:
     manifest, size = data.manifest, data.space.joint_size
     if manifest.empty:
         return None
-    groups = manifest.groupby(["fold", f"label_{JOINT}"])["group"].nunique().unstack(fill_value=0)
+    groups = manifest.groupby(["fold", label_column(JOINT)])["group"].nunique().unstack(fill_value=0)
     counts = groups.reindex(columns=range(size), fill_value=0)
     even = np.maximum(counts[counts.index >= 0].mean().to_numpy(), 1e-9)
     rows = []
@@ -286,7 +287,7 @@ def predicted_classes(data: RunData) -> Section:
     predictions = data.predictions
     if predictions.empty:
         return None
-    space, labels = data.space, data.manifest[f"label_{JOINT}"]
+    space, labels = data.space, data.manifest[label_column(JOINT)]
     readable, labels = predictions[predictions["problem"].fillna("") == ""], labels[labels != UNLABELLED]
     table = pd.DataFrame({"name": [" · ".join(parts) for parts in joint_parts(space)]})
     table["count"] = np.bincount(readable[JOINT].to_numpy(np.int64), minlength=space.joint_size)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from raymask.config.schema import RunConfig
+from raymask.core.columns import label_column, targets_of, train_label_column
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.io.atomic import write_table
@@ -61,14 +62,14 @@ def changes(before: pd.DataFrame, now: pd.DataFrame, space: LabelSpace) -> Itera
         yield f"{len(added)} images were added, such as '{added[0]}'"
     both = old.index.intersection(new.index)
     old, new = old.loc[both], new.loc[both]
-    words = {"digest": "content", "group": "group", **{f"label_{name}": name for name in space.names}}
-    words |= {f"train_label_{name}": f"{name} to learn" for name in (*space.names, JOINT)} | {f"label_{JOINT}": "joint label"}
+    words = {"digest": "content", "group": "group", **{label_column(name): name for name in space.names}}
+    words |= {train_label_column(name): f"{name} to learn" for name in targets_of(space)} | {label_column(JOINT): "joint label"}
     for column in [name for name in words if name in old and name in new]:
         differ = both[(old[column] != new[column]).to_numpy()]
         if len(differ):
             first = differ[0]
             was, is_ = old.loc[first, column], new.loc[first, column]
-            if (task := column.removeprefix("label_")) in space.names:
+            if (task := words[column]) in space.names and column == label_column(task):
                 was, is_ = (space.classes(task)[label] for label in (was, is_))
             values = "" if column == "digest" else f", which was '{was}' and is '{is_}'"
             yield f"{len(differ)} images have another {words[column]}, such as '{first}'{values}"

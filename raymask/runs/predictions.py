@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from raymask.core.columns import by_column, by_head, predicted_column
 from raymask.core.errors import InputError, shortened
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import Probabilities
@@ -72,23 +73,8 @@ def oof_by_view(run: Run, member: str, views: Sequence[str], image_ids: pd.Serie
     for view in views:
         of_view = table[table["view"] == view].drop(columns=["view", "fold"])
         check_complete(f"the out-of-fold predictions of '{member}' ({view})", of_view.index.tolist(), image_ids.tolist())
-        parts.append(split_heads(of_view.loc[image_ids.to_numpy()]))
+        parts.append(by_head(of_view.loc[image_ids.to_numpy()]))
     return {head: np.stack([part[head] for part in parts]).astype(np.float32) for head in parts[0]}
-
-
-def split_heads(table: pd.DataFrame) -> dict[str, npt.NDArray[np.float64]]:
-    """(N, C) probabilities by head from a table with `head:class` columns."""
-    heads: dict[str, list[str]] = {}
-    for column in table.columns:
-        heads.setdefault(str(column).split(":", 1)[0], []).append(column)
-    return {head: table[columns].to_numpy(dtype=np.float64) for head, columns in heads.items()}
-
-
-def replica_by_head(predicted: pd.DataFrame, replica: ReplicaId) -> Mapping[str, npt.NDArray[np.float64]]:
-    """One replica's (N, C) probabilities by head from the table of `raymask.inference.actors.predict`."""
-    prefix = f"{replica}|"
-    columns = [name for name in predicted.columns if name.startswith(prefix)]
-    return split_heads(predicted[columns].rename(columns=lambda name: name.removeprefix(prefix)))
 
 
 def prediction_table(image_ids: pd.Series, problems: pd.Series, joint: Probabilities, space: LabelSpace) -> pd.DataFrame:
@@ -105,12 +91,9 @@ def prediction_table(image_ids: pd.Series, problems: pd.Series, joint: Probabili
     elected = joint.argmax(axis=1)
     columns: dict[str, object] = {"image_id": image_ids.to_numpy(), "problem": problems.to_numpy(), JOINT: elected}
     labels = space.split(elected)
-    columns |= {f"{task}_label": of_task for task, of_task in labels.items()}
-    columns |= {task: [space.classes(task)[label] for label in of_task] for task, of_task in labels.items()}
-    for task in space.names:
-        marginal = space.marginal(joint, task)
-        columns |= {f"{task}:{name}": marginal[:, label] for label, name in enumerate(space.classes(task))}
-    columns |= {f"{JOINT}:{name}": joint[:, label] for label, name in enumerate(space.joint_classes)}
+    columns |= {predicted_column(task): task_labels for task, task_labels in labels.items()}
+    columns |= {task: [space.classes(task)[label] for label in task_labels] for task, task_labels in labels.items()}
+    columns |= by_column({**{task: space.marginal(joint, task) for task in space.names}, JOINT: joint}, space)
     return pd.DataFrame(columns)
 
 

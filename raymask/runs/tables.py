@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from raymask.config.tasks import label_space
-from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace, heads_of
+from raymask.core.columns import joint_columns, label_column, predicted_column, targets_of, train_label_column
+from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace
 from raymask.io.checked import Kind, damaged, read_table
 from raymask.runs.directory import Run, load_run_config
 
@@ -34,12 +35,12 @@ def read_reserve(run: Run) -> pd.DataFrame:
 
 def _read_images(file: Path, space: LabelSpace, more: dict[str, Kind]) -> pd.DataFrame:
     texts: dict[str, Kind] = dict.fromkeys(("image_id", "path", "group"), "text")
-    targets = (*space.names, JOINT)
-    labels: dict[str, Kind] = {f"{kind}_{target}": "whole" for target in targets for kind in ("label", "train_label")}
+    targets = targets_of(space)
+    labels: dict[str, Kind] = {named(target): "whole" for target in targets for named in (label_column, train_label_column)}
     table = read_table(file, {**texts, **labels, **more})
     check_ids(file, table["image_id"])
     for target in targets:
-        for name in (f"label_{target}", f"train_label_{target}"):
+        for name in (label_column(target), train_label_column(target)):
             if not table[name].between(UNLABELLED, len(space.classes(target)) - 1).all():
                 raise damaged(file, f"its column '{name}' holds labels of other classes than the run's config")
     return table
@@ -51,8 +52,7 @@ def read_targets(run: Run, space: LabelSpace) -> pd.DataFrame:
     Raises:
         DamagedFileError: it cannot be read, or is of other classes.
     """
-    shares: dict[str, Kind] = {f"{JOINT}:{name}": "finite" for name in space.joint_classes}
-    return read_table(run.targets, {"image_id": "text", "fold": "whole", **shares})
+    return read_table(run.targets, {"image_id": "text", "fold": "whole", **dict.fromkeys(joint_columns(space), "finite")})
 
 
 def read_folds(run: Run) -> pd.Series:
@@ -75,11 +75,6 @@ def check_ids(file: Path, image_ids: pd.Series) -> None:
         raise damaged(file, f"it holds '{twice.iloc[0]}' twice")
 
 
-def probability_columns(space: LabelSpace, task: str, prefix: str = "") -> dict[str, Kind]:
-    """`PREFIXhead:class` columns of what a member of a task says."""
-    return {f"{prefix}{head}:{name}": "finite" for head in heads_of(task, space) for name in space.classes(head)}
-
-
 def read_ensemble_predictions(file: Path, space: LabelSpace) -> pd.DataFrame:
     """An ensemble's predictions, as `raymask.runs.predictions.prediction_table` makes them.
 
@@ -87,16 +82,16 @@ def read_ensemble_predictions(file: Path, space: LabelSpace) -> pd.DataFrame:
         DamagedFileError: they cannot be read, or are not of the label space.
     """
     columns: dict[str, Kind] = {"image_id": "text", "problem": "text", JOINT: "whole"}
-    columns |= {f"{task}_label": "whole" for task in space.names}
-    table = read_table(file, {**columns, **{f"{JOINT}:{name}": "finite" for name in space.joint_classes}})
+    columns |= {predicted_column(task): "whole" for task in space.names}
+    table = read_table(file, {**columns, **dict.fromkeys(joint_columns(space), "finite")})
     check_ids(file, table["image_id"])
-    for target, name in [(JOINT, JOINT), *((task, f"{task}_label") for task in space.names)]:
-        if not table[name].between(0, len(space.classes(target)) - 1).all():
-            raise damaged(file, f"its column '{name}' holds labels of other classes than the run's config")
+    for target in (JOINT, *space.names):
+        if not table[predicted_column(target)].between(0, len(space.classes(target)) - 1).all():
+            raise damaged(file, f"its column '{predicted_column(target)}' holds labels of other classes than the run's config")
     return table
 
 
-def read_model_predictions(file: Path, image_ids: Iterable[str], columns: dict[str, Kind]) -> pd.DataFrame:
+def read_model_predictions(file: Path, image_ids: Iterable[str], columns: Collection[str]) -> pd.DataFrame:
     """Models' probabilities of these images, in the order of their ids; those of broken images may be NaN.
 
     Raises:

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raymask.core.tasks import JOINT, LabelSpace
+from raymask.core.columns import joint_columns
+from raymask.core.tasks import LabelSpace
 from raymask.core.types import Labels, Probabilities
 from raymask.runs.directory import ANY_FOLD
 
@@ -92,10 +93,6 @@ def _shares(joint: Probabilities) -> Probabilities:
 
 def _table(image_ids: Sequence[str], fold: int, joint: Probabilities, space: LabelSpace) -> pd.DataFrame:
     """One row a target: image_id, fold (int64), and float32 `joint:CLASS`, as `raymask.training.targets.teach` reads them."""
-    columns = dict(zip(_columns(space), joint.T.astype(np.float32), strict=True))
+    columns = dict(zip(joint_columns(space), joint.T.astype(np.float32), strict=True))
     ids = np.array(image_ids, dtype=object)
     return pd.DataFrame({"image_id": ids, "fold": np.full(len(ids), fold, np.int64), **columns})
-
-
-def _columns(space: LabelSpace) -> list[str]:
-    return [f"{JOINT}:{name}" for name in space.joint_classes]

@@ -16,6 +16,7 @@ from ray.exceptions import RayTaskError
 from raymask.cluster.resources import Slots
 from raymask.cluster.waiting import wait_for
 from raymask.config.members import Member
+from raymask.core.columns import by_column, label_column, true_labels
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace
 from raymask.core.types import ByHead
@@ -103,11 +104,11 @@ def _make(job: SoupJob, threads: int) -> SoupResult:
         Ingredient(model.folder.name, model.weights, model.scores.get("f1", 0.0), model.sha256)
         for model in (read_model(run.replica(replica)) for replica in replicas)
     ]
-    labelled = read_manifest(run, job.space)[f"label_{JOINT}"] != UNLABELLED
+    labelled = read_manifest(run, job.space)[label_column(JOINT)] != UNLABELLED
     held_out = read_reserve(run)
     reserved = Reserved(
         Images(prepared_images(job.cache, run.reserve), np.arange(len(held_out))),
-        {target: held_out[f"label_{target}"].to_numpy(np.int64) for target in (*job.space.names, JOINT)},
+        true_labels(held_out, job.space),
         held_out["group"].to_numpy(),
     )
     soup, greedy = soup_of_member(
@@ -140,10 +141,6 @@ def reserve_table(image_ids: pd.Series, replica: ReplicaId, probabilities: ByHea
         probabilities: (N, C) probabilities by head.
         space: the label space.
     """
-    columns = {
-        f"{replica}|{head}:{name}": head_probs[:, label].astype(np.float32)
-        for head, head_probs in probabilities.items()
-        for label, name in enumerate(space.classes(head))
-    }
+    columns = by_column({head: head_probs.astype(np.float32) for head, head_probs in probabilities.items()}, space, str(replica))
     table = pd.DataFrame({"image_id": image_ids.to_numpy(), "problem": "", **columns})
     return table.sort_values("image_id", kind="stable").reset_index(drop=True)

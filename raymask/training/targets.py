@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from raymask.core.columns import joint_columns, label_column, targets_of, train_label_column, true_labels
 from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace
 from raymask.core.types import Labels, Probabilities
 from raymask.runs.directory import ANY_FOLD
@@ -43,13 +44,12 @@ class LabelTable:
 
 def label_table(manifest: pd.DataFrame, space: LabelSpace) -> LabelTable:
     """The labels and folds of a manifest as the engine takes them; unlabelled images are not learned from."""
-    targets = [*space.names, JOINT]
     return LabelTable(
         space=space,
         fold=manifest["fold"].to_numpy(np.int64),
-        truth={target: manifest[f"label_{target}"].to_numpy(np.int64) for target in targets},
-        train={target: manifest[f"train_label_{target}"].to_numpy(np.int64) for target in targets},
-        trains=manifest[f"label_{JOINT}"].to_numpy(np.int64) != UNLABELLED,
+        truth=true_labels(manifest, space),
+        train={target: manifest[train_label_column(target)].to_numpy(np.int64) for target in targets_of(space)},
+        trains=manifest[label_column(JOINT)].to_numpy(np.int64) != UNLABELLED,
     )
 
 
@@ -73,7 +73,7 @@ def teach(labels: LabelTable, image_ids: pd.Series, targets: pd.DataFrame | None
     applying = pd.concat([of_fold, of_any])
     index = pd.Index(applying["image_id"]).get_indexer(image_ids.to_numpy())
     rows, space = np.flatnonzero(index >= 0), labels.space
-    joint = applying[[f"{JOINT}:{name}" for name in space.joint_classes]].to_numpy(np.float64)[index[rows]]
+    joint = applying[joint_columns(space)].to_numpy(np.float64)[index[rows]]
     heads = {**{name: space.marginal(joint, name) for name in space.names}, JOINT: joint}
     trains = np.ones(len(image_ids), bool) if labels.trains is None else labels.trains.copy()
     trains[rows] = True

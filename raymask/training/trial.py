@@ -16,6 +16,7 @@ import torch
 import raymask
 from raymask.cluster.resources import Slots
 from raymask.config.members import Member
+from raymask.core.columns import by_column
 from raymask.core.tasks import LabelSpace, heads_of
 from raymask.data.features import open_bank
 from raymask.data.sampling import Schedule
@@ -187,10 +188,5 @@ def _predict_own_fold(job: Job, learner: Learner, feed: Feed, image_ids: pd.Seri
     tables = []
     for view in job.views:
         probabilities = learner.predict(learner.own_rows, view, feed)
-        columns = {
-            f"{head}:{name}": head_probs[:, label]
-            for head, head_probs in probabilities.items()
-            for label, name in enumerate(job.space.classes(head))
-        }
-        tables.append(pd.DataFrame({"image_id": ids, "view": view, **columns}))
+        tables.append(pd.DataFrame({"image_id": ids, "view": view, **by_column(probabilities, job.space)}))
     return pd.concat(tables, ignore_index=True)

@@ -28,14 +28,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from raymask.cluster.resources import gpus_worth, plan_actors
 from raymask.cluster.session import RaySession
+from raymask.core.columns import by_head, true_labels
 from raymask.core.console import Display
 from raymask.core.errors import InputError
-from raymask.core.tasks import JOINT
 from raymask.core.types import ByHead
 from raymask.inference.replicas import VotingRun, by_round, columns_of, model_digests, replica_predictions, reserved_images
 from raymask.io.atomic import write_json, write_table
@@ -46,7 +45,7 @@ from raymask.report.run_report import build_report
 from raymask.runs.directory import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, add_timing, read_ensemble
 from raymask.runs.identity import check_unchanged, without_places
 from raymask.runs.models import soups_are_made
-from raymask.runs.predictions import check_complete, replica_by_head
+from raymask.runs.predictions import check_complete
 from raymask.runs.schemas import ModelComparison
 from raymask.runs.tables import read_model_predictions
 from raymask.transforms.tta import ViewPlan
@@ -130,7 +129,7 @@ def _compared(
 ) -> dict[str, Any]:
     space = vote.space
     metric = parse_metric(read_ensemble(voting_run.run, "metric")["metric"], space)
-    truth = {target: held_out[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
+    truth = true_labels(held_out, space)
     groups = group_numbers(held_out["group"])
     rounds = by_round([voting_run], [replica_predictions(voting_run, held_out, "reserve", vote.views, session, display)])
     probabilities = _said(voting_run, singles, held_out, vote.views, session, display)
@@ -167,7 +166,7 @@ def _said(
                 voting_run.run.replica_reserve(replica), held_out["image_id"], columns_of(voting_run, [replica])
             )
         check_complete(f"the predictions by {replica}", table["image_id"].tolist(), held_out["image_id"].tolist())
-        probabilities[replica.part][names[replica.member]] = replica_by_head(table, replica)
+        probabilities[replica.part][names[replica.member]] = by_head(table, str(replica))
     return probabilities
 
 

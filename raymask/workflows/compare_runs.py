@@ -10,6 +10,7 @@ import pandas as pd
 
 from raymask.cluster.resources import gpus_worth, plan_actors
 from raymask.cluster.session import RaySession
+from raymask.core.columns import by_head, joint_columns, label_column
 from raymask.core.console import Display
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import Labels
@@ -20,7 +21,6 @@ from raymask.io.checked import DamagedFileError, read_json
 from raymask.metrics.bootstrap import Interval, Metric, compare, group_numbers, interval, parse_metric
 from raymask.runs.directory import ANY_FOLD, WHOLE, ReplicaId, Run, read_ensemble
 from raymask.runs.identity import check_unchanged
-from raymask.runs.predictions import replica_by_head
 from raymask.runs.schemas import RunComparison
 from raymask.runs.tables import read_ensemble_predictions, read_targets
 from raymask.voting.reading import read_vote
@@ -58,7 +58,7 @@ def gained(
 def taught_by_class(targets: pd.DataFrame, space: LabelSpace) -> dict[str, dict[str, int]]:
     """Unlabelled images by the part that learns from them (`fold-K`, or `all`) and the class that they are taught as."""
     taught = targets[targets["fold"] != ANY_FOLD]
-    elected = taught[[f"{JOINT}:{name}" for name in space.joint_classes]].to_numpy().argmax(axis=1)
+    elected = taught[joint_columns(space)].to_numpy().argmax(axis=1)
     counts: dict[str, dict[str, int]] = {}
     for fold in sorted(taught["fold"].unique(), key=lambda fold: (fold < 0, fold)):
         of_class = np.bincount(elected[taught["fold"] == fold], minlength=space.joint_size)
@@ -97,7 +97,7 @@ def compare_runs(before: Run, after: Run, seed: int, rule: str, session: RaySess
     ]
     images = images[images["image_id"].isin(elected[0].index)]
     labels = [of_run.loc[images["image_id"]].to_numpy(np.int64) for of_run in elected]
-    truth, groups = images[f"label_{JOINT}"].to_numpy(np.int64), group_numbers(images["group"])
+    truth, groups = images[label_column(JOINT)].to_numpy(np.int64), group_numbers(images["group"])
     result: dict[str, Any] = gained(voting_run.space, metric, truth, labels[0], labels[1], groups, seed)
     result["kept"] = result["gain"]["score"] > result["gain"]["se"]
     result["pseudo_labelled"] = taught_by_class(read_targets(after, voting_run.space), voting_run.space)
@@ -141,8 +141,8 @@ def score_whole(
     with display.counting("predict", "reserve images") as count:
         predicted = predict(voting_run.run, held_out[["image_id", "path"]], [whole], vote.views, pool, count)
     check_unchanged(held_out, voting_run.config, "reserve images")
-    joint = vote({name: replica_by_head(predicted, whole) for name in voting_run.names})
-    truth, groups = held_out[f"label_{JOINT}"].to_numpy(np.int64), group_numbers(held_out["group"])
+    joint = vote({name: by_head(predicted, str(whole)) for name in voting_run.names})
+    truth, groups = held_out[label_column(JOINT)].to_numpy(np.int64), group_numbers(held_out["group"])
     scores, resampled = compare(metric, voting_run.space, truth, [joint.argmax(axis=1)], groups, seed)
     return interval(float(scores[0]), resampled[0])
 

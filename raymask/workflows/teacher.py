@@ -22,6 +22,7 @@ import pandas as pd
 
 from raymask.cluster.session import RaySession
 from raymask.config.schema import RunConfig, TeacherConfig
+from raymask.core.columns import is_label_column, joint_columns, label_column, train_label_column
 from raymask.core.console import Display
 from raymask.core.errors import InputError, shortened
 from raymask.core.tasks import JOINT, UNLABELLED
@@ -38,7 +39,7 @@ from raymask.runs.directory import ANY_FOLD, WHOLE, Run, read_ensemble
 from raymask.runs.predictions import check_complete
 from raymask.runs.schemas import ENSEMBLE_FORMAT, Fingerprint
 from raymask.runs.tables import read_ensemble_predictions, read_targets
-from raymask.training.pseudo_labels import PREFIX, _columns, labelled_targets, least_confidences, unlabelled_targets
+from raymask.training.pseudo_labels import PREFIX, labelled_targets, least_confidences, unlabelled_targets
 from raymask.voting.reading import read_vote
 from raymask.voting.vote import Vote
 
@@ -140,16 +141,16 @@ def _voting(run: Run, members: Mapping[str, Mapping[str, str]]) -> tuple[VotingR
 
 def _fold_of(run: Run) -> pd.Series:
     """The folds of a run's labelled images, by image_id."""
-    manifest = read_table(run.manifest, {"image_id": "text", "fold": "whole", f"label_{JOINT}": "whole"}, only=True)
-    return manifest[manifest[f"label_{JOINT}"] != UNLABELLED].set_index("image_id")["fold"]
+    manifest = read_table(run.manifest, {"image_id": "text", "fold": "whole", label_column(JOINT): "whole"}, only=True)
+    return manifest[manifest[label_column(JOINT)] != UNLABELLED].set_index("image_id")["fold"]
 
 
 def _check_images(voting: Sequence[VotingRun], source: Source) -> None:
     run = voting[0].run
-    columns: dict[str, Kind] = {"image_id": "text", "group": "text", f"label_{JOINT}": "whole"}
+    columns: dict[str, Kind] = {"image_id": "text", "group": "text", label_column(JOINT): "whole"}
     theirs = pd.concat([read_table(file, columns) for file in (run.manifest, run.reserve) if file.exists()])
     theirs = theirs[[*columns, *(["digest"] if "digest" in theirs else [])]]
-    theirs = theirs[theirs[f"label_{JOINT}"] != UNLABELLED].set_index("image_id").sort_index()
+    theirs = theirs[theirs[label_column(JOINT)] != UNLABELLED].set_index("image_id").sort_index()
     ours = source.images[list(theirs.reset_index())].set_index("image_id")
     gone = theirs.index.difference(ours.index).tolist()
     set_aside = read_table(run.rejected, {"image_id": "text"})["image_id"].tolist() if run.rejected.exists() else []
@@ -220,12 +221,12 @@ def _targets(teacher: Teacher, labelled: pd.DataFrame, session: RaySession, disp
     judged = labelled[labelled["fold"] != TRAIN_ONLY]
     ids = judged["image_id"].tolist()
     check_complete(f"the out-of-fold predictions of '{config.run}'", teacher.oof["image_id"].tolist(), ids)
-    probabilities = teacher.oof.set_index("image_id").loc[ids, _columns(space)].to_numpy(np.float64)
-    tables = [labelled_targets(ids, judged[f"train_label_{JOINT}"].to_numpy(np.int64), probabilities, config.truth, space)]
+    probabilities = teacher.oof.set_index("image_id").loc[ids, joint_columns(space)].to_numpy(np.float64)
+    tables = [labelled_targets(ids, judged[train_label_column(JOINT)].to_numpy(np.int64), probabilities, config.truth, space)]
     if config.truth < 1:
         display.line("teacher", f"labels count {config.truth:g}, what '{config.run.name}' said of them out of fold the rest")
     if teacher.unlabelled is not None:
-        least = least_confidences(probabilities, judged[f"label_{JOINT}"].to_numpy(np.int64), config.precision)
+        least = least_confidences(probabilities, judged[label_column(JOINT)].to_numpy(np.int64), config.precision)
         image_ids, by_fold = _unlabelled_predictions(teacher, session, display)
         taught = unlabelled_targets(image_ids, by_fold, least, config.unlabelled == "hard", space)
         counts = taught["fold"].value_counts().reindex(list(by_fold), fill_value=0)
@@ -264,6 +265,6 @@ def _unlabelled_rows(teacher: Teacher, targets: pd.DataFrame, images: pd.DataFra
         return images.head(0).assign(fold=np.empty(0, np.int64))
     rows = teacher.unlabelled.assign(image_id=PREFIX + teacher.unlabelled["image_id"])
     rows = rows[rows["image_id"].isin(set(targets["image_id"][targets["fold"] != ANY_FOLD]))]
-    labels = [name for name in images.columns if name.startswith(("label_", "train_label_"))]
+    labels = [name for name in images.columns if is_label_column(name)]
     rows = rows.assign(group=rows["image_id"], fold=TRAIN_ONLY, **dict.fromkeys(labels, UNLABELLED))
     return rows[[*images.columns, "fold"]]

@@ -14,6 +14,7 @@ import pandas as pd
 from raymask.cluster.session import RaySession
 from raymask.config.schema import ENSEMBLE, resolve_members
 from raymask.config.vote import VoteConfig
+from raymask.core.columns import label_column, task_columns, true_labels
 from raymask.core.console import Display
 from raymask.core.errors import BEGINS_ANEW, InputError
 from raymask.core.paths import absolute, check_writable
@@ -31,7 +32,7 @@ from raymask.runs.identity import without_places
 from raymask.runs.outputs import check_output
 from raymask.runs.predictions import check_complete, collect_oof, oof_by_view, prediction_table, read_oof
 from raymask.runs.schemas import ENSEMBLE_FORMAT
-from raymask.runs.tables import probability_columns, read_ensemble_predictions, read_manifest
+from raymask.runs.tables import read_ensemble_predictions, read_manifest
 from raymask.voting.reading import read_vote
 from raymask.voting.selection import Candidate
 from raymask.voting.vote import Evidence, Vote, decide, estimate_caveat, summary
@@ -57,7 +58,7 @@ def decide_vote(runs: Sequence[VotingRun], config: VoteConfig, into: Run, seed: 
         return known
     began = time.monotonic()
     decision = decide(_evidence(runs, images), config, seed)
-    truth = {target: images[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
+    truth = true_labels(images, space)
     scores = {name: score_heads(space, heads, truth) for name, heads in decision.members.items()}
     scores[ENSEMBLE] = score_joint(space, decision.joint.argmax(axis=1), truth)
     write_table(into.oof_ensemble, prediction_table(ids, pd.Series("", index=ids.index), decision.joint, space))
@@ -127,7 +128,7 @@ def _collect(voting_run: VotingRun, member: str, ids: pd.Series, display: Displa
 def _check_heads(voting_run: VotingRun, member: str) -> None:
     """Refuses out-of-fold predictions of other classes than those of the member's task."""
     task = next(known.task for known in resolve_members(voting_run.config) if known.name == member)
-    wanted = {"image_id", "view", "fold", *probability_columns(voting_run.space, task)}
+    wanted = {"image_id", "view", "fold", *task_columns(task, voting_run.space)}
     if set(read_oof(voting_run.run, member)) != wanted:
         raise damaged(voting_run.run.oof(member), "it holds predictions of other classes than those of the run's config")
 
@@ -169,7 +170,7 @@ def _evidence(runs: Sequence[VotingRun], images: pd.DataFrame) -> Evidence:
         space=runs[0].space,
         members=members,
         views=tuple(views),
-        truth=images[f"label_{JOINT}"].to_numpy(np.int64),
+        truth=images[label_column(JOINT)].to_numpy(np.int64),
         groups=group_numbers(images["group"]),
         folds=images["fold"].to_numpy(np.int64),
     )
@@ -225,7 +226,7 @@ def score_reserve(
     held_out = reserved_images(runs[0].run)
     predicted = [replica_predictions(voting_run, held_out, "reserve", vote.views, session, display) for voting_run in runs]
     space = vote.space
-    truth = {target: held_out[f"label_{target}"].to_numpy(np.int64) for target in (*space.names, JOINT)}
+    truth = true_labels(held_out, space)
     rounds = by_round(runs, predicted)
     scores: Scores = {
         name: score_heads(

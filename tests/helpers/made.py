@@ -15,6 +15,7 @@ from rich.console import Console
 from raymask.config.loading import load_config
 from raymask.config.members import Member
 from raymask.config.schema import resolve_members
+from raymask.core.columns import by_column
 from raymask.core.console import Display
 from raymask.core.tasks import LabelSpace, heads_of
 from raymask.data.sources import Source, read_source
@@ -92,14 +93,10 @@ def _write_replica(
     write_model(run, member, fold, build_classifier(member.recipe, heads), space, epochs=2, scores={"f1": 0.5})
 
 
-def _drawn(heads: dict[str, int], space: LabelSpace, images: int, rng: Any, prefix: str = "") -> dict[str, Any]:
+def _drawn(heads: dict[str, int], space: LabelSpace, images: int, rng: Any, model: str = "") -> dict[str, Any]:
     """Columns of random probabilities."""
     said = {head: rng.dirichlet(np.ones(classes), images).astype(np.float32) for head, classes in heads.items()}
-    return {
-        f"{prefix}{head}:{name}": of_head[:, label]
-        for head, of_head in said.items()
-        for label, name in enumerate(space.classes(head))
-    }
+    return by_column(said, space, model)
 
 
 def predict_and_report(run: Run, source: Source) -> None:
@@ -120,8 +117,7 @@ def _write_predictions(file: Path, one: VotingRun, images: pd.DataFrame, views: 
     columns: dict[str, Any] = {}
     for member in resolve_members(one.config):
         for fold in range(FOLDS):
-            prefix = f"{ReplicaId(member.name, fold)}|"
-            columns |= _drawn(heads_of(member.task, one.space), one.space, len(images), rng, prefix)
+            columns |= _drawn(heads_of(member.task, one.space), one.space, len(images), rng, str(ReplicaId(member.name, fold)))
     table = pd.DataFrame({"image_id": images["image_id"].to_numpy(), "problem": "", **columns})
     write_table(file, table.sort_values("image_id", kind="stable"))
     write_json(file.with_name("source.json"), replicas.prediction_fingerprint(one, images, views))

@@ -18,6 +18,7 @@ from PIL import Image
 from raymask.config.loading import validate
 from raymask.config.tasks import label_space
 from raymask.config.vote import VoteConfig
+from raymask.core.columns import joint_columns
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.io import files
 from raymask.io.atomic import write_json, write_table
@@ -216,7 +217,7 @@ def test_losses_are_drawn_as_they_were_written(run: Run, monkeypatch: pytest.Mon
 def test_worst_mistakes_are_the_least_probable_truths(run: Run) -> None:
     oof = pd.read_parquet(run.oof_ensemble).set_index("image_id")
     space = run_report.read_run_data(run).space
-    columns = run_data.joint_columns(space)
+    columns = joint_columns(space)
     truth = pd.read_parquet(run.manifest).set_index("image_id")[f"label_{JOINT}"]
     for image_id, of_truth in {"person-03/1.jpg": 0.001, "person-01/0.jpg": 0.002}.items():
         others = np.full(len(columns), (1 - of_truth - 0.5) / (len(columns) - 2))

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raymask.core.columns import by_head
 from raymask.core.errors import InputError
 from raymask.runs.directory import ReplicaId, Run
-from raymask.runs.predictions import collect_oof, oof_by_view, replica_by_head, split_heads
+from raymask.runs.predictions import collect_oof, oof_by_view
 
 VIEWS = ("original", "hflip")
 IDS = [f"id-{number:02}" for number in range(12)]
@@ -159,13 +160,13 @@ class TestByView:
 class TestSplitHeads:
     def test_class_names_may_hold_colons_bars_and_spaces(self) -> None:
         columns = ["kind:a:b", "kind:a|b", "kind:a b", "kind: ", "age:<30", "age:>=60"]
-        heads = split_heads(pd.DataFrame(np.arange(12.0).reshape(2, 6), columns=columns))
+        heads = by_head(pd.DataFrame(np.arange(12.0).reshape(2, 6), columns=columns))
         assert list(heads) == ["kind", "age"]
         np.testing.assert_array_equal(heads["kind"], [[0, 1, 2, 3], [6, 7, 8, 9]])
         np.testing.assert_array_equal(heads["age"], [[4, 5], [10, 11]])
 
     def test_heads_that_begin_alike_stay_apart(self) -> None:
-        heads = split_heads(pd.DataFrame([[1.0, 2.0, 3.0]], columns=["age:a", "age_band:a", "age:b"]))
+        heads = by_head(pd.DataFrame([[1.0, 2.0, 3.0]], columns=["age:a", "age_band:a", "age:b"]))
         np.testing.assert_array_equal(heads["age"], [[1.0, 3.0]])
         np.testing.assert_array_equal(heads["age_band"], [[2.0]])
 
@@ -180,6 +181,6 @@ class TestSplitHeads:
             "my.age/fold-1|age:a",
         ]
         predicted = pd.DataFrame([["id", "", 0.25, 0.75, 3.0, 4.0, 5.0]], columns=columns)
-        heads = replica_by_head(predicted, ReplicaId("age", 1))
+        heads = by_head(predicted, str(ReplicaId("age", 1)))
         assert list(heads) == ["age"]
         np.testing.assert_array_equal(heads["age"], [[0.25, 0.75]])

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raymask.config.tasks import TaskConfig
+from raymask.core.columns import by_head
 from raymask.core.errors import InputError
 from raymask.core.spelling import canonical
 from raymask.core.tasks import JOINT, LabelSpace, Task
@@ -18,7 +19,7 @@ from raymask.export.torch_modules import output_names
 from raymask.inference.replicas import voting_runs
 from raymask.io.atomic import write_table
 from raymask.runs.directory import ReplicaId, Run
-from raymask.runs.predictions import prediction_table, replica_by_head, split_heads
+from raymask.runs.predictions import prediction_table
 
 NAMES = ["path", "size", "fold", "view", "label", "labels", "row", "chunk", "pixels", "pixels_probabilities", "type", "said"]
 TAKEN = ["image_id", "problem", "agreement", "joint", "multi", "mean", "path_label", "label_label", "joint_label"]
@@ -66,7 +67,7 @@ def test_every_probability_is_found_again_under_its_name(tmp_path: Path, space: 
     for task in space.tasks:
         assert read[task.name].tolist() == [task.classes[label] for label in elected[task.name]]
         assert read[f"{task.name}_label"].tolist() == elected[task.name].tolist()
-    probabilities = split_heads(read[[name for name in read.columns if ":" in name]])
+    probabilities = by_head(read[[name for name in read.columns if ":" in name]])
     assert set(probabilities) == {*space.names, JOINT}
     np.testing.assert_array_equal(probabilities[JOINT], joint)
     np.testing.assert_array_equal(probabilities[space.names[0]], space.marginal(joint, space.names[0]))
@@ -74,6 +75,6 @@ def test_every_probability_is_found_again_under_its_name(tmp_path: Path, space: 
     said = {f"{replica}|{JOINT}:{name}": joint[:, label] * place for place, replica in enumerate(replicas)
             for label, name in enumerate(space.joint_classes)}  # fmt: skip
     for place, replica in enumerate(replicas):
-        np.testing.assert_array_equal(replica_by_head(pd.DataFrame(said), replica)[JOINT], joint * place)
+        np.testing.assert_array_equal(by_head(pd.DataFrame(said), str(replica))[JOINT], joint * place)
     outputs = output_names(space.names)
     assert len(set(outputs.values()) | {"pixels"}) == len(space.names) + 1

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raymask.core.columns import by_head
 from raymask.core.tasks import JOINT, LabelSpace, Task
 from raymask.core.types import ByHead, Labels
 from raymask.inference.timing import seconds_of
@@ -18,7 +19,6 @@ from raymask.io.hashing import file_digest
 from raymask.metrics.bootstrap import parse_metric
 from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run
 from raymask.runs.models import soups_are_made
-from raymask.runs.predictions import replica_by_head
 from raymask.training.soup_tasks import reserve_table
 from raymask.transforms.tta import even
 from raymask.voting.calibration import Calibration
@@ -152,7 +152,7 @@ def test_a_reserve_table_reads_like_that_of_replicas() -> None:
     assert table["image_id"].tolist() == ["a", "b", "c", "d"]
     assert (table["problem"] == "").all()
     assert table.dtypes.iloc[2] == np.float32
-    np.testing.assert_allclose(replica_by_head(table, replica)["colour"], said["colour"][[3, 1, 2, 0]], rtol=1e-6)
+    np.testing.assert_allclose(by_head(table, str(replica))["colour"], said["colour"][[3, 1, 2, 0]], rtol=1e-6)
 
 
 def test_soups_are_made_for_the_views_that_the_greedy_one_was_chosen_under(tmp_path: Path) -> None:
