@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import torch
 from raymask.core.console import Display
 from raymask.core.errors import InputError, one_of
 from raymask.core.paths import absolute, check_writable
-from raymask.core.types import ByHead
 from raymask.core.version import __version__
 from raymask.data.specs import InputSpec, input_spec
 from raymask.export.model_card import input_names, model_card, preprocessing
@@ -34,7 +32,7 @@ from raymask.models.classifier import read_weights
 from raymask.runs.directory import Run, load_run_config, read_ensemble, save_run_config
 from raymask.runs.models import META, WEIGHTS, read_model
 from raymask.runs.outputs import check_output
-from raymask.transforms.tta import ViewPlan, even
+from raymask.transforms.tta import even
 
 FORMATS = {"onnx": ("onnx",), "torch": ("torch",), "both": ("onnx", "torch")}
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -83,9 +81,9 @@ def export(
             _write_run(run, draft, chosen)
         definition = chosen if members else read_definition(draft, models, rule)
         specs = specs_of(definition.models)
-        predictor = _exact_predictor(definition, specs)
+        predictor = Predictor(definition.models, definition.vote.views, specs, exact=True)
         images = read_check_images(run, chosen.models, specs)
-        singly = _said(predictor, even(["original"]), images.pixels)
+        singly = predictor.probabilities(images.pixels, even(["original"]))
         write_models(bundle, predictor, images, singly, shown)
         if not members:
             write_ensemble(bundle, definition, predictor, images)
@@ -139,24 +137,6 @@ def _write_run(run: Run, out: Path, definition: EnsembleDefinition) -> None:
         shutil.copyfile(folder / META, copy / META)
     save_run_config(Run(out), load_run_config(run))
     write_json(Run(out).ensemble, {**read_ensemble(run), "members": {name: {"member": name} for name in definition.rounds[0]}})
-
-
-def _exact_predictor(definition: EnsembleDefinition, specs: Sequence[InputSpec]) -> Predictor:
-    """Raymask's own predictor on the CPU in float32, whatever the models' recipes say."""
-    predictor = Predictor(definition.models, definition.vote.views, specs, None)
-    predictor.device = torch.device("cpu")
-    predictor.models = [model.cpu() for model in predictor.models]
-    predictor.amp = [nullcontext for _ in predictor.models]
-    return predictor
-
-
-def _said(predictor: Predictor, views: ViewPlan, pixels: Sequence[Any]) -> dict[str, ByHead]:
-    """(n, C) by head of every model under other views."""
-    before, predictor.views = predictor.views, views
-    try:
-        return predictor.probabilities(pixels)
-    finally:
-        predictor.views = before
 
 
 def _told(bundle: Bundle, definition: EnsembleDefinition, specs: Sequence[InputSpec], part: str | None) -> dict[str, Any]:

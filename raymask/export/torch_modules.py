@@ -56,14 +56,14 @@ class EnsembleGraph(nn.Module):
     """
 
     def __init__(self, definition: EnsembleDefinition, predictor: Predictor) -> None:
-        """Takes the models that a predictor has loaded.
+        """Takes the models that a predictor has loaded, and its views.
 
         Raises:
             KeyError: the vote's rule has no graph, see `COMBINE`.
         """
         super().__init__()
         self.vote = VoteGraph(definition.vote)
-        self.views, self.rounds, self.names = definition.vote.views, definition.rounds, predictor.names
+        self.views, self.rounds, self.names = predictor.views, definition.rounds, predictor.names
         self.groups = [(spec, places) for spec, backbones in predictor.groups.items() for places in backbones.values()]
         firsts = [predictor.models[places[0]] for _, places in self.groups]
         self.statistics = [model.statistics for model in firsts]

@@ -25,7 +25,7 @@ class Ensemble:
         """Loads all models of a definition."""
         self.definition = definition
         self.specs = specs_of(definition.models)
-        self.predictor = Predictor(definition.models, definition.vote.views, self.specs, None)
+        self.predictor = Predictor(definition.models, definition.vote.views, self.specs)
 
     @cached_property
     def tasks(self) -> dict[str, tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,9 @@ BATCH = 64
 class Predictor:
     """Models on one device; those with one frozen backbone share its forward pass."""
 
-    def __init__(self, models: Models, views: ViewPlan, specs: Sequence[InputSpec], threads: int | None) -> None:
+    def __init__(
+        self, models: Models, views: ViewPlan, specs: Sequence[InputSpec], threads: int | None = None, *, exact: bool = False
+    ) -> None:
         """Loads all models.
 
         Args:
@@ -36,13 +38,14 @@ class Predictor:
             views: test-time augmentations, how much each counts, and how they are merged.
             specs: how the images that will come are prepared.
             threads: torch threads of this process; None to leave them as they are.
+            exact: whether to compute on the CPU in float32, whatever device there is and whatever precision the recipes set.
         """
         import torch
 
         from raymask.models.classifier import backbone_digest, fuse_for_inference, load_classifier
         from raymask.models.precision import mixed_precision, prepare_process
 
-        automatic = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        automatic = torch.device("cuda" if torch.cuda.is_available() and not exact else "cpu")
         self.device = automatic if threads is None else prepare_process(threads)
         self.views, self.names = views, list(models)
         self.groups: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -61,24 +64,26 @@ class Predictor:
                 fuse_for_inference(model, recipe)
             group.append(index)
             self.models.append(model.to(self.device))
-            self.amp.append(mixed_precision(recipe, self.device)[0])
+            self.amp.append(nullcontext if exact else mixed_precision(recipe, self.device)[0])
 
-    def __call__(self, pixels: Sequence[npt.NDArray[np.uint8 | np.float32]]) -> list[ByHead]:
+    def __call__(self, pixels: Sequence[npt.NDArray[np.uint8 | np.float32]], views: ViewPlan | None = None) -> list[ByHead]:
         """(n, C) float32 probabilities by head of each model, the views merged.
 
         Args:
             pixels: (n, H, W, 3) images from 0 to 255 for each spec.
+            views: test-time augmentations (default: those of the predictor).
         """
         import torch
 
         from raymask.models.classifier import to_pixels
         from raymask.transforms.tta import VIEWS
 
+        views = views or self.views
         probabilities: dict[int, list[npt.NDArray[np.float32]]] = defaultdict(list)
         with torch.inference_mode():
             for spec, backbones in self.groups.items():
                 images = to_pixels(np.ascontiguousarray(pixels[spec]), self.device).float()  # so that no view rounds
-                for names in self._views_by_pass(len(images)):
+                for names in _views_by_pass(views, len(images)):
                     viewed, normalised = torch.cat([VIEWS[name](images) for name in names]), {}
                     for places in backbones.values():
                         model = self.models[places[0]]
@@ -88,28 +93,31 @@ class Predictor:
                             features = model.backbone(normalised[model.statistics])
                             for index in places:
                                 probabilities[index].append(_softmaxed(self.models[index].classify(features)))
-        return [self._merged(index, np.concatenate(probabilities[index])) for index in range(len(self.models))]
+        return [self._merged(index, np.concatenate(probabilities[index]), views) for index in range(len(self.models))]
 
-    def probabilities(self, pixels: Sequence[npt.NDArray[np.uint8 | np.float32]]) -> dict[str, ByHead]:
+    def probabilities(
+        self, pixels: Sequence[npt.NDArray[np.uint8 | np.float32]], views: ViewPlan | None = None
+    ) -> dict[str, ByHead]:
         """The same by the models' names."""
-        return dict(zip(self.names, self(pixels), strict=True))
+        return dict(zip(self.names, self(pixels, views), strict=True))
 
-    def _views_by_pass(self, images: int) -> list[tuple[str, ...]]:
-        """Of few images several views go through a model together, since a pass of few costs nearly as much as one of many."""
-        together = max(1, BATCH // max(1, images))
-        return [self.views.names[start : start + together] for start in range(0, len(self.views.names), together)]
-
-    def _merged(self, index: int, probabilities: npt.NDArray[np.float32]) -> ByHead:
+    def _merged(self, index: int, probabilities: npt.NDArray[np.float32], views: ViewPlan) -> ByHead:
         """(n, C) by head from (W × n, C of all heads), view after view."""
         from raymask.transforms.tta import merge_views
 
         classes = self.models[index].classes
-        by_view = probabilities.reshape(len(self.views.names), -1, probabilities.shape[1])
+        by_view = probabilities.reshape(len(views.names), -1, probabilities.shape[1])
         parts = np.split(by_view, np.cumsum(list(classes.values()))[:-1], axis=2)
         return {
-            head: merge_views(part, self.views.weights, self.views.merge).astype(np.float32)
+            head: merge_views(part, views.weights, views.merge).astype(np.float32)
             for head, part in zip(classes, parts, strict=True)
         }
+
+
+def _views_by_pass(views: ViewPlan, images: int) -> list[tuple[str, ...]]:
+    """Of few images several views go through a model together, since a pass of few costs nearly as much as one of many."""
+    together = max(1, BATCH // max(1, images))
+    return [views.names[start : start + together] for start in range(0, len(views.names), together)]
 
 
 def specs_of(models: Models) -> list[InputSpec]:

@@ -30,7 +30,7 @@ from raymask.export.export import export
 from raymask.export.torch_modules import COMBINE, EnsembleGraph, VoteGraph, merge_views
 from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import load
-from raymask.inference.predictor import specs_of
+from raymask.inference.predictor import Predictor, specs_of, stacked
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import read_json
 from raymask.metrics.bootstrap import Metric
@@ -227,13 +227,11 @@ class TestViews:
     def test_the_graph_under_all_views_is_the_predictor_on_unrounded_pixels(self, run: Run) -> None:
         definition = read_definition(run.root)
         specs = specs_of(definition.models)
-        predictor = exporting._exact_predictor(definition, specs)
-        predictor.views = even(list(VIEWS), "mean")
+        predictor = Predictor(definition.models, even(list(VIEWS), "mean"), specs, exact=True)
         rng = np.random.default_rng(0)
         pixels = [rng.uniform(0, 255, (2, spec.height, spec.width, 3)).astype(np.float32) for spec in specs]
-        said = exporting._said(predictor, predictor.views, pixels)
+        said = predictor.probabilities(pixels)
         graph = EnsembleGraph(definition, predictor).eval()
-        graph.views = predictor.views
         with torch.no_grad():
             given = graph(*(torch.from_numpy(of_spec).permute(0, 3, 1, 2) for of_spec in pixels))
         np.testing.assert_allclose(given["joint"].numpy(), definition.count(said), atol=1e-5)
@@ -301,9 +299,8 @@ class TestExport:
         files += [f"multi-fold-{fold}-{head}" for fold in (0, 1) for head in ("mask", "gender")]
         assert set(told["timm"]) == {f"timm/{name}.safetensors" for name in files}
         ensemble, images = load(run.root), pictures(4, 3)
-        ensemble.predictor.views = even(["original"])
         read = [pixels_of(image, ensemble.specs) for image in images]
-        said = ensemble.probabilities([("", pixels) for pixels in read])
+        said = ensemble.predictor.probabilities(stacked([("", pixels) for pixels in read], ensemble.specs), even(["original"]))
         pixels = torch.as_tensor(np.stack([of_image[0] for of_image in read])).permute(0, 3, 1, 2)
         for name, model, head in (("multi-fold-1-gender", "multi/fold-1", "gender"), ("mask-fold-0", "mask/fold-0", "mask")):
             one = told["timm"][f"timm/{name}.safetensors"]
@@ -391,6 +388,6 @@ class TestParts:
             export(small.root, tmp_path)
 
     def test_missing_packages_are_named(self, small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(export, "NEEDED", ("onnx", "no_such_package"))
+        monkeypatch.setattr(exporting, "NEEDED", ("onnx", "no_such_package"))
         with pytest.raises(InputError, match=r"needs no_such_package: pip install raymask\[export\]"):
             export(small.root, tmp_path / "out")

@@ -69,7 +69,7 @@ class TestPredict:
     ) -> None:
         definition = read_definition(run.root)
         specs = specs_of(definition.models)
-        predictor = Predictor(definition.models, even(list(VIEWS)), specs, None)
+        predictor = Predictor(definition.models, even(list(VIEWS)), specs)
         pixels = stacked([read_image(file, specs) for file in files[:3]], specs)
         together = predictor(pixels)
         monkeypatch.setattr("raymask.inference.predictor.BATCH", 1)
@@ -272,9 +272,9 @@ class TestFrozenBackbones:
         definition = read_definition(frozen.root)
         specs = specs_of(definition.models)
         pixels = stacked([read_image(file, specs) for file in files[:3]], specs)
-        together = Predictor(definition.models, definition.vote.views, specs, None)
+        together = Predictor(definition.models, definition.vote.views, specs)
         assert sorted(len(places) for of_spec in together.groups.values() for places in of_spec.values()) == [1, 1, 1, 1, 2]
         for (name, folder), said in zip(definition.models.items(), together(pixels), strict=True):
-            [alone] = Predictor({name: folder}, definition.vote.views, specs, None)(pixels)
+            [alone] = Predictor({name: folder}, definition.vote.views, specs)(pixels)
             for head in alone:
                 np.testing.assert_allclose(said[head], alone[head], atol=1e-6, err_msg=name)
