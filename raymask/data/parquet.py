@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from raymask.core.errors import InputError
 from raymask.io import embedded, files
+from raymask.io.parquet import open_parquet
 
 INDEX = re.compile(r"__index_level_\d+__")
 """Columns that pandas writes for the numbers of its rows."""
@@ -57,7 +58,7 @@ def _read_file(path: str, wanted: Collection[str]) -> Table:
     values, images, nested = dict[str, list[str]](), dict[str, list[str]](), set[str]()
     try:
         with files.open_file(path) as opened:
-            reader = pq.ParquetFile(opened)
+            reader = open_parquet(opened, verify=False)
             for index, column in enumerate(reader.schema_arrow):
                 if INDEX.fullmatch(column.name):
                     continue

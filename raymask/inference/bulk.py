@@ -27,6 +27,7 @@ from raymask.inference.predictor import Predictor, specs_of
 from raymask.io.atomic import replacing, write_json, write_table
 from raymask.io.checked import read_json, read_table
 from raymask.io.hashing import UNKNOWN, Version, file_stamp, fingerprint, text_digest, versions_of
+from raymask.io.parquet import open_parquet
 from raymask.runs.digests import remembered_digests
 
 IMAGES_PER_CHUNK = 64
@@ -207,7 +208,7 @@ def _chunks_of(shard: int, images: int) -> range:
 
 @lru_cache(maxsize=2)
 def _opened(file: Path, stamp: str) -> pq.ParquetFile:
-    return pq.ParquetFile(file)
+    return open_parquet(file)
 
 
 def _decode(chunks: dict[str, Any], output: Output, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
@@ -254,5 +255,5 @@ def read_predictions(output: Output, columns: Sequence[str] | None = None) -> pd
     """All shards as one table, in the order of the images; some columns alone where they are named."""
     parts = sorted(output.shard(0).parent.glob("part-*.parquet"))
     wanted = None if columns is None else list(columns)
-    tables = [pq.read_table(part, columns=wanted) for part in parts]
+    tables = [open_parquet(part).read(columns=wanted) for part in parts]
     return pd.DataFrame(pa.concat_tables(tables).to_pandas())

@@ -6,7 +6,6 @@ that is read is ever executed, and no name from a file becomes a path but by `wi
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import zipfile
@@ -18,12 +17,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 
 from raymask.core.errors import InputError
+from raymask.io.hashing import file_digest
+from raymask.io.parquet import open_parquet
 
 MAX_TEXT_BYTES = 2**28
 """A larger JSON, YAML or CSV file is none of ours."""
@@ -188,8 +188,8 @@ def read_table(file: Path, columns: Mapping[str, Kind], only: bool = False, othe
 
 
 def _read_parquet(file: Path, columns: Mapping[str, Kind], only: bool) -> pd.DataFrame:
-    opened = pq.ParquetFile(file, page_checksum_verification=True)
-    for field in opened.schema_arrow:  # an extension's values may be pickles, which Ray's are
+    opened = open_parquet(file)
+    for field in opened.schema_arrow:
         if pa.types.is_nested(field.type) or isinstance(field.type, pa.BaseExtensionType):
             raise ValueError(f"its column '{field.name}' is of the type {field.type}")
     wanted = [name for name in columns if name in opened.schema_arrow.names] if only else None
@@ -246,19 +246,13 @@ def check_weights(file: Path, sha256: str | None) -> None:
         DamagedFileError: so it is.
     """
     check_regular(file)
-    if sha256 and digest_of(file) != sha256:
+    if sha256 and file_digest(file, "sha256") != sha256:
         raise damaged(file, "its SHA-256 is not that in meta.json")
     try:
         with safe_open(file, "np"):
             pass
     except (SafetensorError, OSError) as error:
         raise damaged(file, _reason(error)) from None
-
-
-def digest_of(file: Path) -> str:
-    """SHA-256 of a file's content."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _reason(error: Exception) -> str:

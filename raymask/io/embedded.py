@@ -16,6 +16,11 @@ from itertools import accumulate
 from threading import Lock
 from typing import Any, BinaryIO, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raymask.io.parquet import open_parquet
+
 SCHEME = "parquet://"
 FORM = re.compile(re.escape(SCHEME) + r"(.+)#(\d+)/(\d+)/(\d+)-([0-9a-f]{16})", re.DOTALL)
 
@@ -85,9 +90,7 @@ def _stamp(file: str) -> tuple[int, ...]:
 @lru_cache(maxsize=4)
 def _opened(file: str, opener: Opener, stamp: tuple[int, ...]) -> tuple[Any, list[int]]:
     """A reader, and the number of each row group's first row, and of all rows."""
-    import pyarrow.parquet as pq
-
-    reader = pq.ParquetFile(opener(file))
+    reader = open_parquet(opener(file), verify=False)
     metadata = reader.metadata
     sizes = (metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
     return reader, list(accumulate(sizes, initial=0))
@@ -100,9 +103,6 @@ def _row_group(reader: Any, column: int, group: int) -> Any:
 
 def read_leaf(reader: Any, group: int, column: int, leaf: str) -> Any:
     """One leaf of a column of structs, or a plain column itself, in a row group."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     field = reader.schema_arrow.field(column)
     if not pa.types.is_struct(field.type):
         return reader.read_row_group(group, columns=[field.name]).column(0)

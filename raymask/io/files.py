@@ -16,7 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import fsspec
+import pyarrow as pa
+from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.implementations.local import LocalFileSystem
+from pyarrow.fs import FileSystem
 
 from raymask.core import paths
 from raymask.core.errors import InputError
@@ -75,7 +78,7 @@ def _patience(url: str) -> dict[str, Any]:
     """Options of fsspec's driver for HTTP, which would wait five minutes for a server that says nothing."""
     if not url.startswith(("http://", "https://")):
         return {}
-    from aiohttp import ClientTimeout
+    from aiohttp import ClientTimeout  # takes half a second to import, and HTTP alone needs it
 
     timeout = ClientTimeout(total=None, sock_connect=SECONDS_OF_SILENCE, sock_read=SECONDS_OF_SILENCE)
     given = fsspec.config.conf.get(url.split(":")[0], {}).get("client_kwargs", {})
@@ -83,10 +86,6 @@ def _patience(url: str) -> dict[str, Any]:
 
 
 def _arrow_filesystem(url: str, no_driver: Exception) -> tuple[Any, str]:
-    import pyarrow as pa
-    from fsspec.implementations.arrow import ArrowFSWrapper
-    from pyarrow.fs import FileSystem
-
     try:
         system, inside = FileSystem.from_uri(url)
     except (pa.ArrowException, OSError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from raymask.config.recipe import HeadConfig, Recipe
 from raymask.io.checked import check_weights, damaged
+from raymask.io.hashing import new_digest
 from raymask.models.backbones import build_backbone, reason_of
 from raymask.models.heads import build_head, head_key
 from raymask.models.ops import fold_batch_norms
@@ -71,7 +71,7 @@ def build_classifier(recipe: Recipe, heads: Mapping[str, int]) -> Classifier:
 
 def backbone_digest(model: Classifier) -> str:
     """Tells the weights of backbones apart by their values, wherever they came from."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = new_digest()
     for name, tensor in sorted(model.backbone.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)

@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 
 from raymask.config.schema import RunConfig
 from raymask.io.atomic import write_table
+from raymask.io.checked import DamagedFileError, read_table
 from raymask.io.hashing import UNKNOWN, Progress, Version, text_digest, versions_of
 from raymask.runs.directory import cache_root
 
@@ -54,8 +54,8 @@ def remembered_digests(
 
 def _recalled(memory: Path) -> dict[str, Version]:
     try:
-        table = pd.read_parquet(memory, columns=["path", "stamp", "digest"])
-    except (OSError, pa.ArrowException):  # none yet, or one that is damaged: what it knew is read again
+        table = read_table(memory, {"path": "text", "stamp": "text", "digest": "text"}, only=True)
+    except DamagedFileError:  # none yet, or one that is damaged: what it knew is read again
         return {}
     return {path: Version(stamp, digest) for path, stamp, digest in _rows(table)}
 

@@ -23,7 +23,8 @@ from raymask.data.sampling import Schedule
 from raymask.data.specs import BankSpec
 from raymask.data.stream import open_schedule, prepared_images, stream
 from raymask.io.atomic import replacing, write_json, write_table
-from raymask.io.checked import DamagedFileError, check_archive, digest_of
+from raymask.io.checked import DamagedFileError, check_archive
+from raymask.io.hashing import file_digest
 from raymask.models.classifier import Classifier, build_classifier, save_classifier
 from raymask.models.precision import prepare_process
 from raymask.models.pretrained import load_backbone
@@ -175,7 +176,7 @@ def write_model(run: Run, member: Member, fold: int, model: Classifier, space: L
         "classes": {head: space.classes(head) for head in model.classes},
         "recipe": member.recipe.model_dump(mode="json"),
         "seed": member.seed,
-        "sha256": digest_of(run.weights(replica)),
+        "sha256": file_digest(run.weights(replica), "sha256"),
         **more,
         "versions": {name: version(name) for name in ("torch", "timm")} | {"raymask": raymask.__version__},
     }

@@ -120,14 +120,14 @@ def _unlabelled(teacher: TeacherConfig, display: Display) -> pd.DataFrame | None
         return None
     root = teacher.run
     config = load_run_config(Run(root)).model_copy(update={"runs": root.parent, "name": root.name})
-    test, _ = read_test_set(config, drawn_data(config, display), label_space(config.tasks), display)
+    test, remarks = read_test_set(config, drawn_data(config, display), label_space(config.tasks), display)
     if test is None:
         raise InputError(
             f"teacher.unlabelled is '{teacher.unlabelled}', but '{root}' has no test images (data.test); give it some, or set "
             "teacher.unlabelled to none."
         )
-    if missing := check_missing(test, config.data.max_missing_test, "data.test_root"):
-        display.warn(missing)
+    for remark in remarks:
+        display.warn(remark)
     return test.images
 
 

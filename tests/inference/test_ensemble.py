@@ -24,7 +24,8 @@ from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import Ensemble
 from raymask.inference.predictor import Predictor, specs_of, stacked
 from raymask.io.atomic import write_json
-from raymask.io.checked import digest_of, read_json
+from raymask.io.checked import read_json
+from raymask.io.hashing import file_digest
 from raymask.runs.directory import ReplicaId, Run
 from raymask.transforms.tta import VIEWS, even
 
@@ -263,7 +264,7 @@ class TestFrozenBackbones:
         whole = {**other, **{name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}}
         changed = ReplicaId("mask", 1)
         save_file(whole, str(run.weights(changed)))
-        write_json(run.meta(changed), {**read_json(run.meta(changed)), "sha256": digest_of(run.weights(changed))})
+        write_json(run.meta(changed), {**read_json(run.meta(changed)), "sha256": file_digest(run.weights(changed), "sha256")})
         return run
 
     def test_models_of_one_recipe_and_other_weights_say_together_what_they_say_alone(

@@ -31,9 +31,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read: list[str] = []
     original = hashing.file_digest
 
-    def noted(path: str | Path) -> str:
+    def noted(path: str | Path, algorithm: hashing.Algorithm = "blake2b") -> str:
         read.append(Path(path).name)
-        return original(path)
+        return original(path, algorithm)
 
     monkeypatch.setattr(hashing, "file_digest", noted)
     return read
