@@ -278,7 +278,7 @@ def collect_member() -> Callable[[], Any]:
 
 def read_member() -> Callable[[], Any]:
     ids = pd.read_parquet(ROWS.manifest)["image_id"]
-    return lambda: oof_by_view(ROWS, MEMBER, VIEWS, ids)
+    return lambda: oof_by_view(ROWS.oof(MEMBER), MEMBER, VIEWS, ids)
 
 
 def report_rows() -> Callable[[], None]:

@@ -142,9 +142,11 @@ def predict(
     rule: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by")] = None,
 ) -> None:
     """Predicts any number of images by a finished run. Started again, it goes on with what is unfinished."""
+    from raymask.data.test_sets import ImageList
     from raymask.workflows import predict as workflow
 
-    workflow.predict(run, images, out, models, image_column, id_column, image_root, set_ or (), rule=rule)
+    listed = ImageList(images, image_column, id_column, image_root)
+    workflow.predict(run, listed, out, models, set_ or (), rule=rule)
 
 
 @app.command()

@@ -1,4 +1,8 @@
-"""Ray for a run: joined or started in the background, while the run reads its data."""
+"""Ray for a run: joined or started in the background, while the run reads its data.
+
+Ray itself is imported when it is first needed, in the thread that connects: a command that finds all of its work done never loads
+it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,8 @@ import signal
 import sys
 import threading
 from contextlib import ExitStack
-from functools import cached_property
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from raymask.config.compute import ComputeConfig
 from raymask.core.console import Display
@@ -18,39 +22,57 @@ if TYPE_CHECKING:
 
 
 class RaySession:
-    """Ray, joined or started when it is first needed: a run of which all is finished needs none."""
+    """Ray, joined or started when it is first needed, and left or ended with the context.
 
-    def __init__(self, stack: ExitStack, compute: ComputeConfig, display: Display) -> None:
+    Example:
+        >>> with RaySession(ComputeConfig(), Display()) as session:  # doctest: +SKIP
+        ...     nodes = session.nodes(gpus=1)
+    """
+
+    def __init__(self, compute: ComputeConfig, display: Display) -> None:
         self._compute, self._display = compute, display
         self._cluster: Cluster | None = None
         self._error: BaseException | None = None
+        self._connected = False
         self._said: set[str] = set()
         self._most_gpus = sys.maxsize
         self._ready, self._ended = threading.Event(), threading.Event()
         # Linux ends the processes of Ray with the thread that started them, so that thread lives as long as the session.
         self._thread = threading.Thread(target=self._hold, name="ray-session", daemon=True)
-        stack.callback(self._end)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ended.set()
+        if self._thread.ident:
+            self._thread.join()
 
     def begin(self) -> None:
         """Connects in the background."""
         if not self._thread.ident:
             self._thread.start()
 
-    @cached_property
-    def cluster(self) -> Cluster:
-        """The running Ray."""
+    def connect(self) -> Cluster:
+        """The running Ray, once it is there.
+
+        Raises:
+            InputError: there is no Ray to join, or none can be started.
+        """
         self.begin()
         self._ready.wait()
         if self._error:
             raise self._error
-        _handle_signals_first()
         assert self._cluster, "a session that is ready has a cluster or an error"
-        self._display.line("ray", _described(self._cluster))
+        if not self._connected:
+            _handle_signals_first()
+            self._display.line("ray", _described(self._cluster))
+            self._connected = True
         return self._cluster
 
     def nodes(self, gpus: int) -> tuple[Node, ...]:
         """The machines that a plan may count on, see `usable_nodes`; `gpus` is how many there is work for."""
-        self.cluster  # noqa: B018
+        self.connect()
         from raymask.cluster.capacity import offered_of, usable_nodes
 
         nodes = usable_nodes(self._compute, min(gpus, self._most_gpus), self._say)
@@ -80,11 +102,6 @@ class RaySession:
         except BaseException as error:  # handed to the thread that asks for the cluster
             self._error = error
             self._ready.set()
-
-    def _end(self) -> None:
-        self._ended.set()
-        if self._thread.ident:
-            self._thread.join()
 
 
 def _handle_signals_first() -> None:

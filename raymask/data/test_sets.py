@@ -137,27 +137,32 @@ def check_missing(test: TestSet, most: float, root_key: str) -> str:
     return f"{count}; they get the classes' frequencies" if len(missing) else ""
 
 
-def read_images(
-    path: str,
-    data: DataConfig,
-    space: LabelSpace,
-    image_column: str | None = None,
-    id_column: str | None = None,
-    image_root: str | None = None,
-) -> TestSet:
-    """The images of a folder or a table, local or by URL, in their order.
+@dataclass(frozen=True)
+class ImageList:
+    """Where images are named that are to be predicted."""
+
+    path: str
+    """A folder or a table, local or by URL. A CSV in the competition's layout (`ImageID`, `ans`) has its images in `images/`."""
+    image_column: str | None = None
+    """Column of the images' paths (default: the run's, or path, image, file or filename)."""
+    id_column: str | None = None
+    """Column of the images' ids (default: the run's, or image_id or id, or the paths)."""
+    root: str | None = None
+    """Folder that relative paths start from (default: the table's)."""
+
+
+def read_images(listed: ImageList, data: DataConfig, space: LabelSpace) -> TestSet:
+    """The images of a folder or a table, in their order.
 
     Args:
-        path: where they are named. A CSV in the competition's layout (`ImageID`, `ans`) finds its images beside it in `images/`.
+        listed: where they are named.
         data: the run's data, whose columns are looked for first.
         space: the label space.
-        image_column: column of the images' paths (default: the run's, or path, image, file or filename).
-        id_column: column of the images' ids (default: the run's, or image_id or id, or the paths).
-        image_root: folder that relative paths start from (default: the table's).
 
     Raises:
         InputError: nothing is there, a column is missing, or an image is named twice.
     """
+    path, image_column = listed.path, listed.image_column
     where = files.absolute(path)
     if files.is_folder(where) and not parquet_files(where):
         return _of_folder(where, "--images")
@@ -166,11 +171,11 @@ def read_images(
     table = read_table(where, data, [image_column] if image_column else (data.image_column, *PATH_COLUMNS))
     header = set(table.values.columns)
     if image_column is None and header.issuperset(COMPETITION_TEST):
-        return _of_info(table, data, where, image_root, "--images")
+        return _of_info(table, data, where, listed.root, "--images")
     column = image_column or _first(table, (data.image_column, *PATH_COLUMNS), path)
-    names = id_column or next((name for name in (data.id_column, *ID_COLUMNS) if name in header), None)
+    names = listed.id_column or next((name for name in (data.id_column, *ID_COLUMNS) if name in header), None)
     columns = data.model_copy(update={"image_column": column, "id_column": names})
-    return _of_table(table, columns, where, image_root, "--images")
+    return _of_table(table, columns, where, listed.root, "--images")
 
 
 def _first(table: Table, names: tuple[str, ...], path: str) -> str:

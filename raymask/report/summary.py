@@ -5,13 +5,12 @@ from __future__ import annotations
 from raymask.core.console import Display, duration
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.metrics.scores import Scores
+from raymask.report.run_report import build_report
 from raymask.runs.directory import Run, read_timings
 
 
 def summarise(run: Run, space: LabelSpace, scores: Scores, seconds: float, display: Display) -> None:
     """Writes the report and shows what came of the run."""
-    from raymask.report.run_report import build_report
-
     for sentence in build_report(run):
         display.warn(sentence)
     targets = [*space.names, JOINT] if len(space.names) > 1 else [*space.names]

@@ -175,6 +175,10 @@ class Run:
         """Wall time in seconds of each stage that really ran."""
         return self._at("timings.json")
 
+    def of_voter(self, run: Run) -> Run:
+        """Where predictions are kept that another run, whose members vote in this one, lacks."""
+        return Run(self._at("voters", run.name))
+
     def oof(self, member: str) -> Path:
         """Out-of-fold predictions of a member."""
         return self._at("oof", f"{member}.parquet")

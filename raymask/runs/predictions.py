@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,21 +19,23 @@ from raymask.io.checked import damaged, read_table
 from raymask.runs.directory import ReplicaId, Run
 
 
-def collect_oof(run: Run, member: str, folds: Sequence[int], validated: pd.Series) -> bool:
-    """Writes a member's OOF file from its replicas' unless it is there and says what they say; returns whether it is.
+def collect_oof(run: Run, member: str, folds: Sequence[int], validated: pd.Series, keep: Run | None = None) -> bool:
+    """Writes a member's OOF file from its fold models' unless one is there that says what they say; returns whether one is.
 
-    Where replicas' files are gone, one that is there is left as it is.
+    Where fold models' files are gone, one that is there is left as it is.
 
     Args:
         run: where the replicas lie.
         member: the member's name.
         folds: the folds that it has replicas for.
         validated: image_id of every image that lies in one of these folds.
+        keep: where the file is written (default: the run), such as another run that its members vote in.
 
     Raises:
         InputError: an image has no prediction, or two, under one of the views.
     """
-    written = run.oof(member).exists()
+    own, kept = run.oof(member), (keep or run).oof(member)
+    written = [file for file in dict.fromkeys((own, kept)) if file.exists()]
     files = [run.replica_oof(ReplicaId(member, fold)) for fold in folds]
     if written and not all(file.exists() for file in files):
         return True
@@ -47,28 +50,30 @@ def collect_oof(run: Run, member: str, folds: Sequence[int], validated: pd.Serie
     for view, of_view in table.groupby("view"):
         check_complete(f"the out-of-fold predictions of '{member}' ({view})", of_view["image_id"].tolist(), validated.tolist())
     table = table.sort_values(["image_id", "view"], kind="stable", ignore_index=True)
-    if written and table.equals(read_oof(run, member)):
-        return True
-    write_table(run.oof(member), table)
-    return False
+    same = [file for file in written if table.equals(read_oof(file))]
+    if kept not in same and own not in same:
+        write_table(kept, table)
+    elif own in same and kept != own:
+        kept.unlink(missing_ok=True)
+    return bool(same)
 
 
-def read_oof(run: Run, member: str) -> pd.DataFrame:
+def read_oof(file: Path) -> pd.DataFrame:
     """What `collect_oof` wrote.
 
     Raises:
         DamagedFileError: it cannot be read.
     """
-    return read_table(run.oof(member), {"image_id": "text", "view": "text", "fold": "whole"}, others="finite")
+    return read_table(file, {"image_id": "text", "view": "text", "fold": "whole"}, others="finite")
 
 
-def oof_by_view(run: Run, member: str, views: Sequence[str], image_ids: pd.Series) -> dict[str, npt.NDArray[np.float32]]:
+def oof_by_view(file: Path, member: str, views: Sequence[str], image_ids: pd.Series) -> dict[str, npt.NDArray[np.float32]]:
     """A member's (W, N, C) float32 OOF probabilities by head, under these views, for these images in this order.
 
     Raises:
         InputError: an image has no prediction under one of the views.
     """
-    table = read_oof(run, member).set_index("image_id")
+    table = read_oof(file).set_index("image_id")
     parts = []
     for view in views:
         of_view = table[table["view"] == view].drop(columns=["view", "fold"])

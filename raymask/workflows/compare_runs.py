@@ -8,23 +8,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from raymask.cluster.resources import gpus_worth, plan_actors
-from raymask.cluster.session import RaySession
 from raymask.core.columns import by_head, joint_columns, label_column
 from raymask.core.console import Display
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import Labels
-from raymask.inference import replicas
-from raymask.inference.replicas import VotingRun
+from raymask.inference.voting_runs import VotingRun, model_digests, reserved_images, validated_images, voting_runs
 from raymask.io.atomic import write_json
 from raymask.io.checked import DamagedFileError, read_json
 from raymask.metrics.bootstrap import Interval, Metric, compare, group_numbers, interval, parse_metric
 from raymask.runs.directory import ANY_FOLD, WHOLE, ReplicaId, Run, read_ensemble
-from raymask.runs.identity import check_unchanged
 from raymask.runs.schemas import RunComparison
 from raymask.runs.tables import read_ensemble_predictions, read_targets
 from raymask.voting.reading import read_vote
 from raymask.voting.vote import Vote
+from raymask.workflows.context import RunContext
+from raymask.workflows.predictions import predict_by_models
 
 
 def gained(
@@ -66,50 +64,47 @@ def taught_by_class(targets: pd.DataFrame, space: LabelSpace) -> dict[str, dict[
     return counts
 
 
-def compare_runs(before: Run, after: Run, seed: int, rule: str, session: RaySession, display: Display) -> dict[str, Any]:
+def compare_runs(context: RunContext, before: Run) -> dict[str, Any]:
     """Compares a run to its teacher, and keeps that in its `gain.json`; what is compared already is read there.
 
     Both are judged by their ensembles' cross-fitted out-of-fold predictions. Where people are held out from everything, the
     ensembles' scores on them stand beside, and that of the run's model of all people if its only member has one.
 
     Args:
+        context: of the run that learned from another.
         before: the teacher's run.
-        after: the run that learned from it.
-        seed: of the resamples.
-        rule: that the caller gives, see `raymask.voting.reading.read_vote`.
-        session: Ray, for the model of all people.
-        display: what is said of it.
     """
+    after = context.run
     known, taught = (read_ensemble(run, "vote", "fingerprint", "metric") for run in (before, after))
-    [voting_run] = replicas.voting_runs([after])
+    [voting_run] = voting_runs([after])
     member = next(iter(voting_run.names.values()))
     whole = ReplicaId(member, WHOLE) if len(voting_run.names) == 1 and after.finished(ReplicaId(member, WHOLE)) else None
     made_of = {
         "before": known["fingerprint"],
         "after": taught["fingerprint"],
-        "whole": replicas.model_digests(voting_run, [whole]) if whole else None,
+        "whole": model_digests(voting_run, [whole]) if whole else None,
     }
     if (compared := _known(after)) and compared["made_of"] == made_of:
         return compared
-    metric, images = parse_metric(taught["metric"], voting_run.space), replicas.validated_images(voting_run)
+    metric, images = parse_metric(taught["metric"], voting_run.space), validated_images(voting_run)
     elected = [
         read_ensemble_predictions(run.oof_ensemble, voting_run.space).set_index("image_id")[JOINT] for run in (before, after)
     ]
     images = images[images["image_id"].isin(elected[0].index)]
     labels = [of_run.loc[images["image_id"]].to_numpy(np.int64) for of_run in elected]
     truth, groups = images[label_column(JOINT)].to_numpy(np.int64), group_numbers(images["group"])
-    result: dict[str, Any] = gained(voting_run.space, metric, truth, labels[0], labels[1], groups, seed)
+    result: dict[str, Any] = gained(voting_run.space, metric, truth, labels[0], labels[1], groups, context.config.seed)
     result["kept"] = result["gain"]["score"] > result["gain"]["se"]
     result["pseudo_labelled"] = taught_by_class(read_targets(after, voting_run.space), voting_run.space)
     if "reserve" in taught:
-        vote = read_vote(after.ensemble, taught["vote"], voting_run.space, rule)
+        vote = read_vote(after.ensemble, taught["vote"], voting_run.space, context.config.vote.rule)
         held_out = known.get("reserve", {}) if known["metric"] == taught["metric"] else {}
         result["reserve"] = {
             "images": taught["reserve"]["images"],
             "groups": taught["reserve"]["groups"],
             "before": _interval_of(held_out),
             "after": _interval_of(taught["reserve"]),
-            "whole": score_whole(voting_run, whole, vote, metric, seed, session, display) if whole else None,
+            "whole": score_whole(context, voting_run, whole, vote, metric) if whole else None,
         }
     result["made_of"] = made_of
     write_json(after.gain, result)
@@ -130,20 +125,13 @@ def _interval_of(result: Mapping[str, Any]) -> Interval | None:
     return {"score": result["score"], "se": result["se"], "low": result["low"], "high": result["high"]}
 
 
-def score_whole(
-    voting_run: VotingRun, whole: ReplicaId, vote: Vote, metric: Metric, seed: int, session: RaySession, display: Display
-) -> Interval:
-    """Scores an only member's model of all people on those held out from everything, by its folds' views and calibration."""
-    from raymask.inference.actors import predict
-
-    held_out = replicas.reserved_images(voting_run.run)
-    pool = plan_actors(session.nodes(gpus_worth(len(held_out))))
-    with display.counting("predict", "reserve images") as count:
-        predicted = predict(voting_run.run, held_out[["image_id", "path"]], [whole], vote.views, pool, count)
-    check_unchanged(held_out, voting_run.config, "reserve images")
+def score_whole(context: RunContext, voting_run: VotingRun, whole: ReplicaId, vote: Vote, metric: Metric) -> Interval:
+    """Scores an only member's model of all people on those held out, by its folds' views and calibration."""
+    held_out = reserved_images(voting_run.run)
+    predicted = predict_by_models(context, voting_run, held_out, [whole], vote.views, "reserve images")
     joint = vote({name: by_head(predicted, str(whole)) for name in voting_run.names})
     truth, groups = held_out[label_column(JOINT)].to_numpy(np.int64), group_numbers(held_out["group"])
-    scores, resampled = compare(metric, voting_run.space, truth, [joint.argmax(axis=1)], groups, seed)
+    scores, resampled = compare(metric, voting_run.space, truth, [joint.argmax(axis=1)], groups, context.config.seed)
     return interval(float(scores[0]), resampled[0])
 
 

@@ -1,4 +1,4 @@
-"""What every command has around it: its result, and the one sentence that a failure ends in."""
+"""What every command works with: the run, its config, Ray and the display; and the one sentence that a failure ends in."""
 
 from __future__ import annotations
 
@@ -7,15 +7,56 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from raymask.cluster.session import RaySession
+from raymask.config.schema import RunConfig
+from raymask.core.console import Display
 from raymask.core.endings import log_of
 from raymask.core.errors import GOES_ON, InputError, RunError, is_full, reason
 from raymask.io.atomic import write_text
+from raymask.metrics.scores import Scores
 from raymask.runs.directory import Run
 
-if TYPE_CHECKING:
-    from raymask.metrics.scores import Scores
+
+@dataclass(frozen=True)
+class RunContext:
+    """What the steps of a command share."""
+
+    run: Run
+    """Where results are written; nothing is written into another run."""
+    config: RunConfig
+    session: RaySession
+    """Ray, which starts when a step first needs it."""
+    display: Display
+    may_predict: bool = True
+    """Whether what is not predicted yet may be; else it is refused."""
+
+
+@contextmanager
+def run_context(
+    run: Run,
+    config: RunConfig,
+    display: Display,
+    *,
+    may_predict: bool = True,
+    again: str = GOES_ON,
+    errors_in: Path | None = None,
+) -> Iterator[RunContext]:
+    """The context of a command. Ray ends with it where it was started by it, and failures become one sentence.
+
+    Args:
+        run: where results are written.
+        config: the run's.
+        display: what shows progress.
+        may_predict: see `RunContext`.
+        again: what a failure says of starting the command again.
+        errors_in: folder that keeps the whole of an error (default: the run's).
+
+    Raises:
+        RunError: a part of it failed in Ray, or the disk is full.
+    """
+    with ray_errors(errors_in or run.root, again), RaySession(config.compute, display) as session:
+        yield RunContext(run, config, session, display, may_predict)
 
 
 @dataclass(frozen=True)
@@ -29,11 +70,14 @@ class Result:
 
 @contextmanager
 def ray_errors(folder: Path, again: str = GOES_ON) -> Iterator[None]:
-    """Turns what Ray raises, and a full disk, into one sentence, the whole of it being kept in a file.
+    """Turns what Ray raises, and a full disk, into one sentence, and keeps the whole error in a file.
 
     Args:
         folder: where the file is written.
         again: what is said of starting the command again.
+
+    Raises:
+        RunError: in place of Ray's error.
     """
     try:
         yield

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from raymask.cluster.session import RaySession
 from raymask.config.merging import deep_merge
 from raymask.config.schema import RunConfig
 from raymask.core.console import Display
@@ -15,7 +13,8 @@ from raymask.core.errors import InputError, one_of
 from raymask.core.paths import absolute
 from raymask.core.tasks import JOINT, MULTI
 from raymask.runs.directory import Run, read_ensemble, settled_config
-from raymask.workflows.context import Result, ray_errors
+from raymask.workflows.compare_runs import compare_runs, show
+from raymask.workflows.context import Result, run_context
 from raymask.workflows.refit import refit
 from raymask.workflows.train import run
 
@@ -104,11 +103,7 @@ def _pupil(parent: Run, name: str, over: Mapping[str, Any], settings: Sequence[s
 
 
 def _compared(parent: Run, pupil: Run, config: RunConfig, display: Display) -> dict[str, Any]:
-    with ray_errors(pupil.root), ExitStack() as stack:
-        from raymask.workflows import compare_runs
-
-        result = compare_runs.compare_runs(
-            parent, pupil, config.seed, config.vote.rule, RaySession(stack, config.compute, display), display
-        )
-        compare_runs.show(result, parent, pupil, display)
-    return result
+    with run_context(pupil, config, display) as context:
+        comparison = compare_runs(context, parent)
+    show(comparison, parent, pupil, display)
+    return comparison

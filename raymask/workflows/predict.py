@@ -1,100 +1,39 @@
-"""Predicting images that no run knows: read, predicted shard by shard, written, and summed up."""
+"""`raymask predict`: images that no run knows are read, predicted shard by shard, written, and summed up."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+
+from raymask.cluster.connection import check_shared
 from raymask.cluster.resources import Node, gpus_worth, plan_actors
-from raymask.cluster.session import RaySession
-from raymask.config.schema import RunConfig
 from raymask.config.tasks import label_space
 from raymask.core.console import Display
 from raymask.core.errors import shortened
 from raymask.core.machine import usable_memory
 from raymask.core.paths import absolute, check_writable
+from raymask.core.tasks import LabelSpace
 from raymask.core.types import ActorPool
-from raymask.data.test_sets import check_missing, read_images
-from raymask.inference.definition import check_models, read_definition
+from raymask.data.test_sets import ImageList, TestSet, check_missing, read_images
+from raymask.inference import bulk
+from raymask.inference.definition import EnsembleDefinition, check_models, read_definition
 from raymask.inference.submission import submission_table
 from raymask.io.atomic import write_table
 from raymask.runs.directory import Run, settled_config
 from raymask.runs.outputs import check_output
-from raymask.workflows.context import ray_errors
+from raymask.workflows.context import RunContext, run_context
 
 SHARE_OF_MEMORY = 0.5
 """Of a processor's memory, what models may fill; the rest is for images and activations."""
 
 
-def predict_images(
-    root: Path,
-    config: RunConfig,
-    images: str,
-    out: Path,
-    models: str,
-    image_column: str | None,
-    id_column: str | None,
-    image_root: str | None,
-    session: RaySession,
-    display: Display,
-) -> Path:
-    """See `raymask.workflows.predict.predict`."""
-    definition, space = read_definition(root, models, config.vote.rule), label_space(config.tasks)
-    check_models(definition.models)
-    wanted = read_images(images, config.data, space, image_column, id_column, image_root)
-    missing = check_missing(wanted, config.data.max_missing_test, "--image-root")
-    display.line(
-        "data", f"{len(wanted.images)} images; {len(definition.models)} models under {len(definition.vote.views.names)} view(s)"
-    )
-    for remark in filter(None, [*wanted.remarks, missing]):
-        display.warn(remark)
-    nodes = session.nodes(gpus_worth(len(wanted.images)))
-    from raymask.cluster.connection import check_shared
-    from raymask.inference import bulk
-
-    out.mkdir(parents=True, exist_ok=True)
-    check_shared(out)
-    output = bulk.Output(out)
-    changed = bulk.begin(output, wanted.images, bulk.identity_of(definition, config))
-    if changed:
-        display.line("predict", f"{len(changed)} images have changed since, and are predicted again: {shortened(changed)}")
-    pool = plan_actors(nodes)
-    groups = bulk.split_models(definition.models, memory_of(nodes, pool))
-    if len(groups) > 1:
-        display.line("predict", f"the models do not fit into one actor, so that {len(groups)} of them pass each image on")
-    with display.counting("predict", "images") as count:
-        bulk.predict_shards(definition, groups, output, pool, config.compute.stream_memory_mb * 2**20, count)
-    labels = ["image_id", "problem", "joint", *space.names]
-    table = bulk.read_predictions(output, labels)
-    broken = table[table["problem"] != ""]
-    write_table(out / "problems.csv", broken[["image_id", "problem"]])
-    if len(broken):
-        display.warn(f"{len(broken)} images cannot be read and get the classes' frequencies, see {out / 'problems.csv'}")
-    write_table(out / "submission.csv", submission_table(wanted, table, space), wanted.line_end)
-    display.line("predict", f"{len(table)} images, see {output.shard(0).parent} and {out / 'submission.csv'}")
-    return output.shard(0).parent
-
-
-def memory_of(nodes: tuple[Node, ...], pool: ActorPool) -> float:
-    """Bytes of weights that one actor may hold: a share of a GPU's memory, or of its part of this machine's."""
-    if pool.gpus:
-        import torch
-
-        if torch.cuda.is_available():
-            return SHARE_OF_MEMORY * torch.cuda.get_device_properties(0).total_memory
-        return SHARE_OF_MEMORY * 16e9  # the driver's machine has none; the least that is usual
-    return SHARE_OF_MEMORY * usable_memory() / max(1, pool.size // len(nodes))
-
-
 def predict(
     folder: Path,
-    images: str,
+    images: ImageList | str,
     out: Path,
     models: str = "folds",
-    image_column: str | None = None,
-    id_column: str | None = None,
-    image_root: str | None = None,
     settings: Sequence[str] = (),
     display: Display | None = None,
     rule: str | None = None,
@@ -105,12 +44,9 @@ def predict(
         folder: directory of the run.
         images: a folder or a table (CSV, TSV, Parquet) of images, local or by URL.
         out: folder of the predictions.
-        models: `folds` for all replicas; `all`, `soup` or `greedy-soup` for one model a member.
-        image_column: column of a table that holds the images' paths.
-        id_column: column of a table that holds the images' ids.
-        image_root: folder that a table's relative paths start from (default: the table's own).
+        models: `folds` for all fold models; `all`, `soup` or `greedy-soup` for one model a member.
         settings: `compute.key=value`, in place of what the run's config says.
-        display: what is said of it.
+        display: what shows progress.
         rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
 
     Raises:
@@ -122,8 +58,60 @@ def predict(
     config = settled_config(Run(root), settings, {"vote": {"rule": rule}} if rule else None)
     config = config.model_copy(update={"runs": root.parent})
     check_writable(target, "--out")
-    with ray_errors(target), ExitStack() as stack:
-        session = RaySession(stack, config.compute, display)
-        session.begin()
+    with run_context(Run(root), config, display, errors_in=target) as context:
+        context.session.begin()
+        definition, space = read_definition(root, models, config.vote.rule), label_space(config.tasks)
+        check_models(definition.models)
+        listed = images if isinstance(images, ImageList) else ImageList(images)
+        wanted = read_images(listed, config.data, space)
+        _describe(context, definition, wanted)
+        output = bulk.Output(target)
+        _predict_missing(context, definition, wanted, output)
+        _write_summary(context, space, wanted, output)
+        return output.shard(0).parent
 
-        return predict_images(root, config, images, target, models, image_column, id_column, image_root, session, display)
+
+def _describe(context: RunContext, definition: EnsembleDefinition, wanted: TestSet) -> None:
+    missing = check_missing(wanted, context.config.data.max_missing_test, "--image-root")
+    views = len(definition.vote.views.names)
+    context.display.line("data", f"{len(wanted.images)} images; {len(definition.models)} models under {views} view(s)")
+    for remark in filter(None, [*wanted.remarks, missing]):
+        context.display.warn(remark)
+
+
+def _predict_missing(context: RunContext, definition: EnsembleDefinition, wanted: TestSet, output: bulk.Output) -> None:
+    """Predicts the shards that are not written yet, or whose images have changed."""
+    config, display = context.config, context.display
+    nodes = context.session.nodes(gpus_worth(len(wanted.images)))
+    output.root.mkdir(parents=True, exist_ok=True)
+    check_shared(output.root)
+    changed = bulk.begin(output, wanted.images, bulk.identity_of(definition, config))
+    if changed:
+        display.line("predict", f"{len(changed)} images have changed since, and are predicted again: {shortened(changed)}")
+    pool = plan_actors(nodes)
+    groups = bulk.split_models(definition.models, memory_of(nodes, pool))
+    if len(groups) > 1:
+        display.line("predict", f"the models do not fit into one actor, so that {len(groups)} of them pass each image on")
+    with display.counting("predict", "images") as count:
+        bulk.predict_shards(definition, groups, output, pool, config.compute.stream_memory_mb * 2**20, count)
+
+
+def _write_summary(context: RunContext, space: LabelSpace, wanted: TestSet, output: bulk.Output) -> None:
+    """Writes submission.csv and problems.csv from the shards."""
+    out = output.root
+    table = bulk.read_predictions(output, ["image_id", "problem", "joint", *space.names])
+    broken = table[table["problem"] != ""]
+    write_table(out / "problems.csv", broken[["image_id", "problem"]])
+    if len(broken):
+        context.display.warn(f"{len(broken)} images cannot be read and get the classes' frequencies, see {out / 'problems.csv'}")
+    write_table(out / "submission.csv", submission_table(wanted, table, space), wanted.line_end)
+    context.display.line("predict", f"{len(table)} images, see {output.shard(0).parent} and {out / 'submission.csv'}")
+
+
+def memory_of(nodes: tuple[Node, ...], pool: ActorPool) -> float:
+    """Bytes of weights that one actor may hold: a share of a GPU's memory, or of its part of this machine's."""
+    if pool.gpus:
+        if torch.cuda.is_available():
+            return SHARE_OF_MEMORY * torch.cuda.get_device_properties(0).total_memory
+        return SHARE_OF_MEMORY * 16e9  # the driver's machine has none; the least that is usual
+    return SHARE_OF_MEMORY * usable_memory() / max(1, pool.size // len(nodes))

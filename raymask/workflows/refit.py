@@ -1,43 +1,19 @@
-"""After the folds: a member's model that is trained on the people of all of them."""
+"""`raymask refit`: after the folds, a member's model that is trained on the people of all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
-from raymask.cluster.session import RaySession
 from raymask.core.console import Display
 from raymask.core.paths import absolute, check_writable
-from raymask.runs.directory import WHOLE, ReplicaId
-from raymask.workflows.context import ray_errors
-from raymask.workflows.setup import PreparedRun, check_trained, config_where_it_lies, named_members
-from raymask.workflows.stages import prepare_images, train_replicas
-
-
-def refit_members(prepared: PreparedRun, names: Sequence[str], session: RaySession, display: Display) -> list[ReplicaId]:
-    """Trains members on every image of the manifest, by the recipes that their folds' replicas were trained by.
-
-    Nothing validates such a model; what is known of it are the scores of its folds, so these must be there. A finished one is
-    left as it is.
-
-    Args:
-        prepared: the run.
-        names: the members; none for all of them.
-        session: Ray, which is only started when there is something to train.
-        display: what is said of it.
-
-    Returns:
-        One replica a member, in the order of the run's members.
-
-    Raises:
-        InputError: the run has no such member, or its folds are not trained yet.
-    """
-    members = named_members(prepared, names)
-    check_trained(prepared.run, members)
-    caches, manifest = prepare_images(prepared, session, display)
-    train_replicas(prepared, "refit", members, [WHOLE], caches, manifest["image_id"], session, display)
-    return [ReplicaId(member.name, WHOLE) for member in members]
+from raymask.runs.directory import WHOLE, ReplicaId, Run
+from raymask.workflows.compare_models import compare_models, uncompared
+from raymask.workflows.context import run_context
+from raymask.workflows.fold_models import train_fold_models
+from raymask.workflows.images import prepare_images
+from raymask.workflows.setup import PreparedRun, check_trained, config_where_it_lies, named_members, prepare_run, resolve
+from raymask.workflows.soup import voted
 
 
 def refit(folder: Path, members: Sequence[str] = (), display: Display | None = None, rule: str | None = None) -> list[ReplicaId]:
@@ -46,28 +22,45 @@ def refit(folder: Path, members: Sequence[str] = (), display: Display | None = N
     Args:
         folder: directory of the run.
         members: names of members; none for all of them.
-        display: what is said of it.
+        display: what shows progress.
         rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
+
+    Returns:
+        One model a member, in the order of the run's members.
 
     Raises:
         InputError: the directory holds no run whose folds are trained, or the run has no such member.
         RunError: a part failed for good; started again, it goes on with what is unfinished.
     """
-    display = display or Display()
-    root = absolute(folder)
-    config = config_where_it_lies(root, rule)
+    display, root = display or Display(), absolute(folder)
+    config = resolve(config_where_it_lies(root, rule))
     check_writable(root, "run, such as a copy of it")
-    with ray_errors(root), ExitStack() as stack:
-        session = RaySession(stack, config.compute, display)
-        from raymask.workflows import compare_models, soup
-        from raymask.workflows.setup import open_run
-
-        prepared = open_run(config, display)
-        refitted = refit_members(prepared, members, session, display)
-        if reason := compare_models.uncompared(prepared):
+    with run_context(Run(root), config, display) as context:
+        prepared = prepare_run(context)
+        refitted = refit_members(prepared, members)
+        if reason := uncompared(prepared):
             display.line("refit", reason)
         else:
-            compare_models.compare_models(*soup.voted(prepared, session, display), session, display)
-    models = [[str(replica), str(prepared.run.weights(replica))] for replica in refitted]
+            compare_models(prepared.context, *voted(prepared))
+    models = [[str(model), str(prepared.run.weights(model))] for model in refitted]
     display.table("Models of all people", ["", ""], models)
     return refitted
+
+
+def refit_members(prepared: PreparedRun, names: Sequence[str]) -> list[ReplicaId]:
+    """Trains members on every image of the manifest, by the recipes that their fold models were trained by.
+
+    Nothing validates such a model; what is known of it are the scores of its folds, so these must be there. A finished one is
+    left as it is.
+
+    Args:
+        prepared: the run.
+        names: the members; none for all of them.
+
+    Raises:
+        InputError: the run has no such member, or its folds are not trained yet.
+    """
+    members = named_members(prepared, names)
+    check_trained(prepared.run, members)
+    train_fold_models(prepared, "refit", members, [WHOLE], prepare_images(prepared))
+    return [ReplicaId(member.name, WHOLE) for member in members]

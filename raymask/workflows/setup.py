@@ -1,8 +1,8 @@
-"""A run is prepared: its data are read, its config is made whole, and its directory proved to be that of the same run."""
+"""From a config to a run that is ready: paths resolved, data read, the directory proved to be that of the same run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,48 +19,88 @@ from raymask.core.errors import InputError, one_of, shortened
 from raymask.core.paths import absolute
 from raymask.core.tasks import LabelSpace
 from raymask.data import sources
+from raymask.data.demo.dataset import write_demo
 from raymask.data.duplicates import copies_joined
 from raymask.data.folds import replica_folds
 from raymask.data.kinds import check_keys, resolve_kind
 from raymask.data.test_sets import TestSet, check_missing, read_test
 from raymask.io import files
 from raymask.runs.digests import with_digests
-from raymask.runs.directory import ReplicaId, Run, cache_root, demo_folder, load_run_config, save_run_config, settled_config
+from raymask.runs.directory import (
+    ReplicaId,
+    Run,
+    cache_root,
+    demo_folder,
+    load_run_config,
+    save_run_config,
+    settled_config,
+)
 from raymask.runs.identity import check_source, keep_source
 from raymask.runs.outputs import check_output
 from raymask.runs.tables import read_folds
 from raymask.transforms.augment import check_augment
 from raymask.transforms.tta import expand_views
+from raymask.workflows.context import RunContext
 from raymask.workflows.teacher import Teacher, check_teacher, open_teacher
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """A config in which every path, the kind of data and the views are what they stand for, in any working directory.
+
+    Raises:
+        InputError: nothing of a known kind lies at `data.path`, or a key has no effect with it.
+    """
+    data = absolute_paths(config.data)
+    resolved = {
+        "runs": absolute(config.runs),
+        "views": expand_views(config.views),
+        "data": data.model_copy(update={"kind": resolve_kind(data)}),
+    }
+    if config.teacher:
+        resolved["teacher"] = config.teacher.model_copy(update={"run": absolute(config.teacher.run)})
+    config = config.model_copy(update=resolved)
+    check_keys(config.data)
+    return config
+
+
+def absolute_paths(data: DataConfig) -> DataConfig:
+    """The data's paths so that they hold in any working directory."""
+    given = {key: value for key in ("path", "test", "image_root", "test_root") if (value := getattr(data, key))}
+    return data.model_copy(update={key: files.absolute(value) for key, value in given.items()})
 
 
 @dataclass(frozen=True)
 class PreparedRun:
     """A run whose data are read and whose config is whole."""
 
-    run: Run
-    config: RunConfig
+    context: RunContext
     space: LabelSpace
     members: list[Member]
     source: sources.Source
     test: TestSet | None
     teacher: Teacher | None = None
 
+    @property
+    def run(self) -> Run:
+        """The run's directory."""
+        return self.context.run
 
-def open_run(config: RunConfig, display: Display) -> PreparedRun:
-    """Reads the data, completes the config by what they hold, and opens the run's directory.
+    @property
+    def config(self) -> RunConfig:
+        """The whole config."""
+        return self.context.config
+
+
+def prepare_run(context: RunContext) -> PreparedRun:
+    """Reads the data and completes the config by the classes that they hold; writes nothing into the run's directory.
+
+    Args:
+        context: of a resolved config.
 
     Raises:
         InputError: the data or config are wrong, or the directory holds a run of another config or other data.
     """
-    config = config.model_copy(update={"runs": absolute(config.runs), "views": expand_views(config.views)})
-    data = absolute_paths(config.data)
-    config = config.model_copy(update={"data": data.model_copy(update={"kind": resolve_kind(data)})})
-    check_keys(config.data)
-    if config.teacher:
-        teaching = config.teacher.model_copy(update={"run": absolute(config.teacher.run)})
-        config = config.model_copy(update={"teacher": teaching})
-    run = Run(config.runs / config.name)
+    run, config, display = context.run, context.config, context.display
     if not run.config.exists():
         check_output(run.root, "--name", begun=())
     data = drawn_data(config, display)
@@ -75,9 +115,21 @@ def open_run(config: RunConfig, display: Display) -> PreparedRun:
     _refuse_other_config(run, config)
     if run.config.exists():
         check_source(run, source.images, source.space)
-    teacher = open_teacher(config, source, _unlabelled(config.teacher, display)) if config.teacher else None
+    teacher = open_teacher(run, config, source, _unlabelled(config.teacher, display)) if config.teacher else None
     if teacher:
         check_teacher(run, teacher)
+    _describe(source, test, [*filter(None, source.remarks), *copies, *remarks], display)
+    return PreparedRun(replace(context, config=config), source.space, members, source, test, teacher)
+
+
+def record_run(prepared: PreparedRun) -> None:
+    """Writes the config and what the images are into the run's directory."""
+    prepared.run.root.mkdir(parents=True, exist_ok=True)
+    save_run_config(prepared.run, prepared.config)
+    keep_source(prepared.run, prepared.source.images)
+
+
+def _describe(source: sources.Source, test: TestSet | None, remarks: Iterable[str], display: Display) -> None:
     people = source.images["group"].nunique()
     groups = f" of {people} groups" if people < len(source.images) else ""
     classes = " × ".join(f"{name} {size}" for name, size in zip(source.space.names, source.space.shape, strict=True))
@@ -85,12 +137,8 @@ def open_run(config: RunConfig, display: Display) -> PreparedRun:
     display.line("data", f"{len(source.images)} images{groups}, {classes} = {source.space.joint_size} classes{test_images}")
     for line in sources.class_counts(source):
         display.line("data", line)
-    for remark in [*filter(None, source.remarks), *copies, *remarks]:
+    for remark in remarks:
         display.warn(remark)
-    run.root.mkdir(parents=True, exist_ok=True)
-    save_run_config(run, config)
-    keep_source(run, source.images)
-    return PreparedRun(run, config, source.space, members, source, test, teacher)
 
 
 def identified(images: pd.DataFrame, config: RunConfig, display: Display) -> pd.DataFrame:
@@ -102,7 +150,7 @@ def identified(images: pd.DataFrame, config: RunConfig, display: Display) -> pd.
 
 
 def read_test_set(config: RunConfig, data: DataConfig, space: LabelSpace, display: Display) -> tuple[TestSet | None, list[str]]:
-    """The test images of a run with the digests of their files, None where it has none; and what is to be said of them.
+    """The test images of a run with the digests of their files, None where it has none; and remarks on them.
 
     Raises:
         InputError: they cannot be read, or too many are missing.
@@ -131,28 +179,15 @@ def _unlabelled(teacher: TeacherConfig, display: Display) -> pd.DataFrame | None
     return test.images
 
 
-def absolute_paths(data: DataConfig) -> DataConfig:
-    """The data's paths so that they hold in any working directory."""
-    given = {key: value for key in ("path", "test", "image_root", "test_root") if (value := getattr(data, key))}
-    return data.model_copy(update={key: files.absolute(value) for key, value in given.items()})
-
-
 def drawn_data(config: RunConfig, display: Display) -> DataConfig:
     """Where the data are, those of the demo being drawn first."""
     if config.data.kind != "demo":
         return config.data
-    return config.data.model_copy(update={"path": str(draw_demo(config, display))})
-
-
-def draw_demo(config: RunConfig, display: Display) -> Path:
-    """The embedded demo data set, drawn if it is not there yet."""
-    from raymask.data.demo.dataset import write_demo
-
     people, test_people = config.data.demo_people, config.data.demo_test_people
     folder = demo_folder(config)
     if not folder.exists():
         display.line("data", f"drawing the photos of {people} + {test_people} people")
-    return write_demo(folder, people=people, test_people=test_people)
+    return config.data.model_copy(update={"path": str(write_demo(folder, people=people, test_people=test_people))})
 
 
 def _refuse_other_config(run: Run, config: RunConfig) -> None:
@@ -163,6 +198,12 @@ def _refuse_other_config(run: Run, config: RunConfig) -> None:
         raise InputError(
             f"'{run.root}' holds another run: {changed[0]}{more}; give this one another --name, or delete that folder."
         )
+
+
+def config_where_it_lies(root: Path, rule: str | None) -> RunConfig:
+    """The config of a run whose directory may have been moved, with the rule of the caller's own."""
+    config = settled_config(Run(root), (), {"vote": {"rule": rule}} if rule else None)
+    return config.model_copy(update={"runs": root.parent, "name": root.name})
 
 
 def named_members(prepared: PreparedRun, names: Sequence[str]) -> list[Member]:
@@ -185,16 +226,10 @@ def check_trained(run: Run, members: Sequence[Member]) -> None:
         InputError: names what is not there.
     """
     folds = replica_folds(read_folds(run)) if run.manifest.exists() else [0]
-    replicas = [ReplicaId(member.name, fold) for member in members for fold in folds]
-    missing = [str(replica) for replica in replicas if not run.finished(replica)]
+    fold_models = [ReplicaId(member.name, fold) for member in members for fold in folds]
+    missing = [str(model) for model in fold_models if not run.finished(model)]
     if missing:
         raise InputError(
             f"'{run.root}' is not trained to its end (there is no {shortened(missing, 3)}); finish it first by "
             f"`raymask train --recipe {run.config}`."
         )
-
-
-def config_where_it_lies(root: Path, rule: str | None) -> RunConfig:
-    """The config of a run whose directory may have been moved, with the rule that the caller gives."""
-    config = settled_config(Run(root), (), {"vote": {"rule": rule}} if rule else None)
-    return config.model_copy(update={"runs": root.parent, "name": root.name})

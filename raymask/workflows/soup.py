@@ -1,13 +1,12 @@
-"""One model from a member's folds (model soups), and how it compares."""
+"""`raymask soup`: one model from a member's folds (model soups, Wortsman et al. 2022), and how it compares."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
+from raymask.cluster.connection import check_shared
 from raymask.cluster.resources import plan_slots
-from raymask.cluster.session import RaySession
 from raymask.config.members import Member
 from raymask.core.console import Display
 from raymask.core.errors import InputError
@@ -15,45 +14,45 @@ from raymask.core.paths import absolute, check_writable
 from raymask.core.tasks import JOINT
 from raymask.data.folds import replica_folds
 from raymask.data.specs import input_spec
-from raymask.inference.replicas import VotingRun, voting_runs
-from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, read_ensemble, timed
+from raymask.inference.voting_runs import VotingRun, voting_runs
+from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run, read_ensemble, timed
 from raymask.runs.models import soups_are_made
+from raymask.training.soup_tasks import SoupJob, SoupResult, make
 from raymask.transforms.tta import ViewPlan
 from raymask.voting.vote import Vote
-from raymask.workflows.context import ray_errors
-from raymask.workflows.setup import PreparedRun, check_trained, config_where_it_lies, named_members
-from raymask.workflows.stages import prepare_images
+from raymask.workflows.compare_models import compare_models
+from raymask.workflows.context import run_context
+from raymask.workflows.images import prepare_images
+from raymask.workflows.setup import PreparedRun, check_trained, config_where_it_lies, named_members, prepare_run, resolve
 from raymask.workflows.vote import decide_vote, score_reserve
 
 
 def soup(folder: Path, members: Sequence[str] = (), display: Display | None = None, rule: str | None = None) -> list[ReplicaId]:
-    """Averages the folds' models of a finished run to one a member; they lie in `members/MEMBER/soup` and `greedy-soup`.
+    """Averages the fold models of a finished run to one a member; they lie in `members/MEMBER/soup` and `greedy-soup`.
 
     Args:
         folder: directory of the run, from which people are held out (`folds.reserve`).
         members: names of members; none for all of them.
-        display: what is said of it.
+        display: what shows progress.
         rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
+
+    Returns:
+        Two soups a member.
 
     Raises:
         InputError: the directory holds no run whose folds are trained, no one is held out, or the run has no such member.
         RunError: a part failed for good; started again, it goes on with what is unfinished.
     """
-    display = display or Display()
-    root = absolute(folder)
-    config = config_where_it_lies(root, rule)
+    display, root = display or Display(), absolute(folder)
+    config = resolve(config_where_it_lies(root, rule))
     check_writable(root, "run, such as a copy of it")
-    with ray_errors(root), ExitStack() as stack:
-        session = RaySession(stack, config.compute, display)
-        from raymask.workflows import compare_models
-        from raymask.workflows.setup import open_run
-
-        prepared = open_run(config, display)
+    with run_context(Run(root), config, display) as context:
+        prepared = prepare_run(context)
         chosen = souped_members(prepared, members)
-        voting_run, vote = voted(prepared, session, display)
-        soups = make_soups(prepared, chosen, vote.views, session, display)
-        compare_models.compare_models(voting_run, vote, session, display)
-    models = [[str(replica), str(prepared.run.weights(replica))] for replica in soups]
+        voting_run, vote = voted(prepared)
+        soups = make_soups(prepared, chosen, vote.views)
+        compare_models(prepared.context, voting_run, vote)
+    models = [[str(model), str(prepared.run.weights(model))] for model in soups]
     display.table("Soups", ["", ""], models)
     return soups
 
@@ -74,30 +73,25 @@ def souped_members(prepared: PreparedRun, names: Sequence[str]) -> list[Member]:
     return members
 
 
-def voted(prepared: PreparedRun, session: RaySession, display: Display) -> tuple[VotingRun, Vote]:
+def voted(prepared: PreparedRun) -> tuple[VotingRun, Vote]:
     """The vote of a trained run, which is decided and scored on the people held out unless it is already.
 
     Raises:
         InputError: a member lacks predictions, or the config names what there is not.
     """
-    voting, config = voting_runs([prepared.run]), prepared.config
-    vote, _ = decide_vote(voting, config.vote, prepared.run, config.seed, display)
+    decided = decide_vote(prepared.context, voting_runs([prepared.run]))
     if "reserve" not in read_ensemble(prepared.run):
-        score_reserve(voting, vote, prepared.run, config.seed, session, display)
-    return voting[0], vote
+        score_reserve(prepared.context, decided)
+    return decided.runs[0], decided.vote
 
 
-def make_soups(
-    prepared: PreparedRun, members: Sequence[Member], views: ViewPlan, session: RaySession, display: Display
-) -> list[ReplicaId]:
+def make_soups(prepared: PreparedRun, members: Sequence[Member], views: ViewPlan) -> list[ReplicaId]:
     """Makes the uniform and the greedy soup of members' folds; those that were made under the same views are left as they are.
 
     Args:
         prepared: the run, as `souped_members` passed it.
         members: whose soups are made.
         views: what soups are chosen and scored under.
-        session: Ray, which is only started when there is something to make.
-        display: what is said of it.
 
     Returns:
         Two soups a member.
@@ -105,33 +99,30 @@ def make_soups(
     Raises:
         InputError: the reserved people are too few to choose by.
     """
-    run = prepared.run
+    run, context = prepared.run, prepared.context
     unmade = [member for member in members if not soups_are_made(run, member.name, views)]
     if len(unmade) < len(members):
-        display.line("soup", f"the soups of {len(members) - len(unmade)} of {len(members)} members are made already")
+        context.display.line("soup", f"the soups of {len(members) - len(unmade)} of {len(members)} members are made already")
     soups = [ReplicaId(member.name, fold) for member in members for fold in (SOUP, GREEDY_SOUP)]
     if not unmade:
         return soups
-    caches, manifest = prepare_images(prepared, session, display)
-    from raymask.cluster.connection import check_shared
-    from raymask.training.soup_tasks import SoupJob, SoupResult, make
-
-    folds = tuple(replica_folds(manifest["fold"]))
-    slots = plan_slots(session.nodes(len(unmade)), prepared.config.compute, len(unmade))
+    images = prepare_images(prepared)
+    folds = tuple(replica_folds(images.manifest["fold"]))
+    slots = plan_slots(context.session.nodes(len(unmade)), context.config.compute, len(unmade))
     check_shared(run.root)
     jobs = [
-        SoupJob(run, prepared.space, member, folds, caches[input_spec(member.recipe)], views, prepared.config.seed)
+        SoupJob(run, prepared.space, member, folds, images.caches[input_spec(member.recipe)], views, context.config.seed)
         for member in unmade
     ]
 
-    def say(made: SoupResult) -> None:
+    def show(made: SoupResult) -> None:
         f1 = {fold: (scores.get(JOINT) or next(iter(scores.values())))["f1"] for fold, scores in made.scores.items()}
-        display.line(
+        context.display.line(
             "soup",
             f"{made.member}: F1 of {f1[SOUP]:.4f} on people held out from everything; {f1[GREEDY_SOUP]:.4f} is to be expected of "
             f"the greedy soup of {len(made.ingredients)} of {len(folds)}",
         )
 
     with timed(run, "soup"):
-        make(jobs, slots, say)
+        make(jobs, slots, show)
     return soups

@@ -20,18 +20,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from raymask.cluster.session import RaySession
 from raymask.config.schema import RunConfig, TeacherConfig
 from raymask.core.columns import is_label_column, joint_columns, label_column, train_label_column
-from raymask.core.console import Display
 from raymask.core.errors import InputError, shortened
 from raymask.core.tasks import JOINT, UNLABELLED
 from raymask.core.types import ByHead, Probabilities
 from raymask.data.duplicates import among
 from raymask.data.folds import TRAIN_ONLY
 from raymask.data.sources import Source
-from raymask.inference import replicas
-from raymask.inference.replicas import VotingRun
+from raymask.inference.voting_runs import VotingRun, by_round, voting_runs
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import Kind, read_json, read_table
 from raymask.io.hashing import file_digest, fingerprint, text_digest
@@ -42,6 +39,8 @@ from raymask.runs.tables import read_ensemble_predictions, read_targets
 from raymask.training.pseudo_labels import PREFIX, labelled_targets, least_confidences, unlabelled_targets
 from raymask.voting.reading import read_vote
 from raymask.voting.vote import Vote
+from raymask.workflows.context import RunContext
+from raymask.workflows.predictions import fold_model_predictions
 
 
 def predictions_by_fold(vote: Vote, rounds: Sequence[Mapping[str, ByHead]], folds: Sequence[int]) -> dict[int, Probabilities]:
@@ -85,10 +84,11 @@ class TeacherData:
     """Those that the teacher held out from everything."""
 
 
-def open_teacher(config: RunConfig, source: Source, unlabelled: pd.DataFrame | None) -> Teacher:
+def open_teacher(pupil: Run, config: RunConfig, source: Source, unlabelled: pd.DataFrame | None) -> Teacher:
     """Reads a run's teacher and checks that it can teach this run.
 
     Args:
+        pupil: the run that learns, where predictions are kept that the teacher lacks.
         config: the run's, with a teacher.
         source: the run's images.
         unlabelled: the teacher's test images, where they are to join.
@@ -98,7 +98,7 @@ def open_teacher(config: RunConfig, source: Source, unlabelled: pd.DataFrame | N
     """
     assert config.teacher is not None
     run = Run(config.teacher.run)
-    [of_itself] = replicas.voting_runs([run])
+    [of_itself] = voting_runs([run])
     if not (run.ensemble.exists() and run.oof_ensemble.exists()):
         raise InputError(
             f"teacher.run: '{run.root}' has not voted yet; finish it first by `raymask train --recipe {run.config}`."
@@ -108,7 +108,7 @@ def open_teacher(config: RunConfig, source: Source, unlabelled: pd.DataFrame | N
         raise InputError(
             f"teacher.run: the vote of '{run.root}' is of another raymask; count it again by `raymask vote {run.root}`."
         )
-    voting = _voting(run, known["members"])
+    voting = _voting(run, known["members"], pupil)
     space = voting[0].space
     if [(task.name, task.classes) for task in space.tasks] != [(task.name, task.classes) for task in source.space.tasks]:
         raise InputError(f"teacher.run: '{run.root}' predicts other tasks or classes than this run; it cannot teach it.")
@@ -124,11 +124,11 @@ def open_teacher(config: RunConfig, source: Source, unlabelled: pd.DataFrame | N
     return Teacher(config.teacher, voting, vote, oof, unlabelled, text_digest(*parts)[:16], labelled)
 
 
-def _voting(run: Run, members: Mapping[str, Mapping[str, str]]) -> tuple[VotingRun, ...]:
+def _voting(run: Run, members: Mapping[str, Mapping[str, str]], pupil: Run) -> tuple[VotingRun, ...]:
     """Who votes in a run's directory: its own members, also when it was moved, or those of several runs."""
     roots = list(dict.fromkeys(member["run"] for member in members.values()))
     alone = len(roots) == 1 and (run.root / "members").is_dir()
-    voting = replicas.voting_runs([run] if alone else [Run(Path(root)) for root in roots])
+    voting = voting_runs([run] if alone else [Run(Path(root)) for root in roots], pupil)
     first = _fold_of(voting[0].run)
     for other in voting[1:]:
         if not _fold_of(other.run).equals(first):
@@ -176,15 +176,15 @@ def check_teacher(run: Run, teacher: Teacher) -> None:
         )
 
 
-def learn(run: Run, teacher: Teacher, source: Source, session: RaySession, display: Display) -> TeacherData:
+def learn(context: RunContext, teacher: Teacher, source: Source) -> TeacherData:
     """Writes what the teacher teaches to `targets.parquet`, unless it is there, and returns the images of the run.
 
     Raises:
         InputError: the teacher is sure of nothing, or an image's id is there twice.
     """
-    labelled = _labelled(teacher, source.images)
+    run, labelled = context.run, _labelled(teacher, source.images)
     if not run.targets.exists():
-        targets = _targets(teacher, labelled, session, display)
+        targets = _targets(context, teacher, labelled)
         if targets.empty:
             raise InputError(
                 f"teacher.precision is {teacher.config.precision:g}, but '{teacher.config.run}' is that sure of no unlabelled "
@@ -216,8 +216,8 @@ def _labelled(teacher: Teacher, images: pd.DataFrame) -> pd.DataFrame:
     return images[known].assign(fold=fold[known].astype(np.int64)).reset_index(drop=True)
 
 
-def _targets(teacher: Teacher, labelled: pd.DataFrame, session: RaySession, display: Display) -> pd.DataFrame:
-    config, space = teacher.config, teacher.vote.space
+def _targets(context: RunContext, teacher: Teacher, labelled: pd.DataFrame) -> pd.DataFrame:
+    config, space, display = teacher.config, teacher.vote.space, context.display
     judged = labelled[labelled["fold"] != TRAIN_ONLY]
     ids = judged["image_id"].tolist()
     check_complete(f"the out-of-fold predictions of '{config.run}'", teacher.oof["image_id"].tolist(), ids)
@@ -227,7 +227,7 @@ def _targets(teacher: Teacher, labelled: pd.DataFrame, session: RaySession, disp
         display.line("teacher", f"labels count {config.truth:g}, what '{config.run.name}' said of them out of fold the rest")
     if teacher.unlabelled is not None:
         least = least_confidences(probabilities, judged[label_column(JOINT)].to_numpy(np.int64), config.precision)
-        image_ids, by_fold = _unlabelled_predictions(teacher, session, display)
+        image_ids, by_fold = _unlabelled_predictions(context, teacher)
         taught = unlabelled_targets(image_ids, by_fold, least, config.unlabelled == "hard", space)
         counts = taught["fold"].value_counts().reindex(list(by_fold), fill_value=0)
         display.line(
@@ -239,23 +239,19 @@ def _targets(teacher: Teacher, labelled: pd.DataFrame, session: RaySession, disp
     return pd.concat(tables, ignore_index=True)
 
 
-def _unlabelled_predictions(
-    teacher: Teacher, session: RaySession, display: Display
-) -> tuple[list[str], dict[int, Probabilities]]:
+def _unlabelled_predictions(context: RunContext, teacher: Teacher) -> tuple[list[str], dict[int, Probabilities]]:
     """Prefixed ids of the unlabelled images that can be read, and what the teacher says of them by fold."""
     assert teacher.unlabelled is not None
     if teacher.labelled:
-        display.warn(f"{len(teacher.labelled)} unlabelled images are labelled images too, and do not join")
+        context.display.warn(f"{len(teacher.labelled)} unlabelled images are labelled images too, and do not join")
     images, views = teacher.unlabelled[["image_id", "path", "digest"]], teacher.vote.views
-    predicted = [
-        replicas.replica_predictions(voting_run, images, "test", views, session, display) for voting_run in teacher.voting
-    ]
+    predicted = [fold_model_predictions(context, run, images, "test", views) for run in teacher.voting]
     joining = [(table["problem"] == "") & ~table["image_id"].isin(teacher.labelled) for table in predicted]
     readable = [table[here].reset_index(drop=True) for table, here in zip(predicted, joining, strict=True)]
     ids = readable[0]["image_id"].tolist()
     for table in readable:
         check_complete("the predictions of the test set", table["image_id"].tolist(), ids)
-    probabilities = predictions_by_fold(teacher.vote, replicas.by_round(teacher.voting, readable), teacher.voting[0].folds)
+    probabilities = predictions_by_fold(teacher.vote, by_round(teacher.voting, readable), teacher.voting[0].folds)
     return [f"{PREFIX}{image_id}" for image_id in ids], probabilities
 
 

@@ -1,16 +1,21 @@
-"""The story of a run, top to bottom. What is finished already is not done again."""
+"""`raymask train`: the story of a run, top to bottom. What is finished already is not done again."""
 
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 
-from raymask.cluster.session import RaySession
 from raymask.config.schema import RunConfig
 from raymask.core.console import Display
 from raymask.core.paths import absolute, check_writable
+from raymask.data.folds import replica_folds
+from raymask.inference.voting_runs import voting_runs
+from raymask.report.summary import summarise
 from raymask.runs.directory import Run, cache_root
-from raymask.workflows.context import Result, ray_errors
+from raymask.workflows.context import Result, run_context
+from raymask.workflows.fold_models import train_fold_models
+from raymask.workflows.images import prepare_images
+from raymask.workflows.setup import prepare_run, record_run, resolve
+from raymask.workflows.vote import decide_vote, predict_test_set, score_reserve
 
 
 def run(config: RunConfig, display: Display | None = None) -> Result:
@@ -20,30 +25,21 @@ def run(config: RunConfig, display: Display | None = None) -> Result:
         InputError: the data or the config are wrong; nothing is half-written.
         RunError: a part failed for good; started again, the run goes on with what is unfinished.
     """
-    display = display or Display()
-    began = time.monotonic()
-    config = config.model_copy(update={"runs": absolute(config.runs)})
-    folder = config.runs / config.name
+    display, began = display or Display(), time.monotonic()
+    folder = absolute(config.runs) / config.name
     check_writable(folder, "--runs")
-    check_writable(cache_root(config), "folder by --set cache=FOLDER")
-    with ray_errors(folder), ExitStack() as stack:
-        session = RaySession(stack, config.compute, display)
-        if not Run(folder).report.exists():
-            session.begin()
-        # Only now, since they import pandas and its like: Ray is on its way meanwhile.
-        from raymask.data.folds import replica_folds
-        from raymask.inference import replicas
-        from raymask.report import summary
-        from raymask.workflows import stages, vote
-        from raymask.workflows.setup import open_run
-
-        prepared = open_run(config, display)
-        caches, manifest = stages.prepare_images(prepared, session, display)
-        folds = replica_folds(manifest["fold"])
-        stages.train_members(prepared, folds, caches, manifest["image_id"], session, display)
-        voting = replicas.voting_runs([prepared.run])
-        decided, scores = vote.decide_vote(voting, config.vote, prepared.run, config.seed, display)
-        vote.predict_test(voting, decided, prepared.test, prepared.run, session, display)
-        vote.score_reserve(voting, decided, prepared.run, config.seed, session, display)
-    summary.summarise(prepared.run, prepared.space, scores, time.monotonic() - began, display)
-    return Result(prepared.run, scores)
+    check_writable(cache_root(config.model_copy(update={"runs": folder.parent})), "folder by --set cache=FOLDER")
+    config = resolve(config)
+    with run_context(Run(folder), config, display) as context:
+        if not context.run.report.exists():
+            context.session.begin()
+        prepared = prepare_run(context)
+        record_run(prepared)
+        images = prepare_images(prepared)
+        folds = replica_folds(images.manifest["fold"])
+        train_fold_models(prepared, "train", prepared.members, folds, images)
+        decided = decide_vote(prepared.context, voting_runs([prepared.run]))
+        predict_test_set(prepared.context, decided, prepared.test)
+        score_reserve(prepared.context, decided)
+    summarise(prepared.run, prepared.space, decided.scores, time.monotonic() - began, display)
+    return Result(prepared.run, decided.scores)

@@ -6,7 +6,6 @@ import io
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 
 import pytest
 import ray
@@ -24,20 +23,19 @@ def quiet() -> Display:
 
 def test_a_session_joins_the_ray_that_is_there_and_leaves_it_running(ray_session: None) -> None:
     said = io.StringIO()
-    with ExitStack() as stack:
-        session = RaySession(stack, ComputeConfig(), Display(Console(file=said)))
+    with RaySession(ComputeConfig(), Display(Console(file=said))) as session:
         session.begin()
         session.begin()
-        assert session.cluster is session.cluster
-        assert not session.cluster.started_here
+        assert session.connect() is session.connect()
+        assert not session.connect().started_here
     assert said.getvalue().count("joined") == 1
     assert ray.is_initialized()
 
 
 def test_a_session_that_nobody_needs_connects_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raymask.cluster.connection.connect", lambda compute: pytest.fail("it connected"))
-    with ExitStack() as stack:
-        RaySession(stack, ComputeConfig(), quiet())
+    with RaySession(ComputeConfig(), quiet()):
+        pass
 
 
 def test_why_ray_cannot_be_had_is_said_to_whom_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,21 +43,19 @@ def test_why_ray_cannot_be_had_is_said_to_whom_asks_for_it(monkeypatch: pytest.M
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{unused.getsockname()[1]}")
-        with ExitStack() as stack:
-            session = RaySession(stack, ComputeConfig(), quiet())
+        with RaySession(ComputeConfig(), quiet()) as session:
             session.begin()
             with pytest.raises(InputError, match="no Ray answers there"):
-                session.cluster  # noqa: B018
+                session.connect()
 
 
 def test_what_fails_meanwhile_ends_a_ray_that_is_still_starting() -> None:
     code = (
-        "from contextlib import ExitStack\n"
         "from raymask.config.schema import ComputeConfig\n"
         "from raymask.core.console import Display\n"
         "from raymask.cluster.session import RaySession\n"
-        "with ExitStack() as stack:\n"
-        "    RaySession(stack, ComputeConfig(cpus=1, gpus=0), Display()).begin()\n"
+        "with RaySession(ComputeConfig(cpus=1, gpus=0), Display()) as session:\n"
+        "    session.begin()\n"
         "    raise SystemExit(7)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

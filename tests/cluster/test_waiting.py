@@ -98,7 +98,7 @@ class TestALostGpu:
 
     def test_the_same_command_goes_on_when_there_is_one_again(self, out: Path) -> None:
         said = (out / "again.txt").read_text()
-        assert "2 replicas go on from their last finished epoch" in said
+        assert "2 models go on from their last finished epoch" in said
         done = Run(out / "run")
         for fold in (0, 1):
             assert pd.read_csv(done.history(ReplicaId("mask", fold)))["epoch"].tolist() == list(range(1, 21))

@@ -26,7 +26,7 @@ from raymask.data.decode import decode_file
 from raymask.data.rejected import check_rejected, is_image
 from raymask.data.specs import InputSpec
 from raymask.data.tables import need_columns, read_table
-from raymask.data.test_sets import read_images, read_test
+from raymask.data.test_sets import ImageList, read_images, read_test
 from raymask.io import embedded, files
 
 
@@ -295,7 +295,7 @@ def test_a_parquet_file_that_has_changed_is_said(shades: Path) -> None:
 
 
 def test_images_in_parquet_are_predicted_too(shades: Path) -> None:
-    found = read_images(str(shades), DataConfig(), LabelSpace((Task("label", "label", ("x", "y")),)), id_column="key")
+    found = read_images(ImageList(str(shades), id_column="key"), DataConfig(), LabelSpace((Task("label", "label", ("x", "y")),)))
     assert found.images["problem"].tolist() == ["", "", "", "", "its path is empty", "the file is empty"]
     assert found.template is not None
     assert found.template["image"].tolist() == ["9.png", "8.png", "7.png", "beside.jpg", "", "empty.png"]
@@ -326,6 +326,6 @@ def test_parquet_files_for_tests_are_not_trained_on(tmp_path: Path) -> None:
     assert found.template is not None
     assert found.template["image"].tolist() == ["row 1", "row 2"]
     assert "are not trained on" in found.remarks[0]
-    assert len(read_images(str(tmp_path / "data"), DataConfig(), source.space).images) == 8
+    assert len(read_images(ImageList(str(tmp_path / "data")), DataConfig(), source.space).images) == 8
     parquet(tmp_path / "data" / "extra.parquet", image=[image()], label=["x"])
     assert "has Parquet files for tests beside extra.parquet" in sentence(lambda: read(tmp_path / "data", ["label"]))

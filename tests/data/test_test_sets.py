@@ -15,8 +15,8 @@ from raymask.core.errors import InputError
 from raymask.core.tasks import LabelSpace, Task
 from raymask.data.decode import decode_file
 from raymask.data.specs import InputSpec
+from raymask.data.test_sets import ImageList, check_missing, read_images, read_test
 from raymask.data.test_sets import TestSet as Given
-from raymask.data.test_sets import check_missing, read_images, read_test
 from raymask.io import files
 
 SPACE = LabelSpace((Task("label", "label", ("x", "y")),))
@@ -172,6 +172,6 @@ def test_paths_of_a_test_file_start_from_a_root_of_their_own(table: Path, tmp_pa
 
 def test_images_to_predict_start_from_a_root_that_is_given(table: Path, tmp_path: Path) -> None:
     asked = table.rename(tmp_path / "asked.csv")
-    assert set(read_images(str(asked), DataConfig(), SPACE).images["problem"]) == {"the file is missing"}
-    found = read_images(str(asked), DataConfig(), SPACE, image_root=str(tmp_path / "csv")).images
+    assert set(read_images(ImageList(str(asked)), DataConfig(), SPACE).images["problem"]) == {"the file is missing"}
+    found = read_images(ImageList(str(asked), root=str(tmp_path / "csv")), DataConfig(), SPACE).images
     assert (found["problem"] == "").all()

@@ -23,6 +23,7 @@ from raymask.config.loading import load_config
 from raymask.config.schema import RunConfig
 from raymask.core.console import Display
 from raymask.core.errors import RunError
+from raymask.data.test_sets import ImageList
 from raymask.inference import bulk
 from raymask.runs.directory import ReplicaId, Run
 from raymask.workflows import predict
@@ -49,7 +50,7 @@ def main(photos: Path, out: Path) -> None:
     tell(out / "again.txt", train)
 
     parts = bulk.Output(out / "new").shard(0).parent
-    again = partial(predict.predict, out / "run", str(table), out / "new", id_column="id")
+    again = partial(predict.predict, out / "run", ImageList(str(table), id_column="id"), out / "new")
     tell(out / "predicted.txt", again, cluster, with_gpu, lambda: any(parts.glob("part-*")))
     cluster.shutdown()
 

@@ -12,15 +12,15 @@ import pandas as pd
 import torch
 from rich.console import Console
 
+from raymask.cluster.session import RaySession
 from raymask.config.loading import load_config
 from raymask.config.members import Member
-from raymask.config.schema import resolve_members
+from raymask.config.schema import RunConfig, resolve_members
 from raymask.core.columns import by_column
 from raymask.core.console import Display
 from raymask.core.tasks import LabelSpace, heads_of
 from raymask.data.sources import Source, read_source
-from raymask.inference import replicas
-from raymask.inference.replicas import VotingRun
+from raymask.inference.voting_runs import VotingRun, reserved_images, voting_runs
 from raymask.io.atomic import write_json, write_table
 from raymask.models.classifier import build_classifier
 from raymask.report.run_report import build_report
@@ -30,6 +30,8 @@ from raymask.runs.identity import keep_source
 from raymask.training.trial import write_model
 from raymask.transforms.tta import ViewPlan
 from raymask.workflows import vote
+from raymask.workflows.context import RunContext
+from raymask.workflows.predictions import prediction_source
 from raymask.workflows.setup import read_test_set
 
 HELPERS = Path(__file__).parent
@@ -70,7 +72,7 @@ def make_run(root: Path, photos: Path, **over: Any) -> Run:
             torch.manual_seed(10 * place + fold)
             _write_replica(run, member, fold, manifest, config.views, source.space, rng)
     add_timing(run, "train", 1.5)
-    vote.decide_vote(replicas.voting_runs([run]), config.vote, run, 0, _silent())
+    vote.decide_vote(context_of(run, config), voting_runs([run]))
     return run
 
 
@@ -99,17 +101,24 @@ def _drawn(heads: dict[str, int], space: LabelSpace, images: int, rng: Any, mode
     return by_column(said, space, model)
 
 
+def context_of(run: Run, config: RunConfig, display: Display | None = None) -> RunContext:
+    """A command that may not predict, with a Ray that never starts."""
+    display = display or _silent()
+    return RunContext(run, config, RaySession(config.compute, display), display, may_predict=False)
+
+
 def predict_and_report(run: Run, source: Source) -> None:
     """Writes drawn predictions of the test set and of some people held out, what is voted of them, and the report."""
-    [one], config, rng = replicas.voting_runs([run]), load_run_config(run), np.random.default_rng(1)
-    decided, _ = vote.decide_vote([one], config.vote, run, 0, _silent())
+    config, rng = load_run_config(run), np.random.default_rng(1)
+    [one], context = voting_runs([run]), context_of(run, config)
+    decided = vote.decide_vote(context, [one])
     test, _ = read_test_set(config, config.data, one.space, _silent())
     assert test is not None
     write_table(run.reserve, with_digests(source.images.head(20), config))
-    for file, images in ((run.test_predictions, test.images), (run.reserve_predictions, replicas.reserved_images(run))):
-        _write_predictions(file, one, images, decided.views, rng)
-    vote.predict_test([one], decided, test, run, None, _silent())
-    vote.score_reserve([one], decided, run, 0, None, _silent())
+    for file, images in ((run.test_predictions, test.images), (run.reserve_predictions, reserved_images(run))):
+        _write_predictions(file, one, images, decided.vote.views, rng)
+    vote.predict_test_set(context, decided, test)
+    vote.score_reserve(context, decided)
     build_report(run)
 
 
@@ -120,4 +129,4 @@ def _write_predictions(file: Path, one: VotingRun, images: pd.DataFrame, views: 
             columns |= _drawn(heads_of(member.task, one.space), one.space, len(images), rng, str(ReplicaId(member.name, fold)))
     table = pd.DataFrame({"image_id": images["image_id"].to_numpy(), "problem": "", **columns})
     write_table(file, table.sort_values("image_id", kind="stable"))
-    write_json(file.with_name("source.json"), replicas.prediction_fingerprint(one, images, views))
+    write_json(file.with_name("source.json"), prediction_source(one, images, one.fold_models, views))

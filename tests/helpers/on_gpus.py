@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,8 +85,8 @@ def heads_on_a_frozen_backbone(photos: Path, out: Path) -> RunConfig:
 
 def say_in_what_room(display: Display) -> None:
     """What a run that wants no number of GPUs would be planned for."""
-    with ExitStack() as stack:
-        nodes = RaySession(stack, ComputeConfig(), display).nodes(2)
+    with RaySession(ComputeConfig(), display) as session:
+        nodes = session.nodes(2)
     display.line("room", room_of(plan_slots(nodes, ComputeConfig(), 2), nodes))
 
 

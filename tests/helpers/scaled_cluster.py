@@ -12,7 +12,6 @@ import os
 import socket
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +69,7 @@ def main(out: Path) -> None:
 def asked(compute: ComputeConfig, gpus: int) -> dict[str, Any]:
     """What is said and given to a run that has work for so many GPUs, and how many are free afterwards."""
     said, given = io.StringIO(), []
-    with ExitStack() as stack:
-        session = RaySession(stack, compute, Display(Console(file=said, width=500)))
+    with RaySession(compute, Display(Console(file=said, width=500))) as session:
         try:
             for _ in range(2):
                 given = [[node.cpus, node.gpus] for node in session.nodes(gpus)]

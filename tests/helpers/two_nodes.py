@@ -17,6 +17,7 @@ from rich.console import Console
 
 from raymask.cluster.connection import LOCAL_ENVIRONMENT, WORKER_ENVIRONMENT
 from raymask.core.console import Display
+from raymask.data.test_sets import ImageList
 from raymask.inference import bulk
 from raymask.inference.bulk import Output
 from raymask.workflows import predict
@@ -37,7 +38,7 @@ def main(run: Path, images: Path, out: Path) -> None:
         (out.parent / "killed").write_text(str(len(list(parts.glob("part-*")))))
 
     threading.Thread(target=kill_half_way, daemon=True).start()
-    predict.predict(run, str(images), out, id_column="id", display=Display(Console(file=io.StringIO())))
+    predict.predict(run, ImageList(str(images), id_column="id"), out, display=Display(Console(file=io.StringIO())))
     (out.parent / "done").write_text(str(len(list(parts.glob("part-*")))))
     cluster.shutdown()
 

@@ -19,6 +19,7 @@ from rich.console import Console
 import raymask
 from raymask.core.console import Display
 from raymask.core.errors import InputError
+from raymask.data.test_sets import ImageList
 from raymask.inference import bulk
 from raymask.inference.actors import decoded_block
 from raymask.inference.bulk import Output, missing_shards, read_predictions, split_models
@@ -53,7 +54,9 @@ def expected(run: Run, folder: Path) -> pd.DataFrame:
 
 def predict(run: Run, images: Path, out: Path, **more: object) -> str:
     said = io.StringIO()
-    workflow.predict(run.root, str(images), out, display=Display(Console(file=said)), **more)  # type: ignore[arg-type]
+    columns = {key: more.pop(key) for key in ("image_column", "id_column") if key in more}
+    listed = ImageList(str(images), **columns)  # type: ignore[arg-type]
+    workflow.predict(run.root, listed, out, display=Display(Console(file=said)), **more)  # type: ignore[arg-type]
     return said.getvalue()
 
 

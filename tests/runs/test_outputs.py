@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made import make_run
+from made import context_of, make_run
 
 from raymask.core.errors import InputError
 from raymask.export.export import export
 from raymask.runs.directory import Run, load_run_config
 from raymask.runs.outputs import check_output
 from raymask.workflows import predict, vote
-from raymask.workflows.setup import open_run
+from raymask.workflows.setup import prepare_run, resolve
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,7 @@ class TestCommands:
             (run.root, "demo", "lies in the run"),
             (run.root.parent, "made/members", "lies in the run"),
         ):
+            there = context_of(Run(runs / name), resolve(config.model_copy(update={"runs": runs, "name": name})))
             with pytest.raises(InputError, match=sentence):
-                open_run(config.model_copy(update={"runs": runs, "name": name}), None)  # type: ignore[arg-type]
+                prepare_run(there)
         assert not list((tmp_path / "thesis").glob("*.yaml"))

@@ -66,7 +66,7 @@ class TestCollect:
         for run in runs:
             collect_oof(run, "m", range(3), VALIDATED)
         order = pd.Series(IDS).sample(frac=1, random_state=5)
-        one, other = (oof_by_view(run, "m", VIEWS, order) for run in runs)
+        one, other = (oof_by_view(run.oof("m"), "m", VIEWS, order) for run in runs)
         pd.testing.assert_frame_equal(*(pd.read_parquet(run.oof("m")) for run in runs))
         for head, of_head in one.items():
             np.testing.assert_array_equal(other[head], of_head)
@@ -124,7 +124,7 @@ class TestByView:
         write(run)
         collect_oof(run, "m", range(3), VALIDATED)
         order = pd.Series(IDS[::-1], index=range(100, 112))
-        by_view = oof_by_view(run, "m", views, order)
+        by_view = oof_by_view(run.oof("m"), "m", views, order)
         assert list(by_view) == ["mask", "age"]
         for head, columns in (("mask", COLUMNS[:2]), ("age", COLUMNS[2:])):
             expected = [[[value(name, view, column) for column in columns] for name in order] for view in views]
@@ -135,13 +135,13 @@ class TestByView:
         write(run)
         collect_oof(run, "m", range(3), VALIDATED)
         with pytest.raises(InputError, match=r"^the out-of-fold .* of 'm' \(hflip\) hold unknown 2 image.*: id-10, id-11"):
-            oof_by_view(run, "m", ("hflip",), VALIDATED[:10])
+            oof_by_view(run.oof("m"), "m", ("hflip",), VALIDATED[:10])
 
     def test_a_view_without_predictions_is_refused_by_name(self, run: Run) -> None:
         write(run)
         collect_oof(run, "m", range(3), VALIDATED)
         with pytest.raises(InputError, match=r"^the out-of-fold predictions of 'm' \(zoom\) lack 12 image"):
-            oof_by_view(run, "m", ("original", "zoom"), VALIDATED)
+            oof_by_view(run.oof("m"), "m", ("original", "zoom"), VALIDATED)
 
     def test_ids_that_look_like_numbers_stay_apart(self, run: Run) -> None:
         """`007` and `7` are two images."""
@@ -153,7 +153,7 @@ class TestByView:
                 path
             )
         collect_oof(run, "m", range(4), pd.Series(names))
-        by_view = oof_by_view(run, "m", ["original"], pd.Series(names))
+        by_view = oof_by_view(run.oof("m"), "m", ["original"], pd.Series(names))
         np.testing.assert_allclose(by_view["mask"][0, :, 0], [0, 0.25, 0.5, 0.75])
 
 

@@ -16,7 +16,7 @@ from raymask.core.errors import InputError
 from raymask.core.spelling import canonical
 from raymask.core.tasks import JOINT, LabelSpace, Task
 from raymask.export.torch_modules import output_names
-from raymask.inference.replicas import voting_runs
+from raymask.inference.voting_runs import voting_runs
 from raymask.io.atomic import write_table
 from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.predictions import prediction_table

@@ -16,16 +16,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made import make_run, predict_and_report
+from made import context_of, make_run, predict_and_report
 from rich.console import Console
 
 from raymask.core.console import Display
 from raymask.core.errors import InputError, RunError
 from raymask.data.sources import read_source
 from raymask.export.export import export
-from raymask.inference import replicas
 from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import load
+from raymask.inference.voting_runs import voting_runs
 from raymask.io.checked import DamagedFileError, read_json
 from raymask.report import run_report
 from raymask.report.run_data import read_run_data
@@ -34,9 +34,9 @@ from raymask.report.vote_sections import vote_section
 from raymask.runs.directory import ReplicaId, Run, load_run_config, read_timings, settled_config
 from raymask.runs.tables import read_manifest
 from raymask.serving.deployment import Settings, about
-from raymask.workflows import setup, stages
 from raymask.workflows import vote as workflow
-from raymask.workflows.setup import read_test_set
+from raymask.workflows.fold_models import is_sound
+from raymask.workflows.setup import prepare_run, read_test_set, record_run, resolve
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
 MEMBERS = [{"task": "joint"}]
@@ -82,11 +82,11 @@ class Said(Display):
 def vote(run: Run, said: Said) -> None:
     """`raymask vote` without the page, which is a door of its own."""
     config = settled_config(run)
-    [one] = replicas.voting_runs([run])
-    decided, _ = workflow.decide_vote([one], config.vote, run, config.seed, said)
+    context, [one] = context_of(run, config, said), voting_runs([run])
+    decided = workflow.decide_vote(context, [one])
     test, _ = read_test_set(config, config.data, one.space, said)
-    workflow.predict_test([one], decided, test, run, None, said)
-    workflow.score_reserve([one], decided, run, config.seed, None, said)
+    workflow.predict_test_set(context, decided, test)
+    workflow.score_reserve(context, decided)
 
 
 def report(run: Run, said: Said) -> None:
@@ -118,10 +118,11 @@ def write_export(run: Run, said: Said) -> None:
 
 def resume(run: Run, said: Said) -> None:
     config = load_run_config(run).model_copy(update={"runs": run.root.parent})
-    prepared = setup.open_run(config, said)
+    prepared = prepare_run(context_of(run, resolve(config), said))
+    record_run(prepared)
     for replica in (ReplicaId(member.name, fold) for member in prepared.members for fold in (0, 1)):
         if run.checkpoint(replica).exists():
-            stages.is_sound(run, replica, said)
+            is_sound(run, replica, said)
     read_manifest(run, prepared.space)
 
 

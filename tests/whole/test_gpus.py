@@ -27,7 +27,7 @@ def out(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_whole_run_with_two_packs_on_half_a_gpu_each(out: Path, photos: Path) -> None:
     said = (out / "whole.txt").read_text()
-    assert "4 replicas in 2 pack(s), 2 side by side, 1 thread(s) each beside 0.5 GPU that torch cannot use" in said
+    assert "4 models in 2 pack(s), 2 side by side, 1 thread(s) each beside 0.5 GPU that torch cannot use" in said
     done = Run(out / "whole")
     asked = pd.read_csv(photos / "eval" / "info.csv", dtype=str)
     assert pd.read_csv(done.submission, dtype=str)["ImageID"].tolist() == asked["ImageID"].tolist()

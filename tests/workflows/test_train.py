@@ -29,7 +29,7 @@ from raymask.data.demo.dataset import write_demo
 from raymask.data.folds import TRAIN_ONLY
 from raymask.data.specs import input_spec
 from raymask.inference.actors import predict
-from raymask.inference.replicas import by_round, voting_runs
+from raymask.inference.voting_runs import by_round, voting_runs
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import read_json
 from raymask.models.classifier import load_classifier, to_pixels
@@ -131,7 +131,7 @@ def test_the_saved_config_is_the_same_run(finished: tuple[Run, str]) -> None:
     done = finished[0]
     again, said = run_and_read(load_run_config(done))
     assert again == done
-    assert "12 of 12 replicas are trained already" in said
+    assert "12 of 12 models are trained already" in said
 
 
 def test_running_again_skips_what_is_finished_and_says_so(finished: tuple[Run, str], photos: Path) -> None:
@@ -150,7 +150,7 @@ def test_another_vote_is_counted_without_training_again(finished: tuple[Run, str
     config = load_run_config(copy).model_copy(update={"runs": tmp_path, "cache": finished[0].root.parent / ".cache"})
     hard = config.model_copy(update={"vote": config.vote.model_copy(update={"rule": "hard"})})
     _, said = run_and_read(hard)
-    assert "12 of 12 replicas are trained already" in said
+    assert "12 of 12 models are trained already" in said
     assert "predicted already" in said
     assert read_json(copy.ensemble)["vote"]["rule"] == "hard"
 
@@ -171,7 +171,7 @@ def test_a_lost_replica_alone_is_trained_again(finished: tuple[Run, str], tmp_pa
     shutil.rmtree(copy.replica(lost))
     config = load_run_config(copy).model_copy(update={"runs": tmp_path, "cache": finished[0].root.parent / ".cache"})
     _, said = run_and_read(config)
-    assert "11 of 12 replicas are trained already" in said
+    assert "11 of 12 models are trained already" in said
     # Alone in its pack, with two threads in place of one, and yet the same but for the order of sums.
     pd.testing.assert_frame_equal(pd.read_parquet(copy.replica_oof(lost)), expected, atol=1e-3, rtol=0)
 
@@ -182,7 +182,7 @@ def test_a_member_is_refitted_on_all_people_once(finished: tuple[Run, str], tmp_
     shutil.copytree(finished[0].root.parent / ".cache", tmp_path / ".cache")
     display = Display(Console(file=said))
     assert refit(copy.root, ["multi"], display) == [whole]
-    assert "1 replicas in 1 pack(s)" in said.getvalue()
+    assert "1 models in 1 pack(s)" in said.getvalue()
     assert "prepared already" in said.getvalue()
     folder = copy.root / "members" / "multi" / "all"
     assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "meta.json", "model.safetensors"]
@@ -200,7 +200,7 @@ def test_a_member_is_refitted_on_all_people_once(finished: tuple[Run, str], tmp_
 
     written = copy.weights(whole).stat().st_mtime_ns
     refit(copy.root, ["multi"], display)
-    assert "1 of 1 replicas are trained already" in said.getvalue()
+    assert "1 of 1 models are trained already" in said.getvalue()
     assert copy.weights(whole).stat().st_mtime_ns == written
 
 
@@ -501,7 +501,7 @@ def test_a_run_is_trained_anew_with_pseudo_labels_of_its_test_images(reserving: 
     kept = [taught.targets, taught.manifest, taught.gain, taught.weights(ReplicaId("joint", 0)), parent.test_predictions]
     written = [path.stat().st_mtime_ns for path in kept]
     pseudo(parent.root, settings=["teacher.precision=0"], display=Display(Console(file=said)))
-    assert "2 of 2 replicas are trained already" in said.getvalue()
+    assert "2 of 2 models are trained already" in said.getvalue()
     assert [path.stat().st_mtime_ns for path in kept] == written
     write_table(parent.oof_ensemble, pd.read_parquet(parent.oof_ensemble).iloc[::-1])
     with pytest.raises(InputError, match=r"learns from '.*tiny', whose vote, predictions or test images have changed since"):

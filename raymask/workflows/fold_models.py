@@ -1,0 +1,129 @@
+"""Training of members' models, one a fold, or one on the people of all folds; finished ones are left as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from raymask.cluster.connection import check_shared
+from raymask.cluster.resources import gpus_worth, plan_actors, room_of
+from raymask.config.members import Member
+from raymask.core.console import Display
+from raymask.data.features import bank_folder, missing_parts
+from raymask.data.specs import bank_spec, input_spec
+from raymask.io.checked import DamagedFileError, check_archive
+from raymask.io.hashing import file_digest
+from raymask.runs.directory import ReplicaId, Run, cache_root, timed
+from raymask.training.backbones import check_starts, fetch_backbones
+from raymask.training.embedding import embed
+from raymask.training.launch import train
+from raymask.training.packs import Job, plan_run
+from raymask.workflows.images import TrainingImages
+from raymask.workflows.setup import PreparedRun
+
+
+def train_fold_models(
+    prepared: PreparedRun, stage: str, members: Sequence[Member], folds: Sequence[int], images: TrainingImages
+) -> None:
+    """Trains these members' models of these folds, but for finished ones.
+
+    Args:
+        prepared: the run.
+        stage: what its messages and its time are called by.
+        members: whose models are trained.
+        folds: their folds; `WHOLE` for the people of all of them.
+        images: what they are trained on.
+
+    Raises:
+        InputError: pretrained weights cannot be had, or the recipes cannot be trained here.
+        RunError: a part failed for good.
+    """
+    run, config, display = prepared.run, prepared.config, prepared.context.display
+    models = [ReplicaId(member.name, fold) for member in members for fold in folds]
+    finished = {model for model in models if run.finished(model)}
+    unfinished = len(models) - len(finished)
+    if finished:
+        display.line(stage, f"{len(finished)} of {len(models)} models are trained already")
+    if not unfinished:
+        return
+    if cut_off := sum(is_sound(run, model, display) for model in models if run.checkpoint(model).exists()):
+        display.line(stage, f"{cut_off} models go on from their last finished epoch")
+    prepared.context.session.connect()
+    check_shared(run.root)
+    lacking = [m for m in members if any(ReplicaId(m.name, fold) not in finished for fold in folds)]
+    backbones = fetch_backbones(lacking, cache_root(config) / "backbones")
+    weights = {name: file_digest(file) for name, file in backbones.items()}
+    check_starts(run, weights, lacking)
+    banks = embed_images(prepared, lacking, images, backbones, weights)
+    nodes = prepared.context.session.nodes(-(-unfinished // config.compute.packs_per_gpu))
+    plan = plan_run(list(members), list(folds), nodes, config.compute, config.seed, weights, finished)
+    room = room_of(plan.slots, nodes)
+    display.line(stage, f"{unfinished} models in {len(plan.packs)} pack(s), {plan.slots.count} side by side, {room}")
+    job = Job(
+        run=run,
+        space=prepared.space,
+        members={member.name: member for member in prepared.members},
+        views=config.views,
+        caches=images.caches,
+        backbones=backbones,
+        banks=banks,
+        stream_memory=config.compute.stream_memory_mb * 2**20,
+    )
+    names = {pack.name: [str(model) for model in pack.replicas] for pack in plan.packs}
+    with timed(run, stage), display.training(names) as on_report:
+        train(job, plan, config.compute.retries, on_report)
+    display.line(stage, f"{len(models)} models are trained")
+
+
+def is_sound(run: Run, model: ReplicaId, display: Display) -> bool:
+    """Whether a model can go on from its checkpoint; a damaged one is dropped, and that is said."""
+    try:
+        check_archive(run.checkpoint(model))
+    except DamagedFileError as error:
+        display.warn(f"{error.fault}, so that {model} begins anew")
+        run.checkpoint(model).unlink()
+        return False
+    return True
+
+
+def embed_images(
+    prepared: PreparedRun,
+    members: Sequence[Member],
+    images: TrainingImages,
+    backbones: Mapping[str, Path],
+    weights: Mapping[str, str],
+) -> dict[str, Path]:
+    """Computes the features that members with frozen backbones want; returns the folder of each such member.
+
+    Args:
+        prepared: the run.
+        members: whose features are computed, where their backbones are frozen.
+        images: what features are computed of.
+        backbones: the file of each member's starting weights.
+        weights: digests of these files.
+    """
+    config, session, display = prepared.config, prepared.context.session, prepared.context.display
+    banks: dict[str, Path] = {}
+    image_ids: pd.Series = images.manifest["image_id"]
+    for member in members:
+        recipe = member.recipe
+        if recipe.freeze != "backbone":
+            continue
+        spec, cache = bank_spec(recipe, config.seed, config.views), images.caches[input_spec(recipe)]
+        of_all = cache_root(config) / "features"
+        folder = bank_folder(of_all, spec, cache, recipe.backbone, weights[member.name], image_ids)
+        parts = missing_parts(folder, spec)
+        shared = folder in banks.values()
+        banks[member.name] = folder
+        if not parts:
+            if not shared:
+                display.line("embed", f"features of {recipe.backbone} are there already, in {folder}")
+            continue
+        memory = config.compute.stream_memory_mb * 2**20
+        pool = plan_actors(session.nodes(gpus_worth(len(parts) * len(image_ids))))
+        with timed(prepared.run, "embed"), display.counting("embed", "features") as count:
+            embed(spec, parts, folder, recipe, backbones[member.name], cache, prepared.run.manifest, pool, memory, count)
+        display.line("embed", f"{len(parts)} × {len(image_ids)} features of {recipe.backbone}")
+    return banks

@@ -1,0 +1,86 @@
+"""Members' out-of-fold predictions: collected from their fold models' files, checked, and made the evidence of a vote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from raymask.config.schema import resolve_members
+from raymask.core.columns import label_column, task_columns
+from raymask.core.console import Display
+from raymask.core.errors import InputError
+from raymask.core.tasks import JOINT
+from raymask.inference.voting_runs import VotingRun
+from raymask.io.checked import DamagedFileError, damaged
+from raymask.metrics.bootstrap import group_numbers
+from raymask.runs.directory import ReplicaId
+from raymask.runs.predictions import collect_oof, oof_by_view, read_oof
+from raymask.voting.vote import Evidence
+from raymask.workflows.context import RunContext
+
+
+def collect_members(context: RunContext, runs: Sequence[VotingRun], image_ids: pd.Series) -> None:
+    """Writes every member's out-of-fold predictions to one file, unless they are there.
+
+    Raises:
+        InputError: a run is not trained to its end, or an image has no prediction.
+    """
+    for voting_run in runs:
+        for member in voting_run.names.values():
+            _collect(voting_run, member, image_ids, context.display)
+
+
+def _collect(voting_run: VotingRun, member: str, image_ids: pd.Series, display: Display) -> None:
+    run, keep = voting_run.run, voting_run.keep
+    try:
+        if keep.oof(member).exists():
+            _check_heads(voting_run, member)
+    except DamagedFileError as error:
+        display.warn(f"{error.fault}; it is collected again")
+        keep.oof(member).unlink()
+    lacking = [str(ReplicaId(member, fold)) for fold in voting_run.folds if not run.finished(ReplicaId(member, fold))]
+    if lacking and not voting_run.oof(member).exists():
+        raise InputError(
+            f"'{run.root}' is not trained to its end (there is no {lacking[0]}); finish it first by "
+            f"`raymask train --recipe {run.config}`."
+        )
+    try:
+        collect_oof(run, member, voting_run.folds, image_ids, keep)
+    except DamagedFileError as error:
+        if not voting_run.oof(member).exists():
+            raise
+        display.warn(f"{error.fault}; what was collected of it before is used")
+    _check_heads(voting_run, member)
+
+
+def _check_heads(voting_run: VotingRun, member: str) -> None:
+    """Refuses out-of-fold predictions of other classes than those of the member's task."""
+    task = next(known.task for known in resolve_members(voting_run.config) if known.name == member)
+    wanted = {"image_id", "view", "fold", *task_columns(task, voting_run.space)}
+    if set(read_oof(voting_run.oof(member))) != wanted:
+        raise damaged(voting_run.oof(member), "it holds predictions of other classes than those of the run's config")
+
+
+def read_evidence(runs: Sequence[VotingRun], images: pd.DataFrame) -> Evidence:
+    """What a vote is decided on.
+
+    Args:
+        runs: whose members' predictions are collected.
+        images: image_id, group, fold and joint label of those that are validated on.
+    """
+    views = [view for view in runs[0].config.views if all(view in voting_run.config.views for voting_run in runs)]
+    members = {
+        name: oof_by_view(voting_run.oof(of_run), of_run, views, images["image_id"])
+        for voting_run in runs
+        for name, of_run in voting_run.names.items()
+    }
+    return Evidence(
+        space=runs[0].space,
+        members=members,
+        views=tuple(views),
+        truth=images[label_column(JOINT)].to_numpy(np.int64),
+        groups=group_numbers(images["group"]),
+        folds=images["fold"].to_numpy(np.int64),
+    )
