@@ -140,7 +140,7 @@ def test_running_again_skips_what_is_finished_and_says_so(finished: tuple[Run, s
     before = {path: path.stat().st_mtime_ns for path in kept}
     _, said = run_and_read(load_run_config(done))
     assert {path: path.stat().st_mtime_ns for path in kept} == before
-    for sentence in ("prepared already", "replicas are trained already", "decided already", "predicted already"):
+    for sentence in ("prepared already", "models are trained already", "decided already", "predicted already"):
         assert sentence in said
 
 
@@ -604,7 +604,7 @@ class TestDataElsewhereAndOther:
     def test_the_same_data_copied_again_are_the_same_run(self, moved: tuple[Run, Path]) -> None:
         done, data = moved
         said = self.again(moved)
-        for already in ("are prepared already", "replicas are trained already", "decided already", "are predicted already"):
+        for already in ("are prepared already", "models are trained already", "decided already", "are predicted already"):
             assert already in said
         manifest = pd.read_parquet(done.manifest)
         assert manifest["path"].str.startswith(str(data)).all()
