@@ -15,6 +15,7 @@ from raymask.core.columns import label_column, predicted_column
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.data.specs import InputSpec
 from raymask.inference.definition import FOLDS
+from raymask.metrics.scores import class_counts
 from raymask.runs.directory import Run, read_ensemble
 from raymask.runs.tables import read_ensemble_predictions, read_manifest
 from raymask.voting.vote import Vote
@@ -210,20 +211,16 @@ def _by_class(run: Run, space: LabelSpace) -> str:
     """F1 of each class out of fold, where the run still holds its predictions."""
     if not (run.oof_ensemble.is_file() and run.manifest.is_file()):
         return ""
-    from sklearn.metrics import f1_score
-
     predicted, true = (list(map(named, space.names)) for named in (predicted_column, label_column))
     predictions = read_ensemble_predictions(run.oof_ensemble, space)[["image_id", *predicted]]
     truth = read_manifest(run, space)[["image_id", *true]]
     both = predictions.merge(truth, on="image_id")
     rows = []
     for task in space.tasks:
-        labels = np.arange(len(task.classes))
-        scores = f1_score(
-            both[label_column(task.name)], both[predicted_column(task.name)], labels=labels, average=None, zero_division=0.0
-        )
-        images = np.bincount(both[label_column(task.name)], minlength=len(labels))
-        rows += [[task.name, name, images[index], f"{scores[index]:.3f}"] for index, name in enumerate(task.classes)]
+        labels, guessed = (both[column(task.name)].to_numpy(np.int64) for column in (label_column, predicted_column))
+        counts = class_counts(labels, guessed, len(task.classes))
+        by_class = zip(task.classes, counts.true, counts.f1, strict=True)
+        rows += [[task.name, name, images, f"{f1:.3f}"] for name, images, f1 in by_class]
     return f"\n{table(['task', 'class', 'images', 'F1 out of fold'], rows)}"
 
 

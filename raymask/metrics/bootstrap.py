@@ -13,13 +13,12 @@ import pandas as pd
 from raymask.core.errors import InputError, one_of
 from raymask.core.tasks import JOINT, MEAN, LabelSpace
 from raymask.core.types import Labels
-from raymask.metrics.scores import Aim
+from raymask.metrics.scores import SCORE_KINDS, Aim, ClassCounts, class_counts
 
-KINDS: tuple[Aim, ...] = ("f1", "accuracy")
 RESAMPLES = 500
 
 Counts = npt.NDArray[np.float32]
-"""(T, 3, G, C): hits, true and elected images by target, group and class; classes that a target lacks hold zeros."""
+"""(T, 3, G, C): `ClassCounts` by target and group; classes that a target lacks hold zeros."""
 
 
 class Interval(TypedDict):
@@ -38,7 +37,7 @@ def group_numbers(groups: pd.Series) -> Labels:
 
 @dataclass(frozen=True)
 class Metric:
-    """What is to be great: macro-F1 or accuracy of a target, or its mean over all tasks."""
+    """The metric to maximise: macro-F1 or accuracy of a target, or its mean over all tasks."""
 
     target: str
     kind: Aim
@@ -58,49 +57,38 @@ def parse_metric(text: str, space: LabelSpace) -> Metric:
         InputError: it names no target or kind that there is.
     """
     target, _, kind = text.partition(".")
-    known = [f"{name}.{how}" for name in (JOINT, MEAN, *space.names) for how in KINDS]
+    known = [f"{name}.{how}" for name in (JOINT, MEAN, *space.names) for how in SCORE_KINDS]
     if text not in known:
         raise InputError(f"vote.metric is '{text}'; it may be {one_of(known, text)}.")
     return Metric(target, "f1" if kind == "f1" else "accuracy")
 
 
-def count(metric: Metric, space: LabelSpace, truth: Labels, elected: Labels, groups: Labels) -> Counts:
-    """What scores are made of, by group.
+def count(metric: Metric, space: LabelSpace, truth: Labels, predicted: Labels, groups: Labels) -> Counts:
+    """Counts of images by group, from which scores are computed.
 
     Args:
-        metric: the score.
+        metric: the metric.
         space: the label space.
         truth: (N,) joint labels.
-        elected: (N,) predicted joint labels.
+        predicted: (N,) predicted joint labels.
         groups: (N,) numbers from 0 to that of the last group.
     """
     targets = metric.targets(space)
     true_parts = {**space.split(truth), JOINT: truth}
-    elected_parts = {**space.split(elected), JOINT: elected}
+    predicted_parts = {**space.split(predicted), JOINT: predicted}
     classes = max(len(space.classes(target)) for target in targets)
-    size = (int(groups.max()) + 1, classes)
-    counts = np.zeros((len(targets), 3, *size), dtype=np.float32)
-    for index, target in enumerate(targets):
-        right = true_parts[target] == elected_parts[target]
-        parts = (true_parts[target][right], true_parts[target], elected_parts[target])
-        for kind, (labels, of_group) in enumerate(zip(parts, (groups[right], groups, groups), strict=True)):
-            cells = np.bincount(of_group * classes + labels, minlength=size[0] * classes)
-            counts[index, kind] = cells.reshape(size)
-    return counts
+    number, cells = int(groups.max()) + 1, groups * classes  # each group's classes are counted as classes of their own
+    counts = [
+        np.stack(class_counts(cells + true_parts[target], cells + predicted_parts[target], number * classes))
+        for target in targets
+    ]
+    return np.stack(counts).astype(np.float32).reshape(len(targets), 3, number, classes)
 
 
 def score_counts(metric: Metric, counts: Counts, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """(B,) scores of `count` under (B, G) weights of the groups."""
-    scores = []
-    for hits, true, elected in counts.astype(np.float32):
-        hit, there = weights @ hits, weights @ true
-        if metric.kind == "accuracy":
-            scores.append(hit.sum(axis=1) / np.maximum(there.sum(axis=1), 1))
-            continue
-        both = there + weights @ elected
-        present = both > 0
-        f1 = np.divide(2 * hit, both, out=np.zeros_like(hit), where=present)
-        scores.append(f1.sum(axis=1) / np.maximum(present.sum(axis=1), 1))
+    """(B,) scores of `count` under (B, G) weights of the groups, which are whole numbers."""
+    of_counts = SCORE_KINDS[metric.kind].of_counts
+    scores = [of_counts(ClassCounts(*(weights @ part for part in of_target))) for of_target in counts.astype(np.float32)]
     return np.asarray(np.mean(scores, axis=0, dtype=np.float64))
 
 
@@ -122,11 +110,11 @@ def interval(score: float, resampled: npt.NDArray[np.floating]) -> Interval:
 
 
 def compare(
-    metric: Metric, space: LabelSpace, truth: Labels, elected: Sequence[Labels], groups: Labels, seed: int
+    metric: Metric, space: LabelSpace, truth: Labels, predicted: Sequence[Labels], groups: Labels, seed: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Scores of several predictions of the same images, (R,), and on the same resamples of groups, (R, B)."""
     number = int(groups.max()) + 1
     weights = resample(number, seed)
-    counts = [count(metric, space, truth, labels, groups) for labels in elected]
-    scores = np.array([score_counts(metric, of_one, unit_weights(number))[0] for of_one in counts])
-    return scores, np.stack([score_counts(metric, of_one, weights) for of_one in counts])
+    counts = [count(metric, space, truth, labels, groups) for labels in predicted]
+    scores = np.array([score_counts(metric, of_prediction, unit_weights(number))[0] for of_prediction in counts])
+    return scores, np.stack([score_counts(metric, of_prediction, weights) for of_prediction in counts])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix
 
 from raymask.config.members import Member
 from raymask.config.schema import ENSEMBLE
@@ -21,7 +21,7 @@ from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace
 from raymask.io.atomic import write_text
 from raymask.io.checked import read_text
 from raymask.metrics.calibration import expected_calibration_error, reliability
-from raymask.metrics.scores import score
+from raymask.metrics.scores import class_counts, score
 from raymask.report.plots import plot_curves, plot_reliability
 from raymask.report.run_data import RunData, read_run_data
 from raymask.report.vote_sections import Section, counts_votes, member_calibration, vote_line, vote_section
@@ -198,13 +198,14 @@ def class_table(data: RunData) -> Section:
     if not len(truth):
         return None
     names = np.array([" · ".join(parts) for parts in joint_parts(data.space)], dtype=object)
-    precision, recall, f1, images = precision_recall_fscore_support(truth, predicted, labels=range(size), zero_division=0.0)
+    counts = class_counts(truth, predicted, size)
     wrong = confusion_matrix(truth, predicted, labels=range(size))
     np.fill_diagonal(wrong, 0)
-    table = pd.DataFrame({"name": names, "images": images, "precision": precision, "recall": recall, "f1": f1})
+    shares = {"precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
+    table = pd.DataFrame({"name": names, "images": counts.true, **shares})
     table["groups"] = evaluated.images["group"].groupby(truth).nunique().reindex(range(size), fill_value=0)
     table["rival"] = np.where(wrong.any(axis=1), names[wrong.argmax(axis=1)], "")
-    table["rival_share"] = wrong.max(axis=1) / np.maximum(images, 1)
+    table["rival_share"] = wrong.max(axis=1) / np.maximum(counts.true, 1)
     present = table[np.isin(np.arange(size), [truth, predicted])].sort_values("f1", kind="stable")
     rows = present.head(MAX_CLASSES).to_dict("records")
     return {"rows": rows, "left_out": len(present) - len(rows), "absent": size - len(present)}

@@ -11,6 +11,8 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from raymask.core.tasks import JOINT, MEAN, LabelSpace
+from raymask.metrics.bootstrap import parse_metric
+from raymask.metrics.scores import SCORE_KINDS
 from raymask.report.plots import plot_calibration
 from raymask.transforms.tta import ViewPlan
 
@@ -38,7 +40,6 @@ RULES = {
     "boosted": "boosted trees on the voters' log-probabilities",
 }
 ADJUSTMENTS = {"prior": "corrected for the classes' frequencies", "thresholds": "with a threshold for each class"}
-KINDS = {"f1": "macro-F1", "accuracy": "accuracy"}
 
 
 def vote_line(ensemble: Ensemble, configured: str, space: LabelSpace) -> str:
@@ -95,10 +96,10 @@ def vote_section(ensemble: Ensemble, space: LabelSpace) -> Section:
 
 def metric_words(metric: str, space: LabelSpace) -> str:
     """A metric such as `joint.f1` in words."""
-    target, _, kind = metric.partition(".")
+    target, kind = (parsed := parse_metric(metric, space)).target, SCORE_KINDS[parsed.kind].words
     if target == MEAN:
-        return f"mean {KINDS[kind]} over the tasks"
-    return KINDS[kind] if len(space.names) == 1 else f"{KINDS[kind]} of {'the joint label' if target == JOINT else target}"
+        return f"mean {kind} over the tasks"
+    return kind if len(space.names) == 1 else f"{kind} of {'the joint label' if target == JOINT else target}"
 
 
 def outcome(estimate: Mapping[str, float], reserve: Mapping[str, float] | None) -> dict[str, Any]:

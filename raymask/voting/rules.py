@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from raymask.core.errors import InputError, one_of
 from raymask.core.types import Ballots, Labels, Probabilities, Weights
-from raymask.metrics.scores import Aim, fast_macro_f1
+from raymask.metrics.scores import SCORE_KINDS, Aim
 from raymask.voting.trees import constant, tree_probabilities, trees_of, wrong_with_trees
 
 Params = Mapping[str, Any]
@@ -40,7 +40,7 @@ class Evidence:
     labels: Labels
     """(N,) true labels."""
     aim: Aim
-    """Kind of score that is to be great."""
+    """The metric to maximise."""
     seed: int
 
 
@@ -194,8 +194,8 @@ def select_greedily(ballots: npt.NDArray[np.floating], bag: npt.NDArray[np.int64
 
 
 def score_of(evidence: Evidence, scores: npt.NDArray[np.floating]) -> float:
-    """What electing the greatest of (N, C) scores is worth."""
-    return fast_macro_f1(evidence.aim, evidence.labels, scores.argmax(axis=1), scores.shape[1])
+    """The metric of predicting each image's class of the greatest (N, C) score."""
+    return SCORE_KINDS[evidence.aim].of_labels(evidence.labels, scores.argmax(axis=1), scores.shape[1])
 
 
 def log_features(ballots: Ballots) -> npt.NDArray[np.float64]:

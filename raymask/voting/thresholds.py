@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from raymask.core.errors import InputError, one_of
 from raymask.core.types import Labels, Probabilities, Weights
+from raymask.metrics.scores import class_counts, f1_of
 from raymask.voting.rules import FLOOR, Evidence, normalised, score_of
 
 
@@ -63,27 +64,25 @@ def _sweep(evidence: Evidence, logs: npt.NDArray[np.float64], label: int) -> tup
 
 
 def _scores_along(evidence: Evidence, rival: Labels, order: Labels, label: int, classes: int) -> npt.NDArray[np.float64]:
-    """(N + 1,) scores when images, elected to their rivals at first, go over to one class, one after the other in an order."""
-    labels = evidence.labels
-    truth, rivals = labels[order], rival[order]
-    hits = np.bincount(labels[rival == labels], minlength=classes)
-    there = np.bincount(labels, minlength=classes) + np.bincount(rival, minlength=classes)
+    """(N + 1,) scores when images, predicted as their rivals at first, go over to one class, one after the other in an order."""
+    truth, rivals = evidence.labels[order], rival[order]
+    hits, true, predicted = class_counts(evidence.labels, rival, classes)
+    labelled = true + predicted
     hit_here = np.concatenate([[0], np.cumsum(truth == label)])
     if evidence.aim == "accuracy":
         lost = np.concatenate([[0], np.cumsum(truth == rivals)])
         return np.asarray((hits.sum() + hit_here - lost) / len(order))
-    there_here = (labels == label).sum() + np.arange(len(order) + 1)
-    total = np.divide(2.0 * hit_here, there_here, out=np.zeros(len(order) + 1), where=there_here > 0)
-    present = (there_here > 0).astype(np.float64)
+    labelled_here = true[label] + np.arange(len(order) + 1)
+    total = f1_of(hit_here, labelled_here)
+    present = (labelled_here > 0).astype(np.float64)
     for other in range(classes):
-        if other == label or not there[other]:
+        if other == label or not labelled[other]:
             continue
         leaves = rivals == other
         lost = np.concatenate([[0], np.cumsum(truth[leaves] == other)])
-        left = there[other] - np.arange(len(lost))
-        f1 = np.divide(2.0 * (hits[other] - lost), left, out=np.zeros(len(left)), where=left > 0)
+        left = labelled[other] - np.arange(len(lost))
         gone = np.concatenate([[0], np.cumsum(leaves)])
-        total += f1[gone]
+        total += f1_of(hits[other] - lost, left)[gone]
         if not left[-1]:
             present -= left[gone] == 0
         present += 1

@@ -10,10 +10,11 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace, Task
-from raymask.metrics.bootstrap import KINDS, Metric, compare, count, interval, parse_metric, resample, score_counts, unit_weights
+from raymask.metrics.bootstrap import Metric, compare, count, interval, parse_metric, resample, score_counts, unit_weights
+from raymask.metrics.scores import SCORE_KINDS
 
 SPACE = LabelSpace((Task("mask", "mask", ("worn", "wrong", "none")), Task("gender", "gender", ("male", "female"))))
-METRICS = [Metric(target, kind) for target in (JOINT, "mean", "mask", "gender") for kind in KINDS]
+METRICS = [Metric(target, kind) for target in (JOINT, "mean", "mask", "gender") for kind in SCORE_KINDS]
 
 
 def of_sklearn(metric: Metric, truth: np.ndarray, elected: np.ndarray) -> float:
@@ -142,7 +143,9 @@ class TestInterval:
 
 
 class TestMetric:
-    @pytest.mark.parametrize("text", [f"{target}.{kind}" for target in ("joint", "mean", "mask", "gender") for kind in KINDS])
+    @pytest.mark.parametrize(
+        "text", [f"{target}.{kind}" for target in ("joint", "mean", "mask", "gender") for kind in SCORE_KINDS]
+    )
     def test_says_what_it_is(self, text: str) -> None:
         metric = parse_metric(text, SPACE)
         assert str(metric) == text

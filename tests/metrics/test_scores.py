@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, classification_report
+from sklearn.metrics import accuracy_score, classification_report, f1_score, precision_recall_fscore_support
 
 from raymask.core.tasks import JOINT, MULTI, LabelSpace, Task, heads_of
-from raymask.metrics.scores import score, score_heads, score_joint
+from raymask.metrics.scores import SCORE_KINDS, accuracy, class_counts, macro_f1, score, score_heads, score_joint
 
 SPACE = LabelSpace((Task("mask", "mask", ("worn", "wrong", "none")), Task("gender", "gender", ("male", "female"))))
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40)
 
 
-def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
+def by_definition(truth: np.ndarray, predicted: np.ndarray) -> float:
     """By its definition: over the classes that are in either, 0 where a class is never right."""
     scores = []
     for label in np.union1d(truth, predicted):
@@ -33,7 +33,7 @@ class TestScore:
         truth, predicted = np.array(pairs).T
         of_sklearn = classification_report(truth, predicted, output_dict=True, zero_division=0.0)
         said = score(truth, predicted)
-        assert said["f1"] == pytest.approx(macro_f1(truth, predicted))
+        assert said["f1"] == pytest.approx(by_definition(truth, predicted))
         assert said["f1"] == pytest.approx(of_sklearn["macro avg"]["f1-score"])
         assert said["accuracy"] == pytest.approx(accuracy_score(truth, predicted))
 
@@ -48,6 +48,40 @@ class TestScore:
 
     def test_gives_plain_floats_that_json_can_hold(self) -> None:
         assert {type(value) for value in score(np.array([0, 1]), np.array([0, 1])).values()} == {float}
+
+
+class TestCounts:
+    @settings(deadline=None, max_examples=100)
+    @given(st.integers(1, 20), st.integers(1, 12), st.integers(0, 2**32 - 1))
+    def test_macro_f1_is_scikit_learns_to_the_last_digit_whichever_classes_there_are(
+        self, classes: int, images: int, seed: int
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        truth, predicted = rng.integers(0, classes, (2, images)) * rng.integers(0, 2)
+        expected = f1_score(truth, predicted, average="macro", zero_division=0)
+        assert macro_f1(truth, predicted, classes) == expected
+        assert macro_f1(truth, predicted, classes + 3) == expected
+        assert accuracy(truth, predicted) == accuracy_score(truth, predicted)
+
+    @settings(deadline=None)
+    @given(PAIRS)
+    def test_precision_recall_and_f1_by_class_are_those_of_scikit_learn(self, pairs: list[tuple[int, int]]) -> None:
+        truth, predicted = np.array(pairs).T
+        counts = class_counts(truth, predicted, 6)
+        expected = precision_recall_fscore_support(truth, predicted, labels=range(6), zero_division=0.0)
+        for found, wanted in zip((counts.precision, counts.recall, counts.f1, counts.true), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+        assert float(counts.macro_f1) == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0.0))
+        assert float(counts.accuracy) == accuracy_score(truth, predicted)
+
+    def test_by_hand(self) -> None:
+        truth, predicted = np.array([0, 0, 1, 1]), np.array([0, 3, 1, 1])
+        assert SCORE_KINDS["f1"].of_labels(truth, predicted, 4) == pytest.approx((2 / 3 + 1 + 0) / 3)
+        assert SCORE_KINDS["accuracy"].of_labels(truth, predicted, 4) == 0.75
+
+    def test_without_images_all_scores_are_0(self) -> None:
+        nothing = np.array([], dtype=np.int64)
+        assert score(nothing, nothing) == {"f1": 0.0, "accuracy": 0.0}
 
 
 class TestHeads:

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
 from sklearn.preprocessing import LabelEncoder
 
 from raymask.core.errors import InputError
-from raymask.metrics.scores import Aim, fast_macro_f1
+from raymask.metrics.scores import SCORE_KINDS, Aim
 from raymask.voting.rules import (
     FLOOR,
     ROUNDS,
@@ -103,7 +102,7 @@ def drawn(seed: int, strengths: list[float], images: int = 200, classes: int = 3
 
 
 def score_of(evidence: Evidence, combined: np.ndarray) -> float:
-    return fast_macro_f1(evidence.aim, evidence.labels, combined.argmax(axis=1), combined.shape[1])
+    return SCORE_KINDS[evidence.aim].of_labels(evidence.labels, combined.argmax(axis=1), combined.shape[1])
 
 
 def voted(name: str, evidence: Evidence) -> np.ndarray:
@@ -132,23 +131,6 @@ def of_sklearn(ballots: np.ndarray, voting: str, weights: np.ndarray | None = No
     fitted.le_ = LabelEncoder().fit(range(ballots.shape[2]))
     fitted.classes_ = fitted.le_.classes_
     return fitted
-
-
-class TestQuickScore:
-    @settings(deadline=None, max_examples=100)
-    @given(st.integers(1, 7), st.integers(1, 12), st.integers(0, 2**32 - 1))
-    def test_is_that_of_scikit_learn_whichever_classes_there_are(self, classes: int, images: int, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        truth, elected = rng.integers(0, classes, (2, images)) * rng.integers(0, 2)
-        expected = f1_score(truth, elected, average="macro", zero_division=0)
-        assert fast_macro_f1("f1", truth, elected, classes) == pytest.approx(expected, abs=1e-12)
-        assert fast_macro_f1("f1", truth, elected, classes + 3) == pytest.approx(expected, abs=1e-12)
-        assert fast_macro_f1("accuracy", truth, elected, classes) == pytest.approx(accuracy_score(truth, elected), abs=1e-12)
-
-    def test_by_hand(self) -> None:
-        truth, elected = np.array([0, 0, 1, 1]), np.array([0, 3, 1, 1])
-        assert fast_macro_f1("f1", truth, elected, 4) == pytest.approx((2 / 3 + 1 + 0) / 3)
-        assert fast_macro_f1("accuracy", truth, elected, 4) == 0.75
 
 
 class TestSoftVote:
