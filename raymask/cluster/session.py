@@ -1,8 +1,4 @@
-"""Ray for a run: joined or started in the background, while the run reads its data.
-
-Ray itself is imported when it is first needed, in the thread that connects: a command that finds all of its work done never loads
-it.
-"""
+"""Ray for a run: joined or started in the background, while the run reads its data."""
 
 from __future__ import annotations
 
@@ -11,14 +7,14 @@ import sys
 import threading
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from raymask.cluster.capacity import look_for_cuda, offered_of, usable_nodes
+from raymask.cluster.connection import Cluster, connect
+from raymask.cluster.resources import Node
+from raymask.cluster.waiting import watched
 from raymask.config.compute import ComputeConfig
 from raymask.core.console import Display
-
-if TYPE_CHECKING:
-    from raymask.cluster.connection import Cluster
-    from raymask.cluster.resources import Node
 
 
 class RaySession:
@@ -73,8 +69,6 @@ class RaySession:
     def nodes(self, gpus: int) -> tuple[Node, ...]:
         """The machines that a plan may count on, see `usable_nodes`; `gpus` is how many there is work for."""
         self.connect()
-        from raymask.cluster.capacity import offered_of, usable_nodes
-
         nodes = usable_nodes(self._compute, min(gpus, self._most_gpus), self._say)
         if (present := offered_of("GPU")) < gpus:
             self._most_gpus = int(present)  # so that no later stage waits for those that did not come
@@ -87,13 +81,8 @@ class RaySession:
         self._said.add(sentence)
 
     def _hold(self) -> None:
-        from raymask.cluster.connection import connect
-
         try:
             with ExitStack() as stack, connect(self._compute) as cluster:
-                from raymask.cluster.capacity import look_for_cuda
-                from raymask.cluster.waiting import watched
-
                 look_for_cuda()
                 stack.enter_context(watched(self._compute.wait_minutes, lambda sentence: self._display.line("wait", sentence)))
                 self._cluster = cluster

@@ -52,29 +52,34 @@ def train_fold_models(
         display.line(stage, f"{cut_off} models go on from their last finished epoch")
     prepared.context.session.connect()
     check_shared(run.root)
-    lacking = [m for m in members if any(ReplicaId(m.name, fold) not in finished for fold in folds)]
-    backbones = fetch_backbones(lacking, cache_root(config) / "backbones")
-    weights = {name: file_digest(file) for name, file in backbones.items()}
-    check_starts(run, weights, lacking)
-    banks = embed_images(prepared, lacking, images, backbones, weights)
+    job, weights = _job_of(prepared, [m for m in members if not {ReplicaId(m.name, fold) for fold in folds} <= finished], images)
     nodes = prepared.context.session.nodes(-(-unfinished // config.compute.packs_per_gpu))
     plan = plan_run(list(members), list(folds), nodes, config.compute, config.seed, weights, finished)
     room = room_of(plan.slots, nodes)
     display.line(stage, f"{unfinished} models in {len(plan.packs)} pack(s), {plan.slots.count} side by side, {room}")
+    names = {pack.name: [str(model) for model in pack.replicas] for pack in plan.packs}
+    with timed(run, stage), display.training(names) as on_report:
+        train(job, plan, config.compute.retries, on_report)
+    display.line(stage, f"{len(models)} models are trained")
+
+
+def _job_of(prepared: PreparedRun, unfinished: Sequence[Member], images: TrainingImages) -> tuple[Job, dict[str, str]]:
+    """What trials need to know, with starting weights and features at hand; and the digests of the weights by member."""
+    config = prepared.config
+    backbones = fetch_backbones(unfinished, cache_root(config) / "backbones")
+    weights = {name: file_digest(file) for name, file in backbones.items()}
+    check_starts(prepared.run, weights, unfinished)
     job = Job(
-        run=run,
+        run=prepared.run,
         space=prepared.space,
         members={member.name: member for member in prepared.members},
         views=config.views,
         caches=images.caches,
         backbones=backbones,
-        banks=banks,
+        banks=embed_images(prepared, unfinished, images, backbones, weights),
         stream_memory=config.compute.stream_memory_mb * 2**20,
     )
-    names = {pack.name: [str(model) for model in pack.replicas] for pack in plan.packs}
-    with timed(run, stage), display.training(names) as on_report:
-        train(job, plan, config.compute.retries, on_report)
-    display.line(stage, f"{len(models)} models are trained")
+    return job, weights
 
 
 def is_sound(run: Run, model: ReplicaId, display: Display) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from raymask.cluster.connection import check_shared
 from raymask.cluster.resources import Node, gpus_worth, plan_actors
 from raymask.config.tasks import label_space
@@ -111,6 +109,8 @@ def _write_summary(context: RunContext, space: LabelSpace, wanted: TestSet, outp
 def memory_of(nodes: tuple[Node, ...], pool: ActorPool) -> float:
     """Bytes of weights that one actor may hold: a share of a GPU's memory, or of its part of this machine's."""
     if pool.gpus:
+        import torch  # noqa: PLC0415 -- takes seconds, and a machine without GPUs needs none of it
+
         if torch.cuda.is_available():
             return SHARE_OF_MEMORY * torch.cuda.get_device_properties(0).total_memory
         return SHARE_OF_MEMORY * 16e9  # the driver's machine has none; the least that is usual

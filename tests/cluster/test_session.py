@@ -33,7 +33,7 @@ def test_a_session_joins_the_ray_that_is_there_and_leaves_it_running(ray_session
 
 
 def test_a_session_that_nobody_needs_connects_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raymask.cluster.connection.connect", lambda compute: pytest.fail("it connected"))
+    monkeypatch.setattr("raymask.cluster.session.connect", lambda compute: pytest.fail("it connected"))
     with RaySession(ComputeConfig(), quiet()):
         pass
 
