@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from pydantic import BaseModel
 
 import raymask
@@ -176,6 +177,16 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
     lost = [link for link in links if "://" not in link and not (page.parent / link.partition("#")[0]).exists()]
     assert not lost
+
+
+def test_commits_are_checked_as_ci_checks() -> None:
+    hooks = [
+        hook["entry"]
+        for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+        for hook in repo["hooks"]
+    ]
+    checks = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("uv run ")]
+    assert checks == [*hooks, "uv run pytest"]
 
 
 WITH_EXAMPLES = [file for file in sorted(PACKAGE.rglob("*.py")) if ">>> " in file.read_text()]
