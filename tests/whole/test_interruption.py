@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from rich.console import Console
@@ -44,10 +42,10 @@ def kill_trials_once_two_epochs_are_kept(done: Run, killed: list[int]) -> None:
     for _ in range(600):
         time.sleep(0.05)
         if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["learner"]["epoch"] >= 2:
-            found = subprocess.run(["pgrep", "-f", "ray::ImplicitFunc"], capture_output=True, text=True, check=False)
-            for pid in map(int, found.stdout.split()):
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+            for process in psutil.Process().children(recursive=True):
+                if process.name().startswith("ray::ImplicitFu"):
+                    process.kill()
+                    killed.append(process.pid)
             return
 
 

@@ -559,7 +559,7 @@ def test_the_library_draws_the_demo_when_no_data_are_given(tmp_path: Path, monke
         drawn.update(people=people, test_people=test_people)
         return write_demo(folder, people=people, test_people=test_people, size=(48, 64))
 
-    monkeypatch.setattr("raymask.data.demo.dataset.write_demo", small)
+    monkeypatch.setattr("raymask.workflows.setup.write_demo", small)
     settings = ["data.demo_people=8", "data.demo_test_people=2", "tasks.gender=null", "tasks.age=null"]
     config = raymask.load_config("demo", settings, {**TINY, "runs": tmp_path})
     result = raymask.run(config, Display(Console(file=io.StringIO())))
@@ -631,7 +631,7 @@ class TestDataElsewhereAndOther:
         one, other = ReplicaId("mask", 0), ReplicaId("mask", 1)
         shutil.copy(done.weights(one), done.weights(other))
         write_json(done.meta(other), {**read_json(done.meta(other)), "sha256": read_json(done.meta(one))["sha256"]})
-        assert "28 test images by 12 replicas" in self.again(moved)
+        assert "28 test images by 12 models" in self.again(moved)
 
     @pytest.mark.parametrize(
         ("change", "sentence"),
