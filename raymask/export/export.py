@@ -32,6 +32,7 @@ from raymask.models.classifier import read_weights
 from raymask.runs.directory import Run, load_run_config, read_ensemble, save_run_config
 from raymask.runs.models import META, WEIGHTS, read_model
 from raymask.runs.outputs import check_output
+from raymask.runs.schemas import WrittenMember, write_run_file
 from raymask.transforms.tta import even
 
 FORMATS = {"onnx": ("onnx",), "torch": ("torch",), "both": ("onnx", "torch")}
@@ -136,7 +137,8 @@ def _write_run(run: Run, out: Path, definition: EnsembleDefinition) -> None:
         shutil.copyfile(meta.weights, copy / WEIGHTS)
         shutil.copyfile(folder / META, copy / META)
     save_run_config(Run(out), load_run_config(run))
-    write_json(Run(out).ensemble, {**read_ensemble(run), "members": {name: {"member": name} for name in definition.rounds[0]}})
+    members = {name: WrittenMember(member=name) for name in definition.rounds[0]}
+    write_run_file(Run(out).ensemble, read_ensemble(run).model_copy(update={"members": members}))
 
 
 def _told(bundle: Bundle, definition: EnsembleDefinition, specs: Sequence[InputSpec], part: str | None) -> dict[str, Any]:

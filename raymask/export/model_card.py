@@ -17,6 +17,7 @@ from raymask.data.specs import InputSpec
 from raymask.inference.definition import FOLDS
 from raymask.metrics.scores import class_counts
 from raymask.runs.directory import Run, read_ensemble
+from raymask.runs.schemas import Ensemble
 from raymask.runs.tables import read_ensemble_predictions, read_manifest
 from raymask.voting.vote import Vote
 
@@ -157,8 +158,8 @@ def plain(text: object) -> str:
 MARKS = re.compile(r"[\\`|\[\]]")
 
 
-def _classes(space: LabelSpace, written: Mapping[str, Any]) -> str:
-    prior = np.asarray(written["prior"])[None]
+def _classes(space: LabelSpace, written: Ensemble) -> str:
+    prior = np.asarray(written.prior)[None]
     rows = [
         [task.name, name, f"{share:.1%}"]
         for task in space.tasks
@@ -171,40 +172,36 @@ def _classes(space: LabelSpace, written: Mapping[str, Any]) -> str:
     )
 
 
-def _members(config: RunConfig, written: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def _members(config: RunConfig, written: Ensemble, result: Mapping[str, Any]) -> str:
     by_name = {member.name: member for member in resolve_members(config)}
     rows = []
-    for name in written["members"]:
+    for name in written.members:
         models = [model for model in result["models"] if model.rpartition("/")[0] == name]
         if not models:
             continue
         known = by_name.get(name)
         what = [known.task, known.recipe.backbone, "×".join(map(str, known.recipe.height_width))] if known else ["", "", ""]
-        scores = written.get("oof", {}).get(name, {})
+        scores = written.oof.get(name, {})
         rows.append([name, *what, len(models), ", ".join(f"{target} {score['f1']:.3f}" for target, score in scores.items())])
     left_out = "".join(f"\n- {plain(sentence)}" for sentence in result["left_out"])
     heads = ["member", "predicts", "backbone", "image size", "models", "macro-F1 out of fold"]
     return f"{table(heads, rows)}\n{result['vote']['in_words']}\n{left_out}"
 
 
-def _scores(written: Mapping[str, Any]) -> str:
+def _scores(written: Ensemble) -> str:
     rows = []
-    if "estimate" in written:
-        rows.append([f"{written['metric']}, expected on new people", _ranged(written["estimate"])])
-    if reserve := written.get("reserve"):
-        images = f"{reserve['images']} images of {reserve['groups']} groups held out from everything"
-        rows.append([f"{written['metric']} on {images}", _ranged(reserve)])
-    for target, score in written.get("oof", {}).get(ENSEMBLE, {}).items():
+    if written.estimate:
+        rows.append([f"{written.metric}, expected on new people", str(written.estimate)])
+    if reserve := written.reserve:
+        images = f"{reserve.images} images of {reserve.groups} groups held out from everything"
+        rows.append([f"{written.metric} on {images}", str(reserve)])
+    for target, score in written.oof.get(ENSEMBLE, {}).items():
         rows.append([f"{target}, out of fold", f"macro-F1 {score['f1']:.4f}, accuracy {score['accuracy']:.4f}"])
     return (
         f"{table(['score', '(95% interval)'], rows)}\nOut of fold: each image is predicted by models that never saw its group, "
         "by a vote that was fitted on other groups. What choosing among many votes flatters is taken off the expected score. "
-        f"{plain(written.get('estimate_of', ''))}\n"
+        f"{plain(written.estimate_of)}\n"
     )
-
-
-def _ranged(score: Mapping[str, float]) -> str:
-    return f"{score['score']:.4f} ({score['low']:.4f} to {score['high']:.4f})"
 
 
 def _by_class(run: Run, space: LabelSpace) -> str:
@@ -224,10 +221,10 @@ def _by_class(run: Run, space: LabelSpace) -> str:
     return f"\n{table(['task', 'class', 'images', 'F1 out of fold'], rows)}"
 
 
-def _data(written: Mapping[str, Any], config: RunConfig) -> str:
+def _data(written: Ensemble, config: RunConfig) -> str:
     size = "Images"
-    if "images" in written:
-        size = f"{written['images']} labelled images of {written['groups']} groups (such as people)"
+    if written.images:
+        size = f"{written.images} labelled images of {written.groups} groups (such as people)"
     return f"{size}, divided by {config.folds.k} folds, {config.folds.scheme}; none of them is in this folder."
 
 
@@ -267,8 +264,8 @@ def _with_onnxruntime(result: Mapping[str, Any]) -> str:
     )
 
 
-def _limits(written: Mapping[str, Any]) -> str:
-    groups = f"The {written['groups']} groups" if "groups" in written else "The groups"
+def _limits(written: Ensemble) -> str:
+    groups = f"The {written.groups} groups" if written.groups else "The groups"
     return (
         "- It was scored on images of the same source as its training images alone: not on other cameras, countries, lighting, "
         "resolutions or years, and not on images that show none of its classes; to those it gives some class nevertheless.\n"

@@ -24,11 +24,12 @@ from raymask.data.stream import by_actors, by_tasks, limit_execution
 from raymask.inference.actors import PIXELS, decoded_block
 from raymask.inference.definition import EnsembleDefinition, Models, weights_bytes
 from raymask.inference.predictor import Predictor, specs_of
-from raymask.io.atomic import replacing, write_json, write_table
-from raymask.io.checked import read_json, read_table
+from raymask.io.atomic import replacing, write_table
+from raymask.io.checked import read_table
 from raymask.io.hashing import UNKNOWN, Version, file_stamp, fingerprint, text_digest, versions_of
 from raymask.io.parquet import open_parquet
 from raymask.runs.digests import remembered_digests
+from raymask.runs.schemas import PredictionJob, read_run_file, write_run_file
 
 IMAGES_PER_CHUNK = 64
 CHUNKS_PER_SHARD = 32
@@ -76,9 +77,9 @@ def begin(output: Output, images: pd.DataFrame, identity: str) -> list[str]:
     Raises:
         InputError: the folder holds predictions of other images or by another vote.
     """
-    wanted = {"images": len(images), "fingerprint": text_digest(identity, fingerprint(images[["image_id"]]))}
+    wanted = PredictionJob(images=len(images), fingerprint=text_digest(identity, fingerprint(images[["image_id"]])))
     begun = output.job.exists()
-    if begun and read_json(output.job) != wanted:
+    if begun and read_run_file(output.job, PredictionJob) != wanted:
         raise InputError(f"'{output.root}' holds predictions of other images or by other models; choose another --out.")
     known = read_table(output.images, {"image_id": "text", "path": "text"}) if begun else images.head(0)
     if not begun or known["path"].tolist() != images["path"].tolist():
@@ -86,7 +87,7 @@ def begin(output: Output, images: pd.DataFrame, identity: str) -> list[str]:
         table = pa.Table.from_pandas(images[["image_id", "path"]], preserve_index=False)
         with replacing(output.images) as draft:
             pq.write_table(table, draft, row_group_size=IMAGES_PER_CHUNK)
-        write_json(output.job, wanted)
+        write_run_file(output.job, wanted)
     return _forget_changed(output, images, known)
 
 
@@ -162,7 +163,7 @@ def predict_shards(
     Raises:
         InputError: there are fewer GPUs than groups.
     """
-    images = int(read_json(output.job)["images"])
+    images = read_run_file(output.job, PredictionJob).images
     shards = missing_shards(output, images)
     done = images - sum(_images_of(number, images) for number in shards)
     progress(done, images)

@@ -14,7 +14,7 @@ from raymask.config.tasks import label_space
 from raymask.core.errors import InputError, one_of
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import ByHead, Probabilities
-from raymask.io.checked import check_weights, damaged, within
+from raymask.io.checked import check_weights, damaged
 from raymask.runs.directory import PART_NAMES, ReplicaId, Run, load_run_config, read_ensemble
 from raymask.runs.models import check_model, read_model
 from raymask.runs.predictions import prediction_table
@@ -112,12 +112,12 @@ def read_definition(folder: Path, part: str = FOLDS, rule: str | None = None) ->
     written, space = read_ensemble(run, "vote", "members", "prior"), label_space(config.tasks)
     if part not in (FOLDS, *PART_NAMES.values()):
         raise InputError(f"there are no models '{part}'; it may be {one_of([FOLDS, *PART_NAMES.values()], part)}.")
-    vote, prior = read_vote(run.ensemble, written["vote"], space, rule), np.asarray(written["prior"])
-    if set(written["members"]) != set(vote.calibrations):
+    vote, prior = read_vote(run.ensemble, written.vote or {}, space, rule), np.asarray(written.prior)
+    if set(written.members) != set(vote.calibrations):
         raise damaged(run.ensemble, "its vote is by other members than it lists")
     if prior.shape != (space.joint_size,) or not np.isclose(prior.sum(), 1) or (prior < 0).any():
         raise damaged(run.ensemble, "its `prior` is no share of each joint class")
-    of_member = {name: _parts(run, name, where, part) for name, where in written["members"].items()}
+    of_member = {name: _parts(run, name, where, part) for name, where in written.members.items()}
     number = max(map(len, of_member.values()))
     rounds = [{name: list(parts)[index % len(parts)] for name, parts in of_member.items()} for index in range(number)]
     models = {model: path for parts in of_member.values() for model, path in parts.items()}
@@ -126,15 +126,15 @@ def read_definition(folder: Path, part: str = FOLDS, rule: str | None = None) ->
     return EnsembleDefinition(vote, space, prior, models, tuple(rounds))
 
 
-def _parts(run: Run, name: str, where: WrittenMember, part: str) -> dict[str, Path]:
+def _parts(run: Run, name: str, written: WrittenMember, part: str) -> dict[str, Path]:
     """Folders of a member's models; those of another run are looked for there."""
-    member = where["member"]
-    home = run if within(run.root, "members", *member.split("/")).is_dir() or "run" not in where else Run(Path(where["run"]))
+    member = written.member
+    home = run if run.member(member).is_dir() or written.run is None else Run(Path(written.run))
     if part != FOLDS:
         number = next(fold for fold, known in PART_NAMES.items() if known == part)
         found = [ReplicaId(member, number)]
     else:
-        folders = within(home.root, "members", *member.split("/")).glob("fold-*")
+        folders = home.member(member).glob("fold-*")
         numbers = sorted(int(path.name.removeprefix("fold-")) for path in folders if path.name.removeprefix("fold-").isdecimal())
         found = [ReplicaId(member, number) for number in numbers]
     missing = [replica for replica in found if not home.finished(replica)]

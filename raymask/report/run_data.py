@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -29,8 +29,10 @@ from raymask.io.checked import DamagedFileError, Kind, damaged, read_table
 from raymask.metrics.bootstrap import parse_metric
 from raymask.runs.directory import ReplicaId, Run, demo_folder, load_run_config, read_ensemble
 from raymask.runs.models import ModelFolder, read_model
+from raymask.runs.schemas import Ensemble
 from raymask.runs.tables import read_ensemble_predictions, read_manifest
 from raymask.voting.reading import read_vote
+from raymask.voting.vote import Vote
 
 THUMBNAIL_WIDTH = 128
 MAX_PICTURE_BYTES = 2**26
@@ -66,7 +68,9 @@ class RunData:
     history: pd.DataFrame
     """One row a replica and epoch: member, fold, and the columns of history.csv."""
     models: list[ModelFolder]
-    ensemble: dict[str, Any]
+    ensemble: Ensemble
+    """Without any key where its file is missing."""
+    vote: Vote | None
     rejected: pd.DataFrame
     predictions: pd.DataFrame
     left_out: list[str] = field(default_factory=list)
@@ -122,6 +126,8 @@ def read_run_data(run: Run) -> RunData:
     nothing = pd.DataFrame({"image_id": [], "reason": []}, dtype=str)
     no_answers = pd.DataFrame({"image_id": [], "problem": [], JOINT: []})
     no_ballots = pd.DataFrame({name: [] for name in ("image_id", *joint_columns(space))})
+    no_decision: tuple[Ensemble, Vote | None] = (Ensemble(), None)
+    ensemble, vote = whole(run.ensemble, partial(read_decision, run, space), no_decision)
     return RunData(
         run=run,
         config=config,
@@ -133,31 +139,33 @@ def read_run_data(run: Run) -> RunData:
         ),
         history=pd.concat([of_replica for of_replica in epochs if len(of_replica)] or epochs[:1], ignore_index=True),
         models=[model for model in models if model],
-        ensemble=whole(run.ensemble, lambda: read_decision(run, space), {}),
+        ensemble=ensemble,
+        vote=vote,
         rejected=whole(run.rejected, lambda: read_table(run.rejected, {"image_id": "text", "reason": "text"}), nothing),
         predictions=whole(run.predictions, lambda: read_ensemble_predictions(run.predictions, space), no_answers),
         left_out=left_out,
     )
 
 
-def read_decision(run: Run, space: LabelSpace) -> dict[str, Any]:
-    """What `ensemble.json` holds, with all of the vote or none of it.
+def read_decision(run: Run, space: LabelSpace) -> tuple[Ensemble, Vote | None]:
+    """What `ensemble.json` holds, and its vote; None where an older raymask wrote it.
 
     Raises:
         DamagedFileError: it cannot be read, or fits no vote of this label space.
     """
-    written = read_ensemble(run)
-    if "vote" in written:
-        read_ensemble(run, "metric", "estimate", "rules")
-        rule = written["vote"].get("rule")
-        read_vote(run.ensemble, written["vote"], space, rule if isinstance(rule, str) else None)  # which follows no rule
-        try:
-            parse_metric(written["metric"], space)
-        except InputError as error:
-            raise damaged(run.ensemble, str(error).rstrip(".")) from None
-        if not any(row["chosen"] for row in written["rules"]):
-            raise damaged(run.ensemble, "it says of no rule that it was chosen")
-    return written
+    ensemble = read_ensemble(run)
+    if ensemble.vote is None:
+        return ensemble, None
+    read_ensemble(run, "metric", "estimate", "rules")
+    rule = ensemble.vote.get("rule")
+    vote = read_vote(run.ensemble, ensemble.vote, space, rule if isinstance(rule, str) else None)  # which follows no rule
+    try:
+        parse_metric(ensemble.metric, space)
+    except InputError as error:
+        raise damaged(run.ensemble, str(error).rstrip(".")) from None
+    if not any(row.chosen for row in ensemble.rules):
+        raise damaged(run.ensemble, "it says of no rule that it was chosen")
+    return ensemble, vote
 
 
 def _no_images(space: LabelSpace) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace
 from raymask.io.atomic import write_text
 from raymask.io.checked import read_text
 from raymask.metrics.calibration import expected_calibration_error, reliability
-from raymask.metrics.scores import class_counts, score
+from raymask.metrics.scores import Aim, class_counts, score
 from raymask.report.plots import plot_curves, plot_reliability
 from raymask.report.run_data import RunData, read_run_data
 from raymask.report.vote_sections import Section, counts_votes, member_calibration, vote_line, vote_section
@@ -32,6 +32,8 @@ MAX_CLASSES = 40
 MAX_MISTAKES = 24
 MAX_REJECTED = 20
 THUMBNAIL_WIDTH = 128
+
+SCORES: tuple[Aim, ...] = ("f1", "accuracy")
 
 Heads = list[list[dict[str, Any]]]
 """By level the name and span of each head."""
@@ -50,13 +52,13 @@ def build_report(run: Run) -> list[str]:
     sections: dict[str, Any] = {
         "header": header(data),
         "tiles": tiles(data),
-        "vote": vote_section(data.ensemble, data.space),
+        "vote": vote_section(data.ensemble, data.vote),
         "scores": score_table(data),
         "curves": curves(data),
         "confusion": confusions(data),
         "classes": class_table(data),
         "calibration": calibration(data),
-        "members": member_calibration(data.ensemble, data.space),
+        "members": member_calibration(data.ensemble.calibration, data.space),
         "mistakes": worst_mistakes(data),
         "folds": fold_table(data),
         "time": wall_time(data),
@@ -86,7 +88,7 @@ def header(data: RunData) -> dict[str, Any]:
         if config.folds.scheme != "holdout"
         else f"one part in {config.folds.k}",
         "Members": f"{len(data.members)}: {shortened([member.name for member in data.members])}",
-        "Vote": vote_line(data.ensemble, config.vote.rule, space),
+        "Vote": vote_line(data.vote, config.vote.rule),
         "Versions": ", ".join(sorted(versions)) or "unknown",
     }
     last = datetime.fromtimestamp(max(path.stat().st_mtime for path in written))
@@ -100,19 +102,19 @@ def tiles(data: RunData) -> list[dict[str, Any]]:
     for target in sorted(data.targets, key=lambda name: name != JOINT):
         truth = data.evaluated.truth[target]
         naive = score(truth, np.full(len(truth), np.bincount(truth).argmax())) if len(truth) else None
-        if of_target := data.ensemble.get("oof", {}).get("ensemble", {}).get(target):
+        if of_target := data.ensemble.oof.get(ENSEMBLE, {}).get(target):
             shown.append({"target": target, "score": of_target, "naive": naive})
     return shown
 
 
 def score_table(data: RunData) -> Section:
     """One row a member, and the ensemble: scores by target, and the last epoch's F1 of each fold."""
-    scores, history = data.ensemble.get("oof", {}), data.history
+    scores, history = data.ensemble.oof, data.history
     last = history.groupby(["member", "fold"])["f1"].last() if "f1" in history else pd.Series(dtype=float)
     by_member = {name: of_member.tolist() for name, of_member in last.groupby(level=0)}
     low, high = outer_steps(last, 0.05)
     details = {member.name: recipe_line(member) for member in data.members}
-    details[ENSEMBLE] = vote_line(data.ensemble, data.config.vote.rule, data.space)
+    details[ENSEMBLE] = vote_line(data.vote, data.config.vote.rule)
     rows = [
         {
             "name": name,
@@ -124,7 +126,8 @@ def score_table(data: RunData) -> Section:
     ]
     best = {
         (target, kind): max((of_name[target][kind] for of_name in scores.values() if target in of_name), default=None)
-        for target, kind in product(data.targets, ("f1", "accuracy"))
+        for target in data.targets
+        for kind in SCORES
     }
     return {"targets": data.targets, "rows": rows, "best": best, "low": low, "high": high} if rows else None
 
@@ -224,7 +227,7 @@ def calibration(data: RunData) -> Section:
         "bins": len(bins),
         "confidence": float(confidence.mean()),
         "accuracy": float(correct.mean()),
-        "hard": counts_votes(data.ensemble, data.config.vote.rule),
+        "hard": counts_votes(data.vote, data.config.vote.rule),
         "plot": plot_reliability(bins),
     }
 

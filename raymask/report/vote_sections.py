@@ -14,7 +14,11 @@ from raymask.core.tasks import JOINT, MEAN, LabelSpace
 from raymask.metrics.bootstrap import parse_metric
 from raymask.metrics.scores import SCORE_KINDS
 from raymask.report.plots import plot_calibration
+from raymask.runs.schemas import BeforeAfter, Bin, Ensemble, Estimate, Interval, Reserve, RuleRow, ViewsRow
 from raymask.transforms.tta import ViewPlan
+from raymask.voting.ballots import voter_names
+from raymask.voting.selection import Candidate
+from raymask.voting.vote import Vote
 
 MAX_WAYS = 20
 MAX_VOTERS = 24
@@ -24,8 +28,6 @@ MIN_SHARE = 0.01
 """Of all images, that a bin of confidence holds to be drawn."""
 
 Section = dict[str, Any] | None
-Ensemble = Mapping[str, Any]
-"""What `ensemble.json` holds; nothing, or none of the vote, where it is missing or was written before there was a choice."""
 
 RULES = {
     "soft": "the mean of the voters' probabilities",
@@ -42,29 +44,35 @@ RULES = {
 ADJUSTMENTS = {"prior": "corrected for the classes' frequencies", "thresholds": "with a threshold for each class"}
 
 
-def vote_line(ensemble: Ensemble, configured: str, space: LabelSpace) -> str:
+def vote_line(vote: Vote | None, configured: str) -> str:
     """The vote in a few words; what the config says of it where it is not decided yet."""
-    if "vote" not in ensemble:
+    if vote is None:
         return "not decided yet" if configured == "auto" else configured
-    vote = ensemble["vote"]
-    return way_of(vote, space) + "; " + views_of(vote["views"])
+    return f"{candidate_words(vote.fitted.candidate, vote.space)}; {views_words(vote.views)}"
 
 
-def way_of(result: Mapping[str, Any], space: LabelSpace) -> str:
+def candidate_words(candidate: Candidate, space: LabelSpace) -> str:
     """Rule, level and adjustment in a few words; the level goes without saying where there is one task."""
-    level = {"joint": "of the joint label", "task": "task by task"}[result["level"]] if len(space.names) > 1 else ""
-    return ", ".join(part for part in (f"{result['rule']} {level}".strip(), result["adjust"]) if part != "none")
+    return ", ".join(filter(None, [f"{candidate.rule} {level_words(candidate, space)}".strip(), _adjusted(candidate)]))
 
 
-def views_of(views: Mapping[str, Any]) -> str:
+def level_words(candidate: Candidate, space: LabelSpace) -> str:
+    """What is voted on; "" where there is one task."""
+    return {"joint": "of the joint label", "task": "task by task"}[candidate.level] if len(space.names) > 1 else ""
+
+
+def _adjusted(candidate: Candidate) -> str:
+    return "" if candidate.adjust == "none" else candidate.adjust
+
+
+def views_words(views: ViewPlan) -> str:
     """Views and how they are merged."""
-    many = "views" if len(views["names"]) > 1 else "view"
-    return f"{many} {ViewPlan(tuple(views['names']), tuple(views['weights']), views['merge'])}"
+    return f"{'views' if len(views.names) > 1 else 'view'} {views}"
 
 
-def counts_votes(ensemble: Ensemble, configured: str) -> bool:
+def counts_votes(vote: Vote | None, configured: str) -> bool:
     """Whether confidences are shares of ballots."""
-    return str(ensemble.get("vote", {}).get("rule", configured)) in ("hard", "weighted_hard")
+    return (vote.fitted.candidate.rule if vote else configured) in ("hard", "weighted_hard")
 
 
 def target_of(name: str, space: LabelSpace) -> str:
@@ -72,25 +80,25 @@ def target_of(name: str, space: LabelSpace) -> str:
     return space.names[0] if name == JOINT and len(space.names) == 1 else name
 
 
-def vote_section(ensemble: Ensemble, space: LabelSpace) -> Section:
-    """What was chosen among which ways, what is expected of it, and what came true of that on the groups held out."""
-    if "vote" not in ensemble:
+def vote_section(ensemble: Ensemble, vote: Vote | None) -> Section:
+    """What was chosen among which candidates, what is expected of it, and how it did on the groups held out."""
+    if vote is None or ensemble.estimate is None:
         return None
-    vote = ensemble["vote"]
-    level = {"joint": "over joint classes", "task": "task by task"}[vote["level"]] if len(space.names) > 1 else ""
-    words = RULES.get(vote["rule"], f"your own rule {vote['rule']}")
+    candidate, space = vote.fitted.candidate, vote.space
+    level = {"joint": "over joint classes", "task": "task by task"}[candidate.level] if len(space.names) > 1 else ""
+    words = RULES.get(candidate.rule, f"your own rule {candidate.rule}")
     return {
         "words": f"{words} {level}".strip(),
-        "adjust": ADJUSTMENTS.get(vote["adjust"], ""),
-        "views": views_of(vote["views"]),
-        "metric": metric_words(ensemble["metric"], space),
-        "new": "groups" if ensemble.get("groups", 0) < ensemble.get("images", 0) else "images",
-        "estimate_of": ensemble.get("estimate_of", ""),
-        "outcome": outcome(ensemble["estimate"], ensemble.get("reserve")),
-        "ways": ways(ensemble["rules"], space),
-        "weights": weights_table(vote, space),
-        "factors": [factor_table(name, of, space) for name, of in vote["factors"].items() if of is not None],
-        "view_sets": view_sets(ensemble),
+        "adjust": ADJUSTMENTS.get(candidate.adjust, ""),
+        "views": views_words(vote.views),
+        "metric": metric_words(ensemble.metric, space),
+        "new": "groups" if ensemble.groups < ensemble.images else "images",
+        "estimate_of": ensemble.estimate_of,
+        "outcome": outcome(ensemble.estimate, ensemble.reserve),
+        "ways": compared_candidates(ensemble.rules, space),
+        "weights": weights_table(vote),
+        "factors": [factor_table(name, of.tolist(), space) for name, of in vote.fitted.factors.items() if of is not None],
+        "view_sets": view_sets(ensemble.views),
     }
 
 
@@ -102,46 +110,56 @@ def metric_words(metric: str, space: LabelSpace) -> str:
     return kind if len(space.names) == 1 else f"{kind} of {'the joint label' if target == JOINT else target}"
 
 
-def outcome(estimate: Mapping[str, float], reserve: Mapping[str, float] | None) -> dict[str, Any]:
-    """What is expected of the vote beside what it did on the groups held out, on one axis."""
-    shown: list[dict[str, Any]] = [{**estimate, "name": "expected"}]
+def outcome(estimate: Estimate, reserve: Reserve | None) -> dict[str, Any]:
+    """What is expected of the vote beside how it did on the groups held out, on one axis."""
+    shown: dict[str, Interval] = {"expected": estimate}
     place = ""
     if reserve:
-        shown.append({**reserve, "name": "held out"})
-        inside = estimate["low"] <= reserve["score"] <= estimate["high"]
-        place = "within" if inside else "below" if reserve["score"] < estimate["low"] else "above"
-    axis = axis_of(shown)
-    rows = [{**row, **placed(row, axis)} for row in shown]
-    return {"rows": rows, "axis": axis, "place": place, "optimism": estimate["optimism"]}
+        shown["held out"] = reserve
+        inside = estimate.low <= reserve.score <= estimate.high
+        place = "within" if inside else "below" if reserve.score < estimate.low else "above"
+    axis = axis_of(shown.values())
+    rows = [{**row.model_dump(), "name": name, **placed(row, axis)} for name, row in shown.items()]
+    return {"rows": rows, "axis": axis, "place": place, "optimism": estimate.optimism}
 
 
-def ways(rows: Sequence[dict[str, Any]], space: LabelSpace) -> dict[str, Any]:
+def compared_candidates(rows: Sequence[RuleRow], space: LabelSpace) -> dict[str, Any]:
     """The best candidates, the chosen one and the plain votes, with their intervals on one axis."""
-    kept = [
-        {**row, "rank": rank, "name": row["rule"], "detail": way_of({**row, "rule": ""}, space).removeprefix(", ")}
+    kept = {
+        rank: row
         for rank, row in enumerate(rows, start=1)
-        if rank <= MAX_WAYS or row["chosen"] or (row["rule"] in ("soft", "hard") and row["adjust"] == "none")
+        if rank <= MAX_WAYS or row.chosen or (row.rule in ("soft", "hard") and row.adjust == "none")
+    }
+    axis = axis_of(kept.values())
+    shown = [
+        {
+            **row.model_dump(),
+            "rank": rank,
+            "name": row.rule,
+            "detail": candidate_words(Candidate("", row.level, row.adjust), space),
+            **placed(row, axis),
+        }
+        for rank, row in kept.items()
     ]
-    axis = axis_of(kept)
-    shown = [{**row, **placed(row, axis)} for row in kept]
     return {
         "rows": shown,
         "axis": axis,
         "all": len(rows),
         "left_out": len(rows) - len(shown),
-        "is_best": next(row["rank"] for row in shown if row["chosen"]) == 1,
-        "best_place": place_on(rows[0]["score"], axis),
+        "is_best": next(rank for rank, row in kept.items() if row.chosen) == 1,
+        "best_place": place_on(rows[0].score, axis),
     }
 
 
-def weights_table(vote: Mapping[str, Any], space: LabelSpace) -> dict[str, Any]:
+def weights_table(vote: Vote) -> dict[str, Any]:
     """What each voter weighs in each space that is voted in, the heaviest first; without rows where the rule has no weights."""
+    names, space = voter_names(vote.space, {name: list(by_head) for name, by_head in vote.calibrations.items()}), vote.space
     weighed = {
-        name: dict(zip(vote["voters"][name], params["weights"], strict=True))
-        for name, params in vote["params"].items()
+        name: dict(zip(names[name], np.asarray(params["weights"]).tolist(), strict=True))
+        for name, params in vote.fitted.params.items()
         if "weights" in params
     }
-    voters = list(dict.fromkeys(voter for name in vote["params"] for voter in vote["voters"][name]))
+    voters = list(dict.fromkeys(voter for name in vote.fitted.params for voter in names[name]))
     heaviest = sorted(voters, key=lambda voter: -sum(of_space.get(voter, 0.0) for of_space in weighed.values()))
     return {
         "targets": [target_of(name, space) for name in weighed],
@@ -153,7 +171,7 @@ def weights_table(vote: Mapping[str, Any], space: LabelSpace) -> dict[str, Any]:
         "most": max((weight for of_space in weighed.values() for weight in of_space.values()), default=1.0) or 1.0,
         "left_out": max(0, len(voters) - MAX_VOTERS),
         "voters": len(voters),
-        "alike": vote["rule"] in ("soft", "geometric", "rank", "hard"),
+        "alike": vote.fitted.candidate.rule in ("soft", "geometric", "rank", "hard"),
     }
 
 
@@ -182,44 +200,46 @@ def factor_table(name: str, factors: Sequence[float], space: LabelSpace) -> dict
     }
 
 
-def view_sets(ensemble: Ensemble) -> Section:
+def view_sets(rows: Sequence[ViewsRow]) -> Section:
     """Sets of views and what they gain over the original alone, on one axis around 0; None where they were given."""
-    rows = ensemble.get("views") or []
-    kept = [row for rank, row in enumerate(rows) if rank < MAX_WAYS or row["chosen"] or row["views"] == "original"]
+    kept = [row for rank, row in enumerate(rows) if rank < MAX_WAYS or row.chosen or row.views == "original"]
     if not kept:
         return None
-    axis = axis_of([row["gain"] for row in kept], 0.0)
+    axis = axis_of([row.gain for row in kept], 0.0)
     return {
-        "rows": [{**row, **placed(row["gain"], axis)} for row in kept],
+        "rows": [{**row.model_dump(), **placed(row.gain, axis)} for row in kept],
         "axis": axis,
         "zero": place_on(0.0, axis),
         "left_out": len(rows) - len(kept),
     }
 
 
-def member_calibration(ensemble: Ensemble, space: LabelSpace) -> Section:
+def member_calibration(calibration: Mapping[str, Mapping[str, BeforeAfter]], space: LabelSpace) -> Section:
     """Each member's heads before and after calibration, with plots where these are few."""
     heads = [
-        {"member": member, "target": target_of(head, space), **head_probs}
-        for member, by_head in ensemble.get("calibration", {}).items()
-        for head, head_probs in by_head.items()
+        (member, target_of(head, space), quality) for member, by_head in calibration.items() for head, quality in by_head.items()
     ]
     if not heads:
         return None
     plots = []
     if len(heads) <= MAX_PLOTS:
-        for head in heads:
-            before, after = (pd.DataFrame(head[when]["reliability"]) for when in ("before", "after"))
-            before, after = (bins[bins["images"] >= MIN_SHARE * bins["images"].sum()] for bins in (before, after))
-            plots.append({"name": head["member"], "target": head["target"], "plot": plot_calibration(before, after)})
-    most = max(head[when]["ece"] for head in heads for when in ("before", "after")) or 1.0
-    same = all(head["before"] == head["after"] for head in heads)
-    return {"rows": heads, "most": most, "same": same, "plots": plots}
+        for member, target, quality in heads:
+            before, after = (_bins(each.reliability) for each in (quality.before, quality.after))
+            plots.append({"name": member, "target": target, "plot": plot_calibration(before, after)})
+    most = max(each.ece for _, _, quality in heads for each in (quality.before, quality.after)) or 1.0
+    same = all(quality.before == quality.after for _, _, quality in heads)
+    rows = [{"member": member, "target": target, **quality.model_dump()} for member, target, quality in heads]
+    return {"rows": rows, "most": most, "same": same, "plots": plots}
 
 
-def axis_of(intervals: Iterable[Mapping[str, Any]], *more: float) -> dict[str, Any]:
+def _bins(reliability: Sequence[Bin]) -> pd.DataFrame:
+    bins = pd.DataFrame([each.model_dump() for each in reliability])
+    return bins[bins["images"] >= MIN_SHARE * bins["images"].sum()]
+
+
+def axis_of(intervals: Iterable[Interval], *more: float) -> dict[str, Any]:
     """An axis with round ends that holds all intervals: low, high and the ticks between them."""
-    values = [float(row[key]) for row in intervals for key in ("score", "low", "high")] + list(more)
+    values = [value for row in intervals for value in (row.score, row.low, row.high)] + list(more)
     found = np.asarray(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(min(values), max(values)))
     digits = next((digits for digits in range(6) if np.allclose(found, found.round(digits), rtol=0, atol=1e-9)), 6)
     axis: dict[str, Any] = {"low": float(found[0]), "high": float(found[-1])}
@@ -230,9 +250,9 @@ def axis_of(intervals: Iterable[Mapping[str, Any]], *more: float) -> dict[str, A
     return {**axis, "ticks": ticks}
 
 
-def placed(row: Mapping[str, Any], axis: Mapping[str, Any]) -> dict[str, float]:
+def placed(row: Interval, axis: Mapping[str, Any]) -> dict[str, float]:
     """Where an interval begins, has its score and ends on an axis, as shares of it."""
-    return {name: place_on(float(row[key]), axis) for name, key in (("a", "low"), ("v", "score"), ("b", "high"))}
+    return {name: place_on(value, axis) for name, value in (("a", row.low), ("v", row.score), ("b", row.high))}
 
 
 def place_on(value: float, axis: Mapping[str, Any]) -> float:

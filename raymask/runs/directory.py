@@ -19,7 +19,7 @@ from raymask.core.errors import InputError
 from raymask.core.paths import absolute
 from raymask.io.atomic import write_json, write_text
 from raymask.io.checked import DamagedFileError, damaged, read_json, read_text, within
-from raymask.runs.schemas import Ensemble, WrittenMember
+from raymask.runs.schemas import Ensemble, WrittenMember, read_run_file
 
 WHOLE, SOUP, GREEDY_SOUP = -2, -3, -4
 """What stands for the fold of a member's model that is trained on all people, or averaged from its folds' replicas."""
@@ -28,6 +28,10 @@ ANY_FOLD = -1
 """What stands for the fold of a target that every replica learns from."""
 
 PART_NAMES = {WHOLE: "all", SOUP: "soup", GREEDY_SOUP: "greedy-soup"}
+
+
+MEMBERS = "members"
+"""The folder of all models."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,10 @@ def cache_root(config: RunConfig) -> Path:
 def demo_folder(config: RunConfig) -> Path:
     """Where the embedded demo data set of a run is drawn."""
     return cache_root(config) / f"demo-{config.data.demo_people}-{config.data.demo_test_people}"
+
+
+def _folder(replica: ReplicaId) -> tuple[str, ...]:
+    return MEMBERS, *replica.member.split("/"), replica.part
 
 
 @dataclass(frozen=True)
@@ -183,33 +191,37 @@ class Run:
         """Out-of-fold predictions of a member."""
         return self._at("oof", f"{member}.parquet")
 
+    def member(self, member: str) -> Path:
+        """Folder of a member's models."""
+        return self._at(MEMBERS, *member.split("/"))
+
     def replica(self, replica: ReplicaId) -> Path:
         """Folder of a replica."""
-        return self._at("members", *replica.member.split("/"), replica.part)
+        return self._at(*_folder(replica))
 
     def weights(self, replica: ReplicaId) -> Path:
         """A replica's weights."""
-        return self._at("members", *replica.member.split("/"), replica.part, "model.safetensors")
+        return self._at(*_folder(replica), "model.safetensors")
 
     def meta(self, replica: ReplicaId) -> Path:
         """All that is needed to rebuild and feed the model; written last, so that it marks a finished replica."""
-        return self._at("members", *replica.member.split("/"), replica.part, "meta.json")
+        return self._at(*_folder(replica), "meta.json")
 
     def history(self, replica: ReplicaId) -> Path:
         """Metrics of each epoch."""
-        return self._at("members", *replica.member.split("/"), replica.part, "history.csv")
+        return self._at(*_folder(replica), "history.csv")
 
     def replica_oof(self, replica: ReplicaId) -> Path:
         """A replica's predictions of its own fold."""
-        return self._at("members", *replica.member.split("/"), replica.part, "oof.parquet")
+        return self._at(*_folder(replica), "oof.parquet")
 
     def replica_reserve(self, replica: ReplicaId) -> Path:
         """What is to be expected of a greedy soup on reserved images: cross-fitted, like the replicas' predictions of them."""
-        return self._at("members", *replica.member.split("/"), replica.part, "reserve.parquet")
+        return self._at(*_folder(replica), "reserve.parquet")
 
     def checkpoint(self, replica: ReplicaId) -> Path:
         """State after the last finished epoch of a replica that is still being trained."""
-        return self._at("members", *replica.member.split("/"), replica.part, "checkpoint.pt")
+        return self._at(*_folder(replica), "checkpoint.pt")
 
     def finished(self, replica: ReplicaId) -> bool:
         """Whether a replica is trained and has predicted its fold."""
@@ -273,31 +285,31 @@ def _checked(run: Run, values: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def read_ensemble(run: Run, *needed: str) -> dict[str, Any]:
+def read_ensemble(run: Run, *needed: str) -> Ensemble:
     """What `ensemble.json` holds, these keys among it.
 
     Raises:
         DamagedFileError: it cannot be read, or lacks one of them.
     """
-    written: dict[str, Any] = read_json(run.ensemble, Ensemble)
-    if lacking := [key for key in needed if key not in written]:
+    ensemble = read_run_file(run.ensemble, Ensemble)
+    if lacking := [key for key in needed if key not in ensemble.model_fields_set or getattr(ensemble, key) is None]:
         raise damaged(run.ensemble, f"it has no `{lacking[0]}`")
-    for name, where in written.get("members", {}).items():
-        _check_member(run, name, where)
-    return written
+    for name, written in ensemble.members.items():
+        _check_member(run, name, written)
+    return ensemble
 
 
-def _check_member(run: Run, name: str, where: WrittenMember) -> None:
+def _check_member(run: Run, name: str, written: WrittenMember) -> None:
     """Refuses names that lead elsewhere when they become folders: `RUN/MEMBER` or `MEMBER` in the vote, `MEMBER` in its run."""
+    if not written.member:
+        raise damaged(run.ensemble, f"it does not say which member '{name}' is")
     try:
-        for each in (name, where["member"]):
+        for each in (name, written.member):
             if each.count("/") > 1:
                 raise InputError(f"'{each}' is neither MEMBER nor RUN/MEMBER.")
             within(run.root, *each.split("/"))
-        if not Path(where.get("run", "/")).is_absolute() or "\0" in where.get("run", ""):
+        if written.run is not None and (not Path(written.run).is_absolute() or "\0" in written.run):
             raise InputError(f"the run of '{name}' is no absolute path.")
-    except KeyError:
-        raise damaged(run.ensemble, f"it does not say which member '{name}' is") from None
     except InputError as error:
         raise damaged(run.ensemble, str(error).rstrip(".")) from None
 

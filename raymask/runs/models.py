@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from raymask.config.messages import explain
 from raymask.config.recipe import Recipe
 from raymask.core.tasks import LabelSpace
-from raymask.io.checked import damaged, read_json, within
+from raymask.io.checked import damaged, within
 from raymask.io.hashing import file_digest
 from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run
-from raymask.runs.schemas import Meta
+from raymask.runs.schemas import Meta, read_run_file
 from raymask.transforms.tta import ViewPlan
 
 META, WEIGHTS = "meta.json", "model.safetensors"
@@ -52,12 +52,12 @@ def read_model(folder: Path) -> ModelFolder:
         DamagedFileError: it cannot be read, or its recipe is none.
     """
     file = within(folder, META)
-    meta = read_json(file, Meta)
+    meta = read_run_file(file, Meta)
     try:
-        recipe = Recipe.model_validate(meta["recipe"])
+        recipe = Recipe.model_validate(meta.recipe)
     except ValidationError as error:
         raise damaged(file, explain(error, Recipe, "recipe").rstrip(".")) from None
-    return ModelFolder(folder, recipe, meta["classes"], meta.get("versions", {}), meta.get("scores", {}), meta.get("sha256"))
+    return ModelFolder(folder, recipe, meta.classes, meta.versions, meta.scores, meta.sha256)
 
 
 def check_model(model: ModelFolder, space: LabelSpace, heads: Collection[str]) -> None:
@@ -83,7 +83,7 @@ def soups_are_made(run: Run, member: str, views: ViewPlan) -> bool:
     greedy = ReplicaId(member, GREEDY_SOUP)
     if not (run.finished(ReplicaId(member, SOUP)) and run.finished(greedy)):
         return False
-    meta = read_json(run.meta(greedy))
+    meta = read_run_file(run.meta(greedy), Meta)
     weights = run.replica(greedy).parent.glob(f"fold-*/{run.weights(greedy).name}")
     now = {file.parent.name: file_digest(file) for file in weights}
-    return bool(meta.get("made_of", now) == now and meta.get("views") == views.to_json())
+    return meta.made_of in (None, now) and meta.views == views.to_json()

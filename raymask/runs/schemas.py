@@ -1,17 +1,58 @@
-"""What stands in the JSON files of a run, as far as anything reads it; see `raymask.io.checked.read_json`."""
+"""The JSON files of a run as types: each knows its format's number, is written by `write_run_file` and read by `read_run_file`.
+
+A file without a `format` is of format 1. Numbers are finite, and keys that nothing reads may stand beside; they are kept when a
+file that was read is written again.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic wants that one before Python 3.12
+
+from raymask.io.atomic import write_json
+from raymask.io.checked import damaged, read_json
 
 ENSEMBLE_FORMAT = 3
 CHECKED = ConfigDict(extra="allow", allow_inf_nan=False)
-"""Numbers are finite; keys that nothing reads may stand beside."""
 
 Count = Annotated[int, Field(ge=0)]
+
+
+class Record(BaseModel):
+    """A part of a file."""
+
+    model_config = CHECKED
+
+
+class RunFile(Record):
+    """A file; a later format than `newest` is refused."""
+
+    newest: ClassVar[int] = 1
+
+    format: Annotated[int, Field(ge=1)] = 1
+
+
+FileType = TypeVar("FileType", bound=RunFile)
+
+
+def read_run_file(file: Path, kind: type[FileType]) -> FileType:
+    """What a file of a run holds.
+
+    Raises:
+        DamagedFileError: it cannot be read, is no JSON, lacks a key, has other values there, or is of a later raymask.
+    """
+    values: FileType = read_json(file, kind)
+    if values.format > kind.newest:
+        raise damaged(file, f"a later raymask wrote it, in format {values.format} where this one knows {kind.newest}")
+    return values
+
+
+def write_run_file(file: Path, values: RunFile) -> None:
+    """Writes a file of a run, whole or not at all: its format's number, and all that was given of it."""
+    write_json(file, {"format": values.format, **values.model_dump(exclude_unset=True)})
 
 
 class Score(TypedDict):
@@ -21,32 +62,34 @@ class Score(TypedDict):
     accuracy: float
 
 
-class Interval(TypedDict):
+class Interval(Record):
     """See `raymask.metrics.bootstrap.Interval`."""
-
-    __pydantic_config__ = CHECKED  # type: ignore[misc]
 
     score: float
     se: float
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.score:.4f} ({self.low:.4f} to {self.high:.4f})"
+
 
 class Estimate(Interval):
-    """What is expected of a vote."""
+    """The score that is expected of a vote on new images."""
 
     optimism: float
+    """What is taken off for having chosen the best of many votes."""
 
 
 class Reserve(Interval):
-    """What came true of it on the groups held out."""
+    """The vote's score on the groups that are held out."""
 
     images: Count
     groups: Count
 
 
 class RuleRow(Interval):
-    """One of the ways to vote that were compared."""
+    """One of the candidates that were compared."""
 
     rule: str
     level: Literal["joint", "task"]
@@ -64,7 +107,7 @@ class ViewsRow(Interval):
     chosen: bool
 
 
-class Bin(TypedDict):
+class Bin(Record):
     """See `raymask.metrics.calibration.reliability`."""
 
     images: float
@@ -72,67 +115,90 @@ class Bin(TypedDict):
     accuracy: float
 
 
-class Calibrated(TypedDict):
-    """How a head's probabilities are calibrated."""
-
-    __pydantic_config__ = CHECKED  # type: ignore[misc]
+class Calibrated(Record):
+    """How well a head's probabilities are calibrated."""
 
     ece: float
     brier: float
     reliability: Annotated[list[Bin], Field(min_length=1)]
 
 
-class WrittenMember(TypedDict, total=False):
+class BeforeAfter(Record):
+    """A head's probabilities before and after calibration."""
+
+    before: Calibrated
+    after: Calibrated
+
+
+class WrittenMember(Record):
     """Where a member of the vote lies: its name in its run, and that run's folder, if it is another."""
 
-    member: str
-    run: str
+    member: str = ""
+    run: str | None = None
 
 
-class Ensemble(TypedDict, total=False):
-    """`ensemble.json`; `vote` is checked by `raymask.voting.reading.read_vote`."""
+class Ensemble(RunFile):
+    """`ensemble.json`: the vote, what it was chosen against, and its scores. Keys may be missing, see `read_ensemble`.
 
-    __pydantic_config__ = CHECKED  # type: ignore[misc]
+    `vote` is what `raymask.voting.reading.read_vote` reads.
+    """
 
-    format: int
-    fingerprint: str
-    images: Count
-    groups: Count
-    metric: str
-    vote: dict[str, Any]
-    members: dict[str, WrittenMember]
-    prior: list[float]
-    oof: dict[str, dict[str, Score]]
-    estimate: Estimate
-    reserve: Reserve
-    rules: Annotated[list[RuleRow], Field(min_length=1)]
-    views: list[ViewsRow]
-    calibration: dict[str, dict[str, dict[Literal["before", "after"], Calibrated]]]
+    newest: ClassVar[int] = ENSEMBLE_FORMAT
+
+    fingerprint: str = ""
+    images: Count = 0
+    groups: Count = 0
+    members: dict[str, WrittenMember] = {}
+    prior: list[float] = []
+    metric: str = ""
+    vote: dict[str, Any] | None = None
+    estimate: Estimate | None = None
+    rules: Annotated[list[RuleRow], Field(min_length=1)] = []
+    views: list[ViewsRow] = []
+    calibration: dict[str, dict[str, BeforeAfter]] = {}
+    estimate_of: str = ""
+    oof: dict[str, dict[str, Score]] = {}
+    reserve: Reserve | None = None
 
 
-class Meta(TypedDict):
+class Meta(RunFile):
     """`meta.json` of a model: all that is needed to rebuild and feed it."""
 
-    __pydantic_config__ = CHECKED  # type: ignore[misc]
-
+    member: str = ""
+    fold: int = 0
+    task: str = ""
     classes: Annotated[dict[str, list[str]], Field(min_length=1)]
     recipe: dict[str, Any]
-    versions: NotRequired[dict[str, str]]
-    sha256: NotRequired[str | None]
-    scores: NotRequired[dict[str, float]]
-    views: NotRequired[dict[str, Any]]
+    seed: int = 0
+    sha256: str | None = None
+    epochs: int = 0
+    scores: dict[str, float] = {}
+    ingredients: list[str] = []
+    views: dict[str, Any] | None = None
+    """What a soup was chosen and scored under."""
+    reserve: dict[str, Any] = {}
+    made_of: dict[str, str] | None = None
+    """Digests of the weights of the fold models that a soup is made of, by part."""
+    versions: dict[str, str] = {}
 
 
-class Fingerprint(TypedDict):
-    """`source.json` and `teacher.json`."""
+class PredictionSource(RunFile):
+    """`source.json` beside predictions: the images' contents, the views and the models' weights that they were made of."""
 
-    __pydantic_config__ = CHECKED  # type: ignore[misc]
+    fingerprint: str
+    views: dict[str, Any]
+    models: dict[str, str] | None = None
 
+
+class WrittenTeacher(RunFile):
+    """`teacher.json`: which run the targets are of, and the fingerprint of its predictions then."""
+
+    run: str = ""
     fingerprint: str
 
 
-class HeldOut(TypedDict):
-    """What `gain.json` says of the groups held out."""
+class HeldOut(Record):
+    """The scores in `gain.json` on the groups held out."""
 
     images: Count
     groups: Count
@@ -141,10 +207,8 @@ class HeldOut(TypedDict):
     whole: Interval | None
 
 
-class RunComparison(TypedDict):
-    """`gain.json`."""
-
-    __pydantic_config__ = CHECKED  # type: ignore[misc]
+class RunComparison(RunFile):
+    """`gain.json`: a run that learned from another beside its teacher."""
 
     metric: str
     before: float
@@ -153,15 +217,15 @@ class RunComparison(TypedDict):
     images: Count
     groups: Count
     kept: bool
-    reserve: NotRequired[HeldOut]
+    pseudo_labelled: dict[str, dict[str, int]] = {}
+    reserve: HeldOut | None = None
     made_of: dict[str, Any]
 
 
-class Strategy(TypedDict):
-    """One of the ways to predict that `singles.json` compares."""
+class StrategyScore(Record):
+    """One of the strategies that `singles.json` compares."""
 
-    __pydantic_config__ = CHECKED  # type: ignore[misc]
-
+    name: str = ""
     title: str
     models: Count
     scores: dict[str, Score]
@@ -170,20 +234,21 @@ class Strategy(TypedDict):
     ms_an_image: float
 
 
-class ModelComparison(TypedDict):
-    """`singles.json`."""
+class ModelComparison(RunFile):
+    """`singles.json`: fewer models in place of the whole ensemble."""
 
-    __pydantic_config__ = CHECKED  # type: ignore[misc]
-
-    format: int
     fingerprint: str
     metric: str
+    views: str = ""
+    images: Count = 0
     groups: Count
     device: str
-    rows: Annotated[list[Strategy], Field(min_length=1)]
+    rows: Annotated[list[StrategyScore], Field(min_length=1)]
+    members: dict[str, dict[str, dict[str, Score]]] = {}
 
 
-class PredictionSource(Fingerprint):
-    """What predictions were made of, and under which views."""
+class PredictionJob(RunFile):
+    """`job.json` of a folder of predictions: how many images there are, and the fingerprint of these and of the vote."""
 
-    views: dict[str, Any]
+    images: Count
+    fingerprint: str

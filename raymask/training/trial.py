@@ -22,13 +22,14 @@ from raymask.data.features import open_bank
 from raymask.data.sampling import Schedule
 from raymask.data.specs import BankSpec
 from raymask.data.stream import open_schedule, prepared_images, stream
-from raymask.io.atomic import replacing, write_json, write_table
+from raymask.io.atomic import replacing, write_table
 from raymask.io.checked import DamagedFileError, check_archive
 from raymask.io.hashing import file_digest
 from raymask.models.classifier import Classifier, build_classifier, save_classifier
 from raymask.models.precision import prepare_process
 from raymask.models.pretrained import load_backbone
 from raymask.runs.directory import ReplicaId, Run
+from raymask.runs.schemas import Meta, write_run_file
 from raymask.runs.tables import read_manifest, read_targets
 from raymask.training.inputs import FeatureFeed, Feed, PixelFeed
 from raymask.training.learner import EpochReport, Learner, train_pack
@@ -168,19 +169,19 @@ def write_model(run: Run, member: Member, fold: int, model: Classifier, space: L
     replica = ReplicaId(member.name, fold)
     with replacing(run.weights(replica)) as draft:
         save_classifier(model, draft)
-    meta = {
-        "format": META_FORMAT,
-        "member": member.name,
-        "fold": fold,
-        "task": member.task,
-        "classes": {head: space.classes(head) for head in model.classes},
-        "recipe": member.recipe.model_dump(mode="json"),
-        "seed": member.seed,
-        "sha256": file_digest(run.weights(replica), "sha256"),
+    meta = Meta(
+        format=META_FORMAT,
+        member=member.name,
+        fold=fold,
+        task=member.task,
+        classes={head: list(space.classes(head)) for head in model.classes},
+        recipe=member.recipe.model_dump(mode="json"),
+        seed=member.seed,
+        sha256=file_digest(run.weights(replica), "sha256"),
+        versions={name: version(name) for name in ("torch", "timm")} | {"raymask": raymask.__version__},
         **more,
-        "versions": {name: version(name) for name in ("torch", "timm")} | {"raymask": raymask.__version__},
-    }
-    write_json(run.meta(replica), meta)
+    )
+    write_run_file(run.meta(replica), meta)
 
 
 def _predict_own_fold(job: Job, learner: Learner, feed: Feed, image_ids: pd.Series) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import ByHead, Labels
 from raymask.metrics.bootstrap import Metric, compare, interval
 from raymask.metrics.scores import Score, score_heads, score_joint
+from raymask.runs.schemas import Interval, StrategyScore
 from raymask.voting.vote import Vote
 
 TITLES = {
@@ -61,7 +61,7 @@ def rows_of(
     groups: Labels,
     seed: int,
     milliseconds: tuple[float, float],
-) -> list[dict[str, Any]]:
+) -> list[StrategyScore]:
     """The rows of `singles.json`.
 
     Args:
@@ -78,15 +78,15 @@ def rows_of(
     found = [float(of_way.mean()) for of_way in np.split(scores, ends)]
     drawn = [of_way.mean(axis=0) for of_way in np.split(resampled, ends)]
     return [
-        {
-            "name": way.name,
-            "title": TITLES[way.name],
-            "models": way.models,
-            "scores": mean_scores([score_joint(space, elected, truth) for elected in way.elected]),
-            "score": interval(found[index], drawn[index]),
-            "gain": interval(found[index] - found[0], drawn[index] - drawn[0]) if index else None,
-            "ms_an_image": milliseconds[min(index, 1)],
-        }
+        StrategyScore(
+            name=way.name,
+            title=TITLES[way.name],
+            models=way.models,
+            scores=mean_scores([score_joint(space, elected, truth) for elected in way.elected]),
+            score=Interval(**interval(found[index], drawn[index])),
+            gain=Interval(**interval(found[index] - found[0], drawn[index] - drawn[0])) if index else None,
+            ms_an_image=milliseconds[min(index, 1)],
+        )
         for index, way in enumerate(ways)
     ]
 
@@ -119,19 +119,19 @@ def mean_scores(scores: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
     }
 
 
-def shown(metric: str, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def shown(metric: str, rows: Sequence[StrategyScore]) -> tuple[list[str], list[list[str]]]:
     """Columns and cells of the rows of `singles.json`."""
-    targets = list(rows[0]["scores"])
+    targets = list(rows[0].scores)
     targets = targets if len(targets) > 2 else targets[:1]  # of one task, which the joint label then is
     columns = ["", "models", metric, "95% from", "to", "to the ensemble", "95% from", "to"]
     cells = [
         [
-            row["title"],
-            str(row["models"]),
-            *(f"{row['score'][key]:.4f}" for key in ("score", "low", "high")),
-            *(f"{row['gain'][key]:+.4f}" if row["gain"] else "" for key in ("score", "low", "high")),
-            *(f"{row['scores'][target]['f1']:.4f}" for target in targets),
-            f"{row['ms_an_image']:.2f}",
+            row.title,
+            str(row.models),
+            *(f"{value:.4f}" for value in (row.score.score, row.score.low, row.score.high)),
+            *([f"{value:+.4f}" for value in (row.gain.score, row.gain.low, row.gain.high)] if row.gain else [""] * 3),
+            *(f"{row.scores[target]['f1']:.4f}" for target in targets),
+            f"{row.ms_an_image:.2f}",
         ]
         for row in rows
     ]

@@ -26,7 +26,6 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 import pandas as pd
 
@@ -36,8 +35,8 @@ from raymask.core.errors import InputError
 from raymask.core.types import ByHead
 from raymask.inference.timing import measure
 from raymask.inference.voting_runs import VotingRun, by_round, columns_of, model_digests, reserved_images
-from raymask.io.atomic import write_json, write_table
-from raymask.io.checked import DamagedFileError, read_json
+from raymask.io.atomic import write_table
+from raymask.io.checked import DamagedFileError
 from raymask.io.hashing import fingerprint, text_digest
 from raymask.metrics.bootstrap import group_numbers, parse_metric
 from raymask.report.run_report import build_report
@@ -45,7 +44,7 @@ from raymask.runs.directory import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, add
 from raymask.runs.identity import without_places
 from raymask.runs.models import soups_are_made
 from raymask.runs.predictions import check_complete
-from raymask.runs.schemas import ModelComparison
+from raymask.runs.schemas import ModelComparison, PredictionSource, StrategyScore, read_run_file, write_run_file
 from raymask.runs.tables import read_model_predictions
 from raymask.transforms.tta import ViewPlan
 from raymask.voting.comparison import rows_of, scores_of_members, shown, strategies_of
@@ -53,8 +52,6 @@ from raymask.voting.vote import Vote
 from raymask.workflows.context import RunContext
 from raymask.workflows.predictions import fold_model_predictions, predict_by_models, prediction_source
 from raymask.workflows.setup import PreparedRun, check_trained
-
-MODELS_FORMAT = 1
 
 
 def uncompared(prepared: PreparedRun) -> str | None:
@@ -68,7 +65,7 @@ def uncompared(prepared: PreparedRun) -> str | None:
     return None
 
 
-def compare_models(context: RunContext, voting_run: VotingRun, vote: Vote) -> list[dict[str, Any]]:
+def compare_models(context: RunContext, voting_run: VotingRun, vote: Vote) -> list[StrategyScore]:
     """Compares all that a run has in place of its whole ensemble, and keeps it in `singles.json` and the report.
 
     Args:
@@ -83,27 +80,26 @@ def compare_models(context: RunContext, voting_run: VotingRun, vote: Vote) -> li
     held_out = reserved_images(run)
     models = _single_models(voting_run, vote.views)
     known = _known(run)
-    source = {"format": MODELS_FORMAT, "fingerprint": _fingerprint(voting_run, vote, held_out, models)}
-    if source.items() <= known.items():
+    source = _fingerprint(voting_run, vote, held_out, models)
+    if known and known.fingerprint == source:
         display.line("singles", "the models are compared already")
     else:
         began = time.monotonic()
-        known = {**source, **_compare(context, voting_run, vote, held_out, models)}
-        write_json(run.singles, known)
+        known = _compare(context, voting_run, vote, held_out, models, source)
+        write_run_file(run.singles, known)
         add_timing(run, "singles", time.monotonic() - began)
         build_report(run)
-    rows: list[dict[str, Any]] = known["rows"]
-    title = f"Fewer models, scored on {known['groups']} groups held out from everything, timed on {known['device']}"
-    display.table(title, *shown(known["metric"], rows))
-    return rows
+    title = f"Fewer models, scored on {known.groups} groups held out from everything, timed on {known.device}"
+    display.table(title, *shown(known.metric, known.rows))
+    return known.rows
 
 
-def _known(run: Run) -> dict[str, Any]:
-    """The comparison that was written; nothing where there is none that can be read, and it is made again."""
+def _known(run: Run) -> ModelComparison | None:
+    """The comparison that was written; None where there is none that can be read, and it is made again."""
     try:
-        return dict(read_json(run.singles, ModelComparison))
+        return read_run_file(run.singles, ModelComparison)
     except DamagedFileError:
-        return {}
+        return None
 
 
 def _single_models(voting_run: VotingRun, views: ViewPlan) -> list[ReplicaId]:
@@ -117,29 +113,30 @@ def _fingerprint(voting_run: VotingRun, vote: Vote, held_out: pd.DataFrame, mode
     known = read_ensemble(voting_run.run, "fingerprint", "metric")
     digests = model_digests(voting_run, [*voting_run.fold_models, *models])
     images = fingerprint(without_places(held_out))
-    return text_digest(repr((known["fingerprint"], known["metric"], vote.views.to_json(), images, digests)))[:16]
+    return text_digest(repr((known.fingerprint, known.metric, vote.views.to_json(), images, digests)))[:16]
 
 
 def _compare(
-    context: RunContext, voting_run: VotingRun, vote: Vote, held_out: pd.DataFrame, models: Sequence[ReplicaId]
-) -> dict[str, Any]:
+    context: RunContext, voting_run: VotingRun, vote: Vote, held_out: pd.DataFrame, models: Sequence[ReplicaId], source: str
+) -> ModelComparison:
     space = vote.space
-    metric = parse_metric(read_ensemble(voting_run.run, "metric")["metric"], space)
+    metric = parse_metric(read_ensemble(voting_run.run, "metric").metric, space)
     truth = true_labels(held_out, space)
     groups = group_numbers(held_out["group"])
     rounds = by_round([voting_run], [fold_model_predictions(context, voting_run, held_out, "reserve", vote.views)])
     probabilities = _by_part(context, voting_run, models, held_out, vote.views)
     milliseconds, device = _measured(context, voting_run, held_out, vote.views)
     strategies = strategies_of(vote, rounds, probabilities)
-    return {
-        "metric": str(metric),
-        "views": str(vote.views),
-        "images": len(held_out),
-        "groups": int(groups.max()) + 1,
-        "device": device,
-        "rows": rows_of(strategies, metric, space, truth, groups, voting_run.config.seed, milliseconds),
-        "members": scores_of_members(space, rounds, probabilities, truth),
-    }
+    return ModelComparison(
+        fingerprint=source,
+        metric=str(metric),
+        views=str(vote.views),
+        images=len(held_out),
+        groups=int(groups.max()) + 1,
+        device=device,
+        rows=rows_of(strategies, metric, space, truth, groups, voting_run.config.seed, milliseconds),
+        members=scores_of_members(space, rounds, probabilities, truth),
+    )
 
 
 def _by_part(
@@ -169,11 +166,11 @@ def _predictions(
     file, marker = voting_run.run.reserve_singles, voting_run.run.reserve_singles.with_suffix(".json")
     source = prediction_source(voting_run, held_out, models, views)
     with suppress(DamagedFileError):  # what is damaged is predicted again
-        if file.exists() and marker.exists() and read_json(marker) == source:
+        if file.exists() and marker.exists() and read_run_file(marker, PredictionSource) == source:
             return read_model_predictions(file, held_out["image_id"], columns_of(voting_run, models))
     predicted = predict_by_models(context, voting_run, held_out, models, views, "reserve images")
     write_table(file, predicted)
-    write_json(marker, source)
+    write_run_file(marker, source)
     context.display.line(
         "predict", f"{len(held_out)} reserve images by {len(models)} soups and refits under {len(views.names)} view(s)"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,10 @@ from raymask.core.console import Display
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import Labels
 from raymask.inference.voting_runs import VotingRun, model_digests, reserved_images, validated_images, voting_runs
-from raymask.io.atomic import write_json
-from raymask.io.checked import DamagedFileError, read_json
-from raymask.metrics.bootstrap import Interval, Metric, compare, group_numbers, interval, parse_metric
+from raymask.io.checked import DamagedFileError
+from raymask.metrics.bootstrap import Metric, compare, group_numbers, interval, parse_metric
 from raymask.runs.directory import ANY_FOLD, WHOLE, ReplicaId, Run, read_ensemble
-from raymask.runs.schemas import RunComparison
+from raymask.runs.schemas import HeldOut, Interval, Reserve, RunComparison, read_run_file, write_run_file
 from raymask.runs.tables import read_ensemble_predictions, read_targets
 from raymask.voting.reading import read_vote
 from raymask.voting.vote import Vote
@@ -64,7 +62,7 @@ def taught_by_class(targets: pd.DataFrame, space: LabelSpace) -> dict[str, dict[
     return counts
 
 
-def compare_runs(context: RunContext, before: Run) -> dict[str, Any]:
+def compare_runs(context: RunContext, before: Run) -> RunComparison:
     """Compares a run to its teacher, and keeps that in its `gain.json`; what is compared already is read there.
 
     Both are judged by their ensembles' cross-fitted out-of-fold predictions. Where people are held out from everything, the
@@ -80,49 +78,52 @@ def compare_runs(context: RunContext, before: Run) -> dict[str, Any]:
     member = next(iter(voting_run.names.values()))
     whole = ReplicaId(member, WHOLE) if len(voting_run.names) == 1 and after.finished(ReplicaId(member, WHOLE)) else None
     made_of = {
-        "before": known["fingerprint"],
-        "after": taught["fingerprint"],
+        "before": known.fingerprint,
+        "after": taught.fingerprint,
         "whole": model_digests(voting_run, [whole]) if whole else None,
     }
-    if (compared := _known(after)) and compared["made_of"] == made_of:
+    if (compared := _known(after)) and compared.made_of == made_of:
         return compared
-    metric, images = parse_metric(taught["metric"], voting_run.space), validated_images(voting_run)
+    metric, images = parse_metric(taught.metric, voting_run.space), validated_images(voting_run)
     elected = [
         read_ensemble_predictions(run.oof_ensemble, voting_run.space).set_index("image_id")[JOINT] for run in (before, after)
     ]
     images = images[images["image_id"].isin(elected[0].index)]
     labels = [of_run.loc[images["image_id"]].to_numpy(np.int64) for of_run in elected]
     truth, groups = images[label_column(JOINT)].to_numpy(np.int64), group_numbers(images["group"])
-    result: dict[str, Any] = gained(voting_run.space, metric, truth, labels[0], labels[1], groups, context.config.seed)
-    result["kept"] = result["gain"]["score"] > result["gain"]["se"]
-    result["pseudo_labelled"] = taught_by_class(read_targets(after, voting_run.space), voting_run.space)
-    if "reserve" in taught:
-        vote = read_vote(after.ensemble, taught["vote"], voting_run.space, context.config.vote.rule)
-        held_out = known.get("reserve", {}) if known["metric"] == taught["metric"] else {}
-        result["reserve"] = {
-            "images": taught["reserve"]["images"],
-            "groups": taught["reserve"]["groups"],
-            "before": _interval_of(held_out),
-            "after": _interval_of(taught["reserve"]),
-            "whole": score_whole(context, voting_run, whole, vote, metric) if whole else None,
-        }
-    result["made_of"] = made_of
-    write_json(after.gain, result)
+    reserve = None
+    if taught.reserve:
+        vote = read_vote(after.ensemble, taught.vote or {}, voting_run.space, context.config.vote.rule)
+        same_metric = known.metric == taught.metric
+        reserve = HeldOut(
+            images=taught.reserve.images,
+            groups=taught.reserve.groups,
+            before=_interval_of(known.reserve) if same_metric else None,
+            after=_interval_of(taught.reserve),
+            whole=score_whole(context, voting_run, whole, vote, metric) if whole else None,
+        )
+    scores = gained(voting_run.space, metric, truth, labels[0], labels[1], groups, context.config.seed)
+    result = RunComparison(
+        **scores,
+        kept=scores["gain"]["score"] > scores["gain"]["se"],
+        pseudo_labelled=taught_by_class(read_targets(after, voting_run.space), voting_run.space),
+        **({"reserve": reserve} if reserve else {}),
+        made_of=made_of,
+    )
+    write_run_file(after.gain, result)
     return result
 
 
-def _known(run: Run) -> dict[str, Any] | None:
+def _known(run: Run) -> RunComparison | None:
     """The comparison that was written; None where there is none that can be read, and it is made again."""
     try:
-        return dict(read_json(run.gain, RunComparison))
+        return read_run_file(run.gain, RunComparison)
     except DamagedFileError:
         return None
 
 
-def _interval_of(result: Mapping[str, Any]) -> Interval | None:
-    if "score" not in result:
-        return None
-    return {"score": result["score"], "se": result["se"], "low": result["low"], "high": result["high"]}
+def _interval_of(reserve: Reserve | None) -> Interval | None:
+    return reserve and Interval(score=reserve.score, se=reserve.se, low=reserve.low, high=reserve.high)
 
 
 def score_whole(context: RunContext, voting_run: VotingRun, whole: ReplicaId, vote: Vote, metric: Metric) -> Interval:
@@ -132,22 +133,19 @@ def score_whole(context: RunContext, voting_run: VotingRun, whole: ReplicaId, vo
     joint = vote({name: by_head(predicted, str(whole)) for name in voting_run.names})
     truth, groups = held_out[label_column(JOINT)].to_numpy(np.int64), group_numbers(held_out["group"])
     scores, resampled = compare(metric, voting_run.space, truth, [joint.argmax(axis=1)], groups, context.config.seed)
-    return interval(float(scores[0]), resampled[0])
+    return Interval(**interval(float(scores[0]), resampled[0]))
 
 
-def show(result: Mapping[str, Any], before: Run, after: Run, display: Display) -> None:
+def show(result: RunComparison, before: Run, after: Run, display: Display) -> None:
     """The comparison as a small table."""
-    gain, reserve = result["gain"], result.get("reserve")
+    gain, reserve = result.gain, result.reserve
     rows = [
-        [before.name, f"{result['before']:.4f}"],
-        [after.name, f"{result['after']:.4f}"],
-        ["difference", f"{gain['score']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"],
+        [before.name, f"{result.before:.4f}"],
+        [after.name, f"{result.after:.4f}"],
+        ["difference", f"{gain.score:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"],
     ]
-    names = {"before": before.name, "after": after.name, "whole": f"{after.name}, its model of all people"}
     if reserve:
-        rows += [
-            [f"{name}, held-out groups", "{score:.4f} ({low:.4f} to {high:.4f})".format(**reserve[key])]
-            for key, name in names.items()
-            if reserve[key]
-        ]
-    display.table(f"{result['metric']} out of fold, {result['groups']} groups", ["", "score (95% interval)"], rows)
+        whole = f"{after.name}, its model of all people"
+        scores = ((before.name, reserve.before), (after.name, reserve.after), (whole, reserve.whole))
+        rows += [[f"{name}, held-out groups", str(score)] for name, score in scores if score]
+    display.table(f"{result.metric} out of fold, {result.groups} groups", ["", "score (95% interval)"], rows)

@@ -13,6 +13,7 @@ from raymask.core.errors import InputError, one_of
 from raymask.core.paths import absolute
 from raymask.core.tasks import JOINT, MULTI
 from raymask.runs.directory import Run, read_ensemble, settled_config
+from raymask.runs.schemas import RunComparison
 from raymask.workflows.compare_runs import compare_runs, show
 from raymask.workflows.context import Result, run_context
 from raymask.workflows.refit import refit
@@ -37,17 +38,17 @@ def pseudo(folder: Path, name: str | None = None, settings: Sequence[str] = (), 
     """
     display = display or Display()
     parent = Run(absolute(folder))
-    members = read_ensemble(parent).get("members", {}) if parent.ensemble.exists() else {}
-    if len({where.get("run") for where in members.values()}) > 1:
+    members = read_ensemble(parent).members if parent.ensemble.exists() else {}
+    if len({member.run for member in members.values()}) > 1:
         raise InputError(f"'{parent.root}' is a vote of several runs; name the one to train anew, or take `raymask distil`.")
     teacher = {"truth": 1.0, "unlabelled": "hard", "precision": 0.95}
     config = _pupil(parent, name or f"{parent.name}-pseudo", {"teacher": teacher}, settings)
     result = run(config, display)
-    summary_of = _compared(parent, result.run, config, display)
-    kept, of = ("kept", result.run) if summary_of["kept"] else ("dropped", parent)
-    why = "more" if summary_of["kept"] else "no more"
+    comparison = _compared(parent, result.run, config, display)
+    kept, of = ("kept", result.run) if comparison.kept else ("dropped", parent)
+    why = "more" if comparison.kept else "no more"
     display.line(
-        "pseudo", f"{kept}: use '{of.root}', since the gain is {why} than its standard error of {summary_of['gain']['se']:.4f}"
+        "pseudo", f"{kept}: use '{of.root}', since the gain is {why} than its standard error of {comparison.gain.se:.4f}"
     )
     return result
 
@@ -90,8 +91,8 @@ def distil(
     config = _pupil(parent, name or f"{parent.name}-student", over, settings)
     result = run(config, display)
     [whole] = refit(result.run.root, (), display, config.vote.rule)
-    summary_of = _compared(parent, result.run, config, display)
-    cost = "costs {:.4f}".format(-summary_of["gain"]["score"]) if summary_of["gain"]["score"] < 0 else "costs nothing"
+    comparison = _compared(parent, result.run, config, display)
+    cost = f"costs {-comparison.gain.score:.4f}" if comparison.gain.score < 0 else "costs nothing"
     display.line("distil", f"one model in place of the ensemble {cost}: deploy {result.run.weights(whole)}")
     return result
 
@@ -102,7 +103,7 @@ def _pupil(parent: Run, name: str, over: Mapping[str, Any], settings: Sequence[s
     return settled_config(parent, settings, values)
 
 
-def _compared(parent: Run, pupil: Run, config: RunConfig, display: Display) -> dict[str, Any]:
+def _compared(parent: Run, pupil: Run, config: RunConfig, display: Display) -> RunComparison:
     with run_context(pupil, config, display) as context:
         comparison = compare_runs(context, parent)
     show(comparison, parent, pupil, display)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
@@ -14,12 +14,12 @@ from raymask.core.errors import InputError
 from raymask.inference.actors import predict
 from raymask.inference.definition import check_models
 from raymask.inference.voting_runs import VotingRun, columns_of, model_digests
-from raymask.io.atomic import write_json, write_table
-from raymask.io.checked import DamagedFileError, read_json
+from raymask.io.atomic import write_table
+from raymask.io.checked import DamagedFileError
 from raymask.io.hashing import fingerprint
 from raymask.runs.directory import ReplicaId, Run, add_timing
 from raymask.runs.identity import check_unchanged
-from raymask.runs.schemas import PredictionSource
+from raymask.runs.schemas import PredictionSource, read_run_file, write_run_file
 from raymask.runs.tables import read_model_predictions
 from raymask.transforms.tta import ViewPlan
 from raymask.workflows.context import RunContext
@@ -50,7 +50,7 @@ def fold_model_predictions(
     for keep in dict.fromkeys((voting_run.run, voting_run.keep)):
         file, marker = _files_of(keep, kind)
         try:
-            known = read_json(marker, PredictionSource) if file.exists() and marker.exists() else {}
+            known = read_run_file(marker, PredictionSource) if file.exists() and marker.exists() else None
             if known == source:
                 predicted = read_model_predictions(file, images["image_id"], columns_of(voting_run, models))
                 display.line("predict", f"{len(images)} {what} are predicted already")
@@ -60,7 +60,7 @@ def fold_model_predictions(
                 raise InputError(f"{error.fault}; add --predict, by which it is made again.") from None
             display.warn(f"{error.fault}; it is made again")
             continue
-        others |= bool(known) and known["fingerprint"] != source["fingerprint"]
+        others |= known is not None and known.fingerprint != source.fingerprint
     if not context.may_predict:
         why = "and these are others than were predicted" if others else f"under the views {views}"
         raise InputError(f"'{voting_run.run.root}' has no predictions of its {what} {why}; add --predict.")
@@ -71,7 +71,7 @@ def fold_model_predictions(
     add_timing(context.run, "predict", time.monotonic() - began)
     file, marker = _files_of(voting_run.keep, kind)
     write_table(file, predicted)
-    write_json(marker, source)
+    write_run_file(marker, source)
     display.line("predict", f"{len(images)} {what} by {len(models)} models under {len(views.names)} view(s)")
     return predicted
 
@@ -100,13 +100,13 @@ def predict_by_models(
 
 def prediction_source(
     voting_run: VotingRun, images: pd.DataFrame, models: Sequence[ReplicaId], views: ViewPlan
-) -> dict[str, Any]:
+) -> PredictionSource:
     """What tells predictions apart: the images' contents, the views, and the models' weights."""
-    return {
-        "fingerprint": fingerprint(images[["image_id", "digest"]]),
-        "views": views.to_json(),
-        "models": model_digests(voting_run, models),
-    }
+    return PredictionSource(
+        fingerprint=fingerprint(images[["image_id", "digest"]]),
+        views=views.to_json(),
+        models=model_digests(voting_run, models),
+    )
 
 
 def _files_of(run: Run, kind: Kind) -> tuple[Path, Path]:

@@ -80,7 +80,7 @@ def voted(prepared: PreparedRun) -> tuple[VotingRun, Vote]:
         InputError: a member lacks predictions, or the config names what there is not.
     """
     decided = decide_vote(prepared.context, voting_runs([prepared.run]))
-    if "reserve" not in read_ensemble(prepared.run):
+    if read_ensemble(prepared.run).reserve is None:
         score_reserve(prepared.context, decided)
     return decided.runs[0], decided.vote
 

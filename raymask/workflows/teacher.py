@@ -29,12 +29,12 @@ from raymask.data.duplicates import among
 from raymask.data.folds import TRAIN_ONLY
 from raymask.data.sources import Source
 from raymask.inference.voting_runs import VotingRun, by_round, voting_runs
-from raymask.io.atomic import write_json, write_table
-from raymask.io.checked import Kind, read_json, read_table
+from raymask.io.atomic import write_table
+from raymask.io.checked import Kind, read_table
 from raymask.io.hashing import file_digest, fingerprint, text_digest
 from raymask.runs.directory import ANY_FOLD, WHOLE, Run, read_ensemble
 from raymask.runs.predictions import check_complete
-from raymask.runs.schemas import ENSEMBLE_FORMAT, Fingerprint
+from raymask.runs.schemas import ENSEMBLE_FORMAT, WrittenMember, WrittenTeacher, read_run_file, write_run_file
 from raymask.runs.tables import read_ensemble_predictions, read_targets
 from raymask.training.pseudo_labels import PREFIX, labelled_targets, least_confidences, unlabelled_targets
 from raymask.voting.reading import read_vote
@@ -104,29 +104,29 @@ def open_teacher(pupil: Run, config: RunConfig, source: Source, unlabelled: pd.D
             f"teacher.run: '{run.root}' has not voted yet; finish it first by `raymask train --recipe {run.config}`."
         )
     known = read_ensemble(run, "vote", "members", "fingerprint")
-    if known.get("format") != ENSEMBLE_FORMAT:
+    if known.format != ENSEMBLE_FORMAT:
         raise InputError(
             f"teacher.run: the vote of '{run.root}' is of another raymask; count it again by `raymask vote {run.root}`."
         )
-    voting = _voting(run, known["members"], pupil)
+    voting = _voting(run, known.members, pupil)
     space = voting[0].space
     if [(task.name, task.classes) for task in space.tasks] != [(task.name, task.classes) for task in source.space.tasks]:
         raise InputError(f"teacher.run: '{run.root}' predicts other tasks or classes than this run; it cannot teach it.")
     if of_itself.config.folds != config.folds:
         raise InputError(f"folds: they are those of the teacher; leave them as they are in '{run.config}'.")
     _check_images(voting, source)
-    parts = [json.dumps([known["fingerprint"], known["vote"]], sort_keys=True), file_digest(run.oof_ensemble)]
+    parts = [json.dumps([known.fingerprint, known.vote], sort_keys=True), file_digest(run.oof_ensemble)]
     if unlabelled is not None:
         parts.append(fingerprint(unlabelled[["image_id", "digest"]]))
     oof = read_ensemble_predictions(run.oof_ensemble, space)
-    vote = read_vote(run.ensemble, known["vote"], space, config.vote.rule)
+    vote = read_vote(run.ensemble, known.vote or {}, space, config.vote.rule)
     labelled = frozenset[str]() if unlabelled is None else among(unlabelled, source.images)
     return Teacher(config.teacher, voting, vote, oof, unlabelled, text_digest(*parts)[:16], labelled)
 
 
-def _voting(run: Run, members: Mapping[str, Mapping[str, str]], pupil: Run) -> tuple[VotingRun, ...]:
+def _voting(run: Run, members: Mapping[str, WrittenMember], pupil: Run) -> tuple[VotingRun, ...]:
     """Who votes in a run's directory: its own members, also when it was moved, or those of several runs."""
-    roots = list(dict.fromkeys(member["run"] for member in members.values()))
+    roots = list(dict.fromkeys(member.run or str(run.root) for member in members.values()))
     alone = len(roots) == 1 and (run.root / "members").is_dir()
     voting = voting_runs([run] if alone else [Run(Path(root)) for root in roots], pupil)
     first = _fold_of(voting[0].run)
@@ -169,7 +169,7 @@ def check_teacher(run: Run, teacher: Teacher) -> None:
     Raises:
         InputError: so it is.
     """
-    if run.targets.exists() and read_json(run.teacher, Fingerprint)["fingerprint"] != teacher.fingerprint:
+    if run.targets.exists() and read_run_file(run.teacher, WrittenTeacher).fingerprint != teacher.fingerprint:
         raise InputError(
             f"'{run.root}' learns from '{teacher.config.run}', whose vote, predictions or test images have changed since; give "
             "this run another --name, or delete that folder."
@@ -190,7 +190,7 @@ def learn(context: RunContext, teacher: Teacher, source: Source) -> TeacherData:
                 f"teacher.precision is {teacher.config.precision:g}, but '{teacher.config.run}' is that sure of no unlabelled "
                 "image, so that there is nothing to learn; lower it, or stay with that run."
             )
-        write_json(run.teacher, {"run": str(teacher.config.run), "fingerprint": teacher.fingerprint})
+        write_run_file(run.teacher, WrittenTeacher(run=str(teacher.config.run), fingerprint=teacher.fingerprint))
         write_table(run.targets, targets)
     added = _unlabelled_rows(teacher, read_targets(run, teacher.vote.space), source.images)
     images = pd.concat([source.images, added.drop(columns="fold")], ignore_index=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from raymask.core.tasks import JOINT, LabelSpace
 from raymask.data.test_sets import TestSet
 from raymask.inference.submission import submission_table
 from raymask.inference.voting_runs import VotingRun, by_round, reserved_images, validated_images, voting_runs
-from raymask.io.atomic import write_json, write_table
+from raymask.io.atomic import write_table
 from raymask.io.checked import DamagedFileError, damaged
 from raymask.io.hashing import file_digest, fingerprint, text_digest
 from raymask.metrics.bootstrap import compare, group_numbers, interval, parse_metric
@@ -31,7 +30,7 @@ from raymask.runs.directory import Run, add_timing, read_ensemble, save_run_conf
 from raymask.runs.identity import without_places
 from raymask.runs.outputs import check_output
 from raymask.runs.predictions import check_complete, prediction_table
-from raymask.runs.schemas import ENSEMBLE_FORMAT
+from raymask.runs.schemas import ENSEMBLE_FORMAT, Ensemble, Reserve, WrittenMember, write_run_file
 from raymask.runs.tables import read_ensemble_predictions, read_manifest
 from raymask.voting.reading import read_vote
 from raymask.voting.selection import Candidate
@@ -81,23 +80,23 @@ def _write_decision(into: Run, runs: Sequence[VotingRun], images: pd.DataFrame, 
     scores[ENSEMBLE] = score_joint(space, decision.joint.argmax(axis=1), truth)
     write_table(into.oof_ensemble, prediction_table(ids, pd.Series("", index=ids.index), decision.joint, space))
     members = {
-        name: {"run": str(voting_run.run.root), "member": of_run}
+        name: WrittenMember(run=str(voting_run.run.root), member=of_run)
         for voting_run in runs
         for name, of_run in voting_run.names.items()
     }
     prior = np.bincount(truth[JOINT], minlength=space.joint_size) / len(ids)
-    written: dict[str, Any] = {
-        "format": ENSEMBLE_FORMAT,
-        "fingerprint": source,
-        "images": len(ids),
-        "groups": int(images["group"].nunique()),
-        "members": members,
-        "prior": prior.tolist(),
+    written = Ensemble(
+        format=ENSEMBLE_FORMAT,
+        fingerprint=source,
+        images=len(ids),
+        groups=int(images["group"].nunique()),
+        members=members,
+        prior=prior.tolist(),
         **summary(decision),
-        "estimate_of": estimate_caveat(max(len(voting_run.folds) for voting_run in runs)),
-        "oof": scores,
-    }
-    write_json(into.ensemble, written)
+        estimate_of=estimate_caveat(max(len(voting_run.folds) for voting_run in runs)),
+        oof=scores,
+    )
+    write_run_file(into.ensemble, written)
     return scores
 
 
@@ -108,42 +107,37 @@ def _decided(context: RunContext, source: str, ids: pd.Series, space: LabelSpace
         return None
     try:
         known = read_ensemble(into)
-        if known.get("fingerprint") != source:
+        if known.fingerprint != source:
             return None
         known = read_ensemble(into, "vote", "members", "prior", "metric", "estimate", "rules", "oof")
-        vote = read_vote(into.ensemble, known["vote"], space, context.config.vote.rule)
+        vote = read_vote(into.ensemble, known.vote or {}, space, context.config.vote.rule)
         if set(read_ensemble_predictions(into.oof_ensemble, space)["image_id"]) != set(ids):
             raise damaged(into.oof_ensemble, "it holds other images")
     except DamagedFileError as error:
         context.display.warn(f"{error.fault}; the vote is decided again")
         return None
     context.display.line("vote", f"decided already: {vote.fitted.candidate}, views {vote.views}")
-    return vote, known["oof"]
+    return vote, known.oof
 
 
-def _show(result: Mapping[str, Any], vote: Vote, display: Display) -> None:
-    rows, expected = result["rules"], result["estimate"]
-    ranges = "{score:.4f} ({low:.4f} to {high:.4f})"
-    display.line(
-        "vote",
-        f"{vote.fitted.candidate}, views {vote.views}: {result['metric']} of {ranges.format(**expected)} is expected on new "
-        "people",
-    )
-    if result["estimate_of"]:
-        display.line("vote", result["estimate_of"])
-    chosen = next(row for row in rows if row["chosen"])
-    shown = [row for row in rows if row in rows[:MAX_ROWS] or row is chosen or (row["rule"], row["adjust"]) == ("soft", "none")]
+def _show(ensemble: Ensemble, vote: Vote, display: Display) -> None:
+    rows, metric = ensemble.rules, ensemble.metric
+    sentence = f"{vote.fitted.candidate}, views {vote.views}: {metric} of {ensemble.estimate} is expected on new people"
+    display.line("vote", sentence)
+    if ensemble.estimate_of:
+        display.line("vote", ensemble.estimate_of)
+    shown = [row for rank, row in enumerate(rows) if rank < MAX_ROWS or row.chosen or (row.rule, row.adjust) == ("soft", "none")]
     table = [
         [
-            str(Candidate(row["rule"], row["level"], row["adjust"])),
-            *(f"{row[key]:.4f}" for key in ("score", "low", "high")),
-            f"{row['behind']:.4f} ± {row['behind_se']:.4f}",
-            "chosen" if row["chosen"] else "",
+            str(Candidate(row.rule, row.level, row.adjust)),
+            *(f"{value:.4f}" for value in (row.score, row.low, row.high)),
+            f"{row.behind:.4f} ± {row.behind_se:.4f}",
+            "chosen" if row.chosen else "",
         ]
         for row in shown
     ]
     if len(rows) > 1:
-        title = f"{len(rows)} ways to vote, by {result['metric']}"
+        title = f"{len(rows)} ways to vote, by {metric}"
         display.table(title, ["", "score", "95% from", "to", "behind the best", ""], table)
 
 
@@ -169,7 +163,7 @@ def predict_test_set(context: RunContext, decided: DecidedVote, test: TestSet | 
     joint = vote.over_rounds(by_round(decided.runs, predicted))
     broken = (predicted[0]["problem"] != "").to_numpy()
     if broken.any():
-        joint[broken] = read_ensemble(into, "prior")["prior"]
+        joint[broken] = read_ensemble(into, "prior").prior
         display.warn(
             f"{broken.sum()} test images cannot be read and get the classes' frequencies, see `problem` in {into.predictions}"
         )
@@ -199,16 +193,17 @@ def score_reserve(context: RunContext, decided: DecidedVote) -> None:
     labels = vote.over_rounds(rounds).argmax(axis=1)
     scores[ENSEMBLE] = score_joint(space, labels, truth)
     known = read_ensemble(context.run, "metric", "estimate")
-    metric = parse_metric(known["metric"], space)
+    metric = parse_metric(known.metric, space)
     groups = group_numbers(held_out["group"])
     found, resampled = compare(metric, space, truth[JOINT], [labels], groups, context.config.seed)
-    whole = {"images": len(held_out), "groups": int(groups.max()) + 1, **interval(float(found[0]), resampled[0])}
-    write_json(context.run.ensemble, {**known, "reserve": {**whole, "scores": scores}})
-    expected, of = known["estimate"], " of one fold's models" if len(rounds) > 1 else ""
+    score = interval(float(found[0]), resampled[0])
+    whole = Reserve(images=len(held_out), groups=int(groups.max()) + 1, **score, scores=scores)
+    write_run_file(context.run.ensemble, known.model_copy(update={"reserve": whole}))
+    assert known.estimate is not None
+    of = " of one fold's models" if len(rounds) > 1 else ""
     context.display.line(
         "vote",
-        f"on {whole['groups']} groups held out from everything {metric} is {whole['score']:.4f} ({whole['low']:.4f} to "
-        f"{whole['high']:.4f}); {expected['score']:.4f} was expected{of}",
+        f"on {whole.groups} groups held out from everything {metric} is {whole}; {known.estimate.score:.4f} was expected{of}",
     )
 
 

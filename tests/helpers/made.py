@@ -21,12 +21,13 @@ from raymask.core.console import Display
 from raymask.core.tasks import LabelSpace, heads_of
 from raymask.data.sources import Source, read_source
 from raymask.inference.voting_runs import VotingRun, reserved_images, voting_runs
-from raymask.io.atomic import write_json, write_table
+from raymask.io.atomic import write_table
 from raymask.models.classifier import build_classifier
 from raymask.report.run_report import build_report
 from raymask.runs.digests import with_digests
 from raymask.runs.directory import ReplicaId, Run, add_timing, load_run_config, save_run_config
 from raymask.runs.identity import keep_source
+from raymask.runs.schemas import write_run_file
 from raymask.training.trial import write_model
 from raymask.transforms.tta import ViewPlan
 from raymask.workflows import vote
@@ -129,4 +130,4 @@ def _write_predictions(file: Path, one: VotingRun, images: pd.DataFrame, views: 
             columns |= _drawn(heads_of(member.task, one.space), one.space, len(images), rng, str(ReplicaId(member.name, fold)))
     table = pd.DataFrame({"image_id": images["image_id"].to_numpy(), "problem": "", **columns})
     write_table(file, table.sort_values("image_id", kind="stable"))
-    write_json(file.with_name("source.json"), prediction_source(one, images, one.fold_models, views))
+    write_run_file(file.with_name("source.json"), prediction_source(one, images, one.fold_models, views))

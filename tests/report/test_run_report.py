@@ -28,6 +28,7 @@ from raymask.report import run_data, run_report, vote_sections
 from raymask.report.run_report import build_report
 from raymask.runs.directory import ReplicaId, Run, save_run_config
 from raymask.runs.predictions import prediction_table
+from raymask.runs.schemas import Interval, RuleRow
 from raymask.voting.vote import Evidence, decide, estimate_caveat, summary
 
 HOSTILE = "<b>x"
@@ -193,13 +194,13 @@ def test_scores_of_the_page_are_those_of_the_table(run: Run) -> None:
     assert classes is not None
     f1 = [row["f1"] for row in classes["rows"]]
     assert f1 == sorted(f1)
-    assert np.mean(f1) == pytest.approx(data.ensemble["oof"]["ensemble"][JOINT]["f1"])
+    assert np.mean(f1) == pytest.approx(data.ensemble.oof["ensemble"][JOINT]["f1"])
     assert sum(row["images"] for row in classes["rows"]) == 24
     assert {row["groups"] for row in classes["rows"]} == {2}
     confusion = {matrix["target"]: matrix for matrix in run_report.confusions(data)}
     assert list(confusion) == ["shape", "size", JOINT]
     right = sum(row["cells"][place]["count"] for place, row in enumerate(confusion[JOINT]["rows"]))
-    assert right / 24 == pytest.approx(data.ensemble["oof"]["ensemble"][JOINT]["accuracy"])
+    assert right / 24 == pytest.approx(data.ensemble.oof["ensemble"][JOINT]["accuracy"])
 
 
 def test_losses_are_drawn_as_they_were_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,8 +385,8 @@ class TestVote:
         assert page.count(">chosen</span>") == 2  # a way and a set of views
 
     def test_the_plain_votes_and_a_late_choice_are_always_there(self, run: Run) -> None:
-        rows = [{**row, "chosen": row["rule"] == "own:35"} for row in read_json(run.ensemble)["rules"]]
-        shown = vote_sections.ways(rows, run_report.read_run_data(run).space)["rows"]
+        rows = [RuleRow(**{**row, "chosen": row["rule"] == "own:35"}) for row in read_json(run.ensemble)["rules"]]
+        shown = vote_sections.compared_candidates(rows, run_report.read_run_data(run).space)["rows"]
         assert [row["rank"] for row in shown] == [*range(1, 21), 38, 40, 41]
         assert all(0 <= row["a"] <= row["v"] <= row["b"] <= 1 for row in shown)
 
@@ -472,9 +473,9 @@ class TestVote:
         assert "Weights voter joint label" in said
 
     def test_axes_hold_what_is_on_them(self) -> None:
-        axis = vote_sections.axis_of([interval(0.8412, 0.0213)])
+        axis = vote_sections.axis_of([Interval(**interval(0.8412, 0.0213))])
         assert [tick["text"] for tick in axis["ticks"]] == ["0.81", "0.82", "0.83", "0.84", "0.85", "0.86", "0.87"]
         assert axis["low"] <= 0.8199
         assert axis["high"] >= 0.8625
-        assert "−0.010" in [tick["text"] for tick in vote_sections.axis_of([interval(0.0, 0.01)])["ticks"]]
-        assert len(vote_sections.axis_of([interval(1.0, 0.0)])["ticks"]) > 1
+        assert "−0.010" in [tick["text"] for tick in vote_sections.axis_of([Interval(**interval(0.0, 0.01))])["ticks"]]
+        assert len(vote_sections.axis_of([Interval(**interval(1.0, 0.0))])["ticks"]) > 1

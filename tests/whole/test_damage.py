@@ -97,7 +97,7 @@ def report(run: Run, said: Said) -> None:
 def sections(run: Run, said: Said) -> None:
     """What the page is made of, without the plots."""
     material = read_run_data(run)
-    vote_section(material.ensemble, material.space)
+    vote_section(material.ensemble, material.vote)
     for part in ("header", "tiles", "score_table", "confusions", "class_table", "worst_mistakes", "fold_table", "wall_time"):
         getattr(run_report, part)(material)
     for part in (run_report.set_aside, run_report.predicted_classes):

@@ -19,6 +19,7 @@ from raymask.io.hashing import file_digest
 from raymask.metrics.bootstrap import parse_metric
 from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run
 from raymask.runs.models import soups_are_made
+from raymask.runs.schemas import Interval
 from raymask.training.soup_tasks import reserve_table
 from raymask.transforms.tta import even
 from raymask.voting.calibration import Calibration
@@ -98,28 +99,29 @@ class TestRows:
         ]
         for target in (*SPACE.names, JOINT):
             for kind in ("f1", "accuracy"):
-                expected = np.mean([row["scores"][target][kind] for row in alone])
-                assert rows[1]["scores"][target][kind] == pytest.approx(expected)
-        assert rows[1]["score"]["score"] == pytest.approx(np.mean([row["score"]["score"] for row in alone]))
-        assert rows[1]["score"]["score"] == pytest.approx(rows[1]["scores"][JOINT]["f1"], abs=1e-6)
-        assert rows[1]["score"]["se"] < max(row["score"]["se"] for row in alone) + 1e-9
+                expected = np.mean([row.scores[target][kind] for row in alone])
+                assert rows[1].scores[target][kind] == pytest.approx(expected)
+        assert rows[1].score.score == pytest.approx(np.mean([row.score.score for row in alone]))
+        assert rows[1].score.score == pytest.approx(rows[1].scores[JOINT]["f1"], abs=1e-6)
+        assert rows[1].score.se < max(row.score.se for row in alone) + 1e-9
 
     def test_the_gain_is_paired(self) -> None:
         whole, fold, soup = rows_of(self.WAYS, METRIC, SPACE, TRUTH, GROUPS, 0, (9.0, 3.0))
-        assert whole["gain"] is None
-        assert soup["gain"] == {"score": 0.0, "se": 0.0, "low": 0.0, "high": 0.0}  # the same answers, on the same resamples
-        assert soup["score"] == whole["score"]
-        assert fold["gain"]["score"] == pytest.approx(fold["score"]["score"] - whole["score"]["score"])
-        assert fold["gain"]["low"] < fold["gain"]["score"] < fold["gain"]["high"] < 0
+        assert whole.gain is None
+        assert soup.gain == Interval(score=0.0, se=0.0, low=0.0, high=0.0)  # the same answers, on the same resamples
+        assert soup.score == whole.score
+        assert fold.gain is not None
+        assert fold.gain.score == pytest.approx(fold.score.score - whole.score.score)
+        assert fold.gain.low < fold.gain.score < fold.gain.high < 0
 
     def test_one_model_a_member_takes_the_time_of_one(self) -> None:
         rows = rows_of(self.WAYS, METRIC, SPACE, TRUTH, GROUPS, 0, (9.0, 3.0))
-        assert [row["ms_an_image"] for row in rows] == [9.0, 3.0, 3.0]
+        assert [row.ms_an_image for row in rows] == [9.0, 3.0, 3.0]
 
     def test_the_metric_may_be_another(self) -> None:
         rows = rows_of(self.WAYS, parse_metric("half.accuracy", SPACE), SPACE, TRUTH, GROUPS, 0, (9.0, 3.0))
         for row in rows:
-            assert row["score"]["score"] == pytest.approx(row["scores"]["half"]["accuracy"], abs=1e-6)
+            assert row.score.score == pytest.approx(row.scores["half"]["accuracy"], abs=1e-6)
 
     def test_are_shown_with_every_targets_score(self) -> None:
         columns, cells = shown("joint.f1", rows_of(self.WAYS, METRIC, SPACE, TRUTH, GROUPS, 0, (9.0, 3.25)))
@@ -157,15 +159,18 @@ def test_a_reserve_table_reads_like_that_of_replicas() -> None:
 
 def test_soups_are_made_for_the_views_that_the_greedy_one_was_chosen_under(tmp_path: Path) -> None:
     run, views = Run(tmp_path), even(["original", "hflip"])
+    known = {"classes": {"a": ["x", "y"]}, "recipe": {}}
     write_json(run.meta(ReplicaId("a", SOUP)), {})
     assert not soups_are_made(run, "a", views)
-    write_json(run.meta(ReplicaId("a", GREEDY_SOUP)), {"views": views.to_json()})
+    write_json(run.meta(ReplicaId("a", GREEDY_SOUP)), {**known, "views": views.to_json()})
     assert soups_are_made(run, "a", views)
     assert not soups_are_made(run, "a", even(["original"]))
     replica = run.weights(ReplicaId("a", 0))
     replica.parent.mkdir()
     replica.write_bytes(b"weights")
-    write_json(run.meta(ReplicaId("a", GREEDY_SOUP)), {"views": views.to_json(), "made_of": {"fold-0": file_digest(replica)}})
+    write_json(
+        run.meta(ReplicaId("a", GREEDY_SOUP)), {**known, "views": views.to_json(), "made_of": {"fold-0": file_digest(replica)}}
+    )
     assert soups_are_made(run, "a", views)
     replica.write_bytes(b"trained again")
     assert not soups_are_made(run, "a", views)
