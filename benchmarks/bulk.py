@@ -30,10 +30,11 @@ from raymask.config.loading import load_config
 from raymask.config.recipe import Recipe
 from raymask.data.decode import decode_file
 from raymask.data.sources import read_source
-from raymask.inference.bulk import Output, read_predictions
+from raymask.inference.bulk import read_predictions
 from raymask.inference.definition import read_definition
 from raymask.inference.predictor import Predictor, specs_of
 from raymask.runs.directory import Run, save_run_config
+from raymask.runs.folders import PredictionFolder
 
 FOLDS, PEOPLE = 2, 100
 PORT = 6399
@@ -120,7 +121,7 @@ def to_the_end(run: Run, table: Path, out: Path) -> tuple[float, float]:
 
 def killed_half_way(run: Run, table: Path, out: Path, shards: int) -> int:
     """Kills the command when half of its shards are there; returns how many there were."""
-    job, parts = start(run, table, out), Output(out).shard(0).parent
+    job, parts = start(run, table, out), PredictionFolder(out).predictions
     while len(list(parts.glob("part-*"))) < shards // 2:
         assert job.poll() is None, "the command ended early"
         time.sleep(0.2)
@@ -162,12 +163,12 @@ def main() -> None:
     table, whole, cut = write_table(given.images, folder / "images.csv"), folder / "whole", folder / "cut"
     with small_ray(given.store):
         seconds, memory = to_the_end(run, table, whole)
-        shards = sorted(Output(whole).shard(0).parent.iterdir())
+        shards = sorted(PredictionFolder(whole).predictions.iterdir())
         there = killed_half_way(run, table, cut, len(shards))
-        before = {path: path.stat().st_mtime_ns for path in Output(cut).shard(0).parent.glob("part-*")}
+        before = {path: path.stat().st_mtime_ns for path in PredictionFolder(cut).predictions.glob("part-*")}
         rest, memory_again = to_the_end(run, table, cut)
     again = sum(path.stat().st_mtime_ns != stamp for path, stamp in before.items())
-    one, other = read_predictions(Output(whole)), read_predictions(Output(cut))
+    one, other = read_predictions(PredictionFolder(whole)), read_predictions(PredictionFolder(cut))
     pd.testing.assert_frame_equal(one, other)
     assert again == 0, "a shard was written twice"
     assert len(one) == given.images

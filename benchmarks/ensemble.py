@@ -24,6 +24,7 @@ import yaml
 
 from benchmarks.common import WORK, photos, rate_on_all_cores, show, write_results
 from benchmarks.plain import Network, Settings, described, train_replica, tuned
+from raymask.runs.directory import Run
 
 TASKS = ("mask", "gender", "age")
 LIMIT_SECONDS = 20.0
@@ -63,13 +64,13 @@ def first_step(run: Path) -> float:
 
 def speed_of(run: Path) -> dict[str, Any]:
     """Images that all packs together learn from in a second, in the middle of their training, and their waiting for data."""
-    histories = {file.parent: pd.read_csv(file) for file in run.glob("members/*/*/history.csv")}
+    histories = {file.parent: pd.read_csv(file) for file in Run(run).members.glob("*/*/history.csv")}
     packs: dict[tuple[float, ...], float] = {}
     for history in histories.values():
         rates = tuple(history["images_per_second"])
         packs[rates] = float(np.median(rates[1:-1] or rates))
     waiting = float(np.mean([history["waiting"].iloc[1:].mean() for history in histories.values()]))
-    timings = json.loads((run / "timings.json").read_text())
+    timings = json.loads(Run(run).timings.read_text())
     return {"images_per_second": sum(packs.values()), "packs": len(packs), "waiting": waiting, "stages": timings}
 
 
@@ -192,7 +193,7 @@ def main() -> None:
     folder = photos(given.people)
     settings = Settings(given.backbone, given.image_size, given.augment, given.epochs, batch_size=64, lr=1e-3, folds=5)
     found, run = raymask_run(folder, settings)
-    table = pd.read_parquet(run / "manifest.parquet")
+    table = pd.read_parquet(Run(run).manifest)
     image_steps = 3 * settings.epochs * sum(int((table["fold"] != fold).sum()) for fold in range(settings.folds))
     results: dict[str, Any] = {"raymask": found, "image_steps": image_steps, "images": len(table)}
     if "limit" in peers:

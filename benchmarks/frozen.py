@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks.common import WORK, photos, show, write_results
+from raymask.runs.directory import Run
 
 
 def seconds_of(weights: Path, people: int, name: str, settings: list[str]) -> dict[str, float]:
@@ -25,7 +26,7 @@ def seconds_of(weights: Path, people: int, name: str, settings: list[str]) -> di
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     whole = time.perf_counter() - began
-    return {**json.loads((runs / "run" / "timings.json").read_text()), "whole": whole}
+    return {**json.loads(Run(runs / "run").timings.read_text()), "whole": whole}
 
 
 def main() -> None:

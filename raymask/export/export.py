@@ -27,10 +27,10 @@ from raymask.export.torch_modules import output_names
 from raymask.inference.definition import FOLDS, EnsembleDefinition, read_definition
 from raymask.inference.predictor import Predictor, specs_of
 from raymask.io.atomic import replacing, write_json, write_text
-from raymask.io.checked import within
 from raymask.models.classifier import read_weights
 from raymask.runs.directory import Run, load_run_config, read_ensemble, save_run_config
-from raymask.runs.models import META, WEIGHTS, read_model
+from raymask.runs.folders import ExportFolder, ModelFiles
+from raymask.runs.models import read_model
 from raymask.runs.outputs import check_output
 from raymask.runs.schemas import WrittenMember, write_run_file
 from raymask.transforms.tta import even
@@ -90,9 +90,9 @@ def export(
             write_ensemble(bundle, definition, predictor, images)
         write_checkpoints(bundle, definition.models, predictor, images, singly)
         result = _told(bundle, definition, specs, None if members else models)
-        write_json(draft / "preprocessing.json", result)
-        write_json(draft / "check.json", _checked(bundle, images))
-        write_text(draft / "README.md", model_card(run, load_run_config(run), result))
+        write_json(ExportFolder(draft).preprocessing, result)
+        write_json(ExportFolder(draft).check, _checked(bundle, images))
+        write_text(ExportFolder(draft).card, model_card(run, load_run_config(run), result))
     _say(bundle, target, shown)
     return target
 
@@ -130,12 +130,12 @@ def _chosen(definition: EnsembleDefinition, members: Sequence[str]) -> EnsembleD
 def _write_run(run: Run, out: Path, definition: EnsembleDefinition) -> None:
     """The vote, the config and the models as a run directory has them."""
     for name, folder in definition.models.items():
-        copy = within(out, "members", *name.split("/"))
-        copy.mkdir(parents=True)
+        copy = ModelFiles(Run(out).folder_of(name))
+        copy.root.mkdir(parents=True)
         meta = read_model(folder)
         read_weights(meta.weights, meta.sha256)  # so that what is damaged is told of by its own name
-        shutil.copyfile(meta.weights, copy / WEIGHTS)
-        shutil.copyfile(folder / META, copy / META)
+        shutil.copyfile(meta.weights, copy.weights)
+        shutil.copyfile(meta.files.meta, copy.meta)
     save_run_config(Run(out), load_run_config(run))
     members = {name: WrittenMember(member=name) for name in definition.rounds[0]}
     write_run_file(Run(out).ensemble, read_ensemble(run).model_copy(update={"members": members}))

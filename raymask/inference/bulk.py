@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from raymask.io.checked import read_table
 from raymask.io.hashing import UNKNOWN, Version, file_stamp, fingerprint, text_digest, versions_of
 from raymask.io.parquet import open_parquet
 from raymask.runs.digests import remembered_digests
+from raymask.runs.folders import ModelFiles, PredictionFolder
 from raymask.runs.schemas import PredictionJob, read_run_file, write_run_file
 
 IMAGES_PER_CHUNK = 64
@@ -38,32 +38,7 @@ SAID = "said"
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Output:
-    """The paths of a folder of predictions."""
-
-    root: Path
-
-    @property
-    def images(self) -> Path:
-        """image_id and path of every image, a row group a chunk: workers read their rows from here."""
-        return self.root / "images.parquet"
-
-    @property
-    def job(self) -> Path:
-        """Fingerprint of the images and the vote; written last of what a job needs to begin."""
-        return self.root / "job.json"
-
-    def shard(self, number: int) -> Path:
-        """Predictions of one shard; it exists when it is whole."""
-        return self.root / "predictions" / f"part-{number:05d}.parquet"
-
-    def versions(self, number: int) -> Path:
-        """What the files of one shard held when they were predicted; written before it."""
-        return self.root / "versions" / f"part-{number:05d}.parquet"
-
-
-def begin(output: Output, images: pd.DataFrame, identity: str) -> list[str]:
+def begin(output: PredictionFolder, images: pd.DataFrame, identity: str) -> list[str]:
     """Opens a folder of predictions, new or cut off, and forgets the shards of images that have changed since.
 
     Args:
@@ -91,7 +66,7 @@ def begin(output: Output, images: pd.DataFrame, identity: str) -> list[str]:
     return _forget_changed(output, images, known)
 
 
-def _forget_changed(output: Output, images: pd.DataFrame, known: pd.DataFrame) -> list[str]:
+def _forget_changed(output: PredictionFolder, images: pd.DataFrame, known: pd.DataFrame) -> list[str]:
     """Removes the shards of images whose files hold something else than what was predicted; returns those images' ids."""
     size, changed = IMAGES_PER_CHUNK * CHUNKS_PER_SHARD, list[str]()
     for number in range(-(-len(known) // size)):
@@ -120,12 +95,12 @@ def identity_of(definition: EnsembleDefinition, config: RunConfig) -> str:
         definition: who votes.
         config: says where digests are remembered.
     """
-    files = [str(folder / name) for folder in definition.models.values() for name in ("meta.json", "model.safetensors")]
+    files = [str(file) for folder in definition.models.values() for file in (ModelFiles(folder).meta, ModelFiles(folder).weights)]
     parts = [definition.vote.to_json(), definition.prior.tolist(), list(definition.models), remembered_digests(files, config)]
     return json.dumps(parts, sort_keys=True)
 
 
-def missing_shards(output: Output, images: int) -> list[int]:
+def missing_shards(output: PredictionFolder, images: int) -> list[int]:
     """Shards that are not written yet."""
     shards = -(-images // (IMAGES_PER_CHUNK * CHUNKS_PER_SHARD))
     return [number for number in range(shards) if not output.shard(number).exists()]
@@ -146,7 +121,12 @@ def split_models(models: Models, most_bytes: float) -> list[Models]:
 
 
 def predict_shards(
-    definition: EnsembleDefinition, groups: Sequence[Models], output: Output, pool: ActorPool, memory: int, progress: Progress
+    definition: EnsembleDefinition,
+    groups: Sequence[Models],
+    output: PredictionFolder,
+    pool: ActorPool,
+    memory: int,
+    progress: Progress,
 ) -> None:
     """Predicts the shards that are missing.
 
@@ -212,7 +192,7 @@ def _opened(file: Path, stamp: str) -> pq.ParquetFile:
     return open_parquet(file)
 
 
-def _decode(chunks: dict[str, Any], output: Output, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
+def _decode(chunks: dict[str, Any], output: PredictionFolder, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
     """Blocks of one chunk: its number, row, image_id, version and problem, and (n, H, W, 3) uint8 pixels for each spec."""
     for chunk in chunks["item"].tolist():
         rows = _opened(output.images, file_stamp(output.images)).read_row_group(chunk).to_pandas()
@@ -252,9 +232,9 @@ class ShardActor:
         return table.assign(**{name: block[name] for name in ("chunk", "row", "stamp", "digest")})
 
 
-def read_predictions(output: Output, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_predictions(output: PredictionFolder, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """All shards as one table, in the order of the images; some columns alone where they are named."""
-    parts = sorted(output.shard(0).parent.glob("part-*.parquet"))
+    parts = output.shards()
     wanted = None if columns is None else list(columns)
     tables = [open_parquet(part).read(columns=wanted) for part in parts]
     return pd.DataFrame(pa.concat_tables(tables).to_pandas())

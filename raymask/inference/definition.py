@@ -16,6 +16,7 @@ from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import ByHead, Probabilities
 from raymask.io.checked import check_weights, damaged
 from raymask.runs.directory import PART_NAMES, ReplicaId, Run, load_run_config, read_ensemble
+from raymask.runs.folders import ModelFiles
 from raymask.runs.models import check_model, read_model
 from raymask.runs.predictions import prediction_table
 from raymask.runs.schemas import WrittenMember
@@ -80,7 +81,7 @@ class EnsembleDefinition:
 
 def weights_bytes(models: Models) -> int:
     """Bytes of models' weights on disk."""
-    return sum((folder / "model.safetensors").stat().st_size for folder in models.values())
+    return sum(ModelFiles(folder).weights.stat().st_size for folder in models.values())
 
 
 def check_models(models: Models) -> None:
@@ -129,14 +130,12 @@ def read_definition(folder: Path, part: str = FOLDS, rule: str | None = None) ->
 def _parts(run: Run, name: str, written: WrittenMember, part: str) -> dict[str, Path]:
     """Folders of a member's models; those of another run are looked for there."""
     member = written.member
-    home = run if run.member(member).is_dir() or written.run is None else Run(Path(written.run))
+    home = run if run.folder_of(member).is_dir() or written.run is None else Run(Path(written.run))
     if part != FOLDS:
         number = next(fold for fold, known in PART_NAMES.items() if known == part)
         found = [ReplicaId(member, number)]
     else:
-        folders = home.member(member).glob("fold-*")
-        numbers = sorted(int(path.name.removeprefix("fold-")) for path in folders if path.name.removeprefix("fold-").isdecimal())
-        found = [ReplicaId(member, number) for number in numbers]
+        found = home.fold_models(member)
     missing = [replica for replica in found if not home.finished(replica)]
     if missing or not found:
         raise InputError(f"'{home.root}' has no finished model {missing[0] if missing else name + '/fold-*'}.")

@@ -26,7 +26,6 @@ from raymask.report.plots import plot_curves, plot_reliability
 from raymask.report.run_data import RunData, read_run_data
 from raymask.report.vote_sections import Section, counts_votes, member_calibration, vote_line, vote_section
 from raymask.runs.directory import Run, read_timings
-from raymask.runs.models import META
 
 MAX_CLASSES = 40
 MAX_MISTAKES = 24
@@ -78,7 +77,7 @@ def header(data: RunData) -> dict[str, Any]:
     run, config, manifest, space = data.run, data.config, data.manifest, data.space
     groups = manifest["group"].nunique()
     versions = {f"{name} {number}" for model in data.models for name, number in model.versions.items()}
-    written = [model.folder / META for model in data.models] or [run.config]
+    written = [model.files.meta for model in data.models] or [run.config]
     classes = " × ".join(f"{size} {name}" for name, size in zip(space.names, space.shape, strict=True))
     facts = {
         "Images": f"{len(manifest):,}" + (f" of {groups:,} groups" if groups < len(manifest) else ""),

@@ -19,6 +19,7 @@ from raymask.core.errors import InputError
 from raymask.core.paths import absolute
 from raymask.io.atomic import write_json, write_text
 from raymask.io.checked import DamagedFileError, damaged, read_json, read_text, within
+from raymask.runs.folders import ModelFiles
 from raymask.runs.schemas import Ensemble, WrittenMember, read_run_file
 
 WHOLE, SOUP, GREEDY_SOUP = -2, -3, -4
@@ -27,11 +28,10 @@ WHOLE, SOUP, GREEDY_SOUP = -2, -3, -4
 ANY_FOLD = -1
 """What stands for the fold of a target that every replica learns from."""
 
+ERROR_LOG = "error.log"
+"""Whole text of an error that ended a command, in its folder."""
+
 PART_NAMES = {WHOLE: "all", SOUP: "soup", GREEDY_SOUP: "greedy-soup"}
-
-
-MEMBERS = "members"
-"""The folder of all models."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,6 @@ def cache_root(config: RunConfig) -> Path:
 def demo_folder(config: RunConfig) -> Path:
     """Where the embedded demo data set of a run is drawn."""
     return cache_root(config) / f"demo-{config.data.demo_people}-{config.data.demo_test_people}"
-
-
-def _folder(replica: ReplicaId) -> tuple[str, ...]:
-    return MEMBERS, *replica.member.split("/"), replica.part
 
 
 @dataclass(frozen=True)
@@ -191,37 +187,61 @@ class Run:
         """Out-of-fold predictions of a member."""
         return self._at("oof", f"{member}.parquet")
 
-    def member(self, member: str) -> Path:
-        """Folder of a member's models."""
-        return self._at(MEMBERS, *member.split("/"))
+    @property
+    def reserve_source(self) -> Path:
+        """Fingerprint of the reserved images that were predicted by the fold models."""
+        return self._at("reserve", "source.json")
+
+    @property
+    def reserve_singles_source(self) -> Path:
+        """The same of the models that no fold is left out of."""
+        return self._at("reserve", "singles.json")
+
+    @property
+    def members(self) -> Path:
+        """Folder of all models."""
+        return self._at("members")
+
+    def folder_of(self, name: str) -> Path:
+        """Folder of a member's models, or of one model by its name `MEMBER/PART`."""
+        return self._at("members", *name.split("/"))
+
+    def fold_models(self, member: str) -> list[ReplicaId]:
+        """The fold models of a member that have a folder, by fold."""
+        parts = (path.name.removeprefix("fold-") for path in self.folder_of(member).glob("fold-*"))
+        return [ReplicaId(member, fold) for fold in sorted(int(part) for part in parts if part.isdecimal())]
 
     def replica(self, replica: ReplicaId) -> Path:
-        """Folder of a replica."""
-        return self._at(*_folder(replica))
+        """Folder of a model."""
+        return self.folder_of(str(replica))
+
+    def files_of(self, replica: ReplicaId) -> ModelFiles:
+        """The files of a model."""
+        return ModelFiles(self.replica(replica))
 
     def weights(self, replica: ReplicaId) -> Path:
-        """A replica's weights."""
-        return self._at(*_folder(replica), "model.safetensors")
+        """A model's weights."""
+        return self.files_of(replica).weights
 
     def meta(self, replica: ReplicaId) -> Path:
-        """All that is needed to rebuild and feed the model; written last, so that it marks a finished replica."""
-        return self._at(*_folder(replica), "meta.json")
+        """All that is needed to rebuild and feed the model; written last, so that it marks a finished model."""
+        return self.files_of(replica).meta
 
     def history(self, replica: ReplicaId) -> Path:
         """Metrics of each epoch."""
-        return self._at(*_folder(replica), "history.csv")
+        return self.files_of(replica).history
 
     def replica_oof(self, replica: ReplicaId) -> Path:
-        """A replica's predictions of its own fold."""
-        return self._at(*_folder(replica), "oof.parquet")
+        """A fold model's predictions of its own fold."""
+        return self.files_of(replica).oof
 
     def replica_reserve(self, replica: ReplicaId) -> Path:
-        """What is to be expected of a greedy soup on reserved images: cross-fitted, like the replicas' predictions of them."""
-        return self._at(*_folder(replica), "reserve.parquet")
+        """Cross-fitted predictions of the reserved images by a greedy soup."""
+        return self.files_of(replica).reserve
 
     def checkpoint(self, replica: ReplicaId) -> Path:
-        """State after the last finished epoch of a replica that is still being trained."""
-        return self._at(*_folder(replica), "checkpoint.pt")
+        """State after the last finished epoch of a model that is still being trained."""
+        return self.files_of(replica).checkpoint
 
     def finished(self, replica: ReplicaId) -> bool:
         """Whether a replica is trained and has predicted its fold."""

@@ -11,13 +11,12 @@ from pydantic import ValidationError
 from raymask.config.messages import explain
 from raymask.config.recipe import Recipe
 from raymask.core.tasks import LabelSpace
-from raymask.io.checked import damaged, within
+from raymask.io.checked import damaged
 from raymask.io.hashing import file_digest
 from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run
+from raymask.runs.folders import ModelFiles
 from raymask.runs.schemas import Meta, read_run_file
 from raymask.transforms.tta import ViewPlan
-
-META, WEIGHTS = "meta.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,14 @@ class ModelFolder:
     """SHA-256 of its weights; None in folders that were written without."""
 
     @property
+    def files(self) -> ModelFiles:
+        """The paths of its files."""
+        return ModelFiles(self.folder)
+
+    @property
     def weights(self) -> Path:
         """Its weights."""
-        return within(self.folder, WEIGHTS)
+        return self.files.weights
 
     @property
     def heads(self) -> dict[str, int]:
@@ -51,7 +55,7 @@ def read_model(folder: Path) -> ModelFolder:
     Raises:
         DamagedFileError: it cannot be read, or its recipe is none.
     """
-    file = within(folder, META)
+    file = ModelFiles(folder).meta
     meta = read_run_file(file, Meta)
     try:
         recipe = Recipe.model_validate(meta.recipe)
@@ -72,10 +76,10 @@ def check_model(model: ModelFolder, space: LabelSpace, heads: Collection[str]) -
         DamagedFileError: it has other heads, or other classes.
     """
     if set(model.classes) != set(heads):
-        raise damaged(model.folder / META, f"it predicts {', '.join(model.classes)}, but the vote counts {', '.join(heads)}")
+        raise damaged(model.files.meta, f"it predicts {', '.join(model.classes)}, but the vote counts {', '.join(heads)}")
     for head, names in model.classes.items():
         if tuple(names) != space.classes(head):
-            raise damaged(model.folder / META, f"its head '{head}' has other classes than the run's config")
+            raise damaged(model.files.meta, f"its head '{head}' has other classes than the run's config")
 
 
 def soups_are_made(run: Run, member: str, views: ViewPlan) -> bool:
@@ -84,6 +88,5 @@ def soups_are_made(run: Run, member: str, views: ViewPlan) -> bool:
     if not (run.finished(ReplicaId(member, SOUP)) and run.finished(greedy)):
         return False
     meta = read_run_file(run.meta(greedy), Meta)
-    weights = run.replica(greedy).parent.glob(f"fold-*/{run.weights(greedy).name}")
-    now = {file.parent.name: file_digest(file) for file in weights}
+    now = {model.part: file_digest(run.weights(model)) for model in run.fold_models(member) if run.weights(model).exists()}
     return meta.made_of in (None, now) and meta.views == views.to_json()

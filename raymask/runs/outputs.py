@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from raymask.core.errors import InputError
-from raymask.runs.directory import Run
+from raymask.runs.directory import ERROR_LOG, Run
 
 
 def check_output(folder: Path, option: str, own: str = "", begun: Collection[str] | None = None) -> None:
@@ -26,14 +26,14 @@ def check_output(folder: Path, option: str, own: str = "", begun: Collection[str
             raise InputError(f"{option} '{folder}' lies below '{above}', which is a file; name another folder.")
         if is_run(Run(above)):
             raise InputError(f"{option} '{folder}' lies in the run '{above}', among its own files; name a folder outside of it.")
-    if not folder.exists() or (own and (folder / own).is_file() and not (folder / "members").exists()):
+    if not folder.exists() or (own and (folder / own).is_file() and not Run(folder).members.exists()):
         return
     if not folder.is_dir():
         raise InputError(f"{option} '{folder}' is a file; name a folder that is new or empty.")
     if is_run(Run(folder)):
         raise InputError(f"{option} '{folder}' is a run, whose own files would be lost; name a folder that is new or empty.")
     present = sorted(entry.name for entry in folder.iterdir())
-    foreign = present if begun is None else [name for name in present if name not in ("error.log", *begun) and name[0] != "."]
+    foreign = present if begun is None else [name for name in present if name not in (ERROR_LOG, *begun) and name[0] != "."]
     if foreign:
         raise InputError(f"{option} '{folder}' holds other files, such as '{foreign[0]}'; name a folder that is new or empty.")
 

@@ -163,7 +163,7 @@ def _predictions(
     """The models' predictions of the reserved images, read where they are known."""
     if not models:
         return pd.DataFrame({"image_id": []})
-    file, marker = voting_run.run.reserve_singles, voting_run.run.reserve_singles.with_suffix(".json")
+    file, marker = voting_run.run.reserve_singles, voting_run.run.reserve_singles_source
     source = prediction_source(voting_run, held_out, models, views)
     with suppress(DamagedFileError):  # what is damaged is predicted again
         if file.exists() and marker.exists() and read_run_file(marker, PredictionSource) == source:

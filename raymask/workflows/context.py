@@ -15,7 +15,7 @@ from raymask.core.endings import log_of
 from raymask.core.errors import GOES_ON, InputError, RunError, is_full, reason
 from raymask.io.atomic import write_text
 from raymask.metrics.scores import Scores
-from raymask.runs.directory import Run
+from raymask.runs.directory import ERROR_LOG, Run
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def ray_errors(folder: Path, again: str = GOES_ON) -> Iterator[None]:
             raise type(cause)(str(cause)) from error
         if not type(error).__module__.startswith("ray.") and not is_full(error):
             raise
-        log = str(folder / "error.log")
+        log = str(folder / ERROR_LOG)
         try:
             write_text(Path(log), "".join(traceback.format_exception(error)))
         except OSError:  # the disk may be full

@@ -20,6 +20,7 @@ from raymask.inference.definition import EnsembleDefinition, check_models, read_
 from raymask.inference.submission import submission_table
 from raymask.io.atomic import write_table
 from raymask.runs.directory import Run, settled_config
+from raymask.runs.folders import PredictionFolder
 from raymask.runs.outputs import check_output
 from raymask.workflows.context import RunContext, run_context
 
@@ -63,10 +64,10 @@ def predict(
         listed = images if isinstance(images, ImageList) else ImageList(images)
         wanted = read_images(listed, config.data, space)
         _describe(context, definition, wanted)
-        output = bulk.Output(target)
+        output = PredictionFolder(target)
         _predict_missing(context, definition, wanted, output)
         _write_summary(context, space, wanted, output)
-        return output.shard(0).parent
+        return output.predictions
 
 
 def _describe(context: RunContext, definition: EnsembleDefinition, wanted: TestSet) -> None:
@@ -77,7 +78,7 @@ def _describe(context: RunContext, definition: EnsembleDefinition, wanted: TestS
         context.display.warn(remark)
 
 
-def _predict_missing(context: RunContext, definition: EnsembleDefinition, wanted: TestSet, output: bulk.Output) -> None:
+def _predict_missing(context: RunContext, definition: EnsembleDefinition, wanted: TestSet, output: PredictionFolder) -> None:
     """Predicts the shards that are not written yet, or whose images have changed."""
     config, display = context.config, context.display
     nodes = context.session.nodes(gpus_worth(len(wanted.images)))
@@ -94,16 +95,15 @@ def _predict_missing(context: RunContext, definition: EnsembleDefinition, wanted
         bulk.predict_shards(definition, groups, output, pool, config.compute.stream_memory_mb * 2**20, count)
 
 
-def _write_summary(context: RunContext, space: LabelSpace, wanted: TestSet, output: bulk.Output) -> None:
+def _write_summary(context: RunContext, space: LabelSpace, wanted: TestSet, output: PredictionFolder) -> None:
     """Writes submission.csv and problems.csv from the shards."""
-    out = output.root
     table = bulk.read_predictions(output, ["image_id", "problem", "joint", *space.names])
     broken = table[table["problem"] != ""]
-    write_table(out / "problems.csv", broken[["image_id", "problem"]])
+    write_table(output.problems, broken[["image_id", "problem"]])
     if len(broken):
-        context.display.warn(f"{len(broken)} images cannot be read and get the classes' frequencies, see {out / 'problems.csv'}")
-    write_table(out / "submission.csv", submission_table(wanted, table, space), wanted.line_end)
-    context.display.line("predict", f"{len(table)} images, see {output.shard(0).parent} and {out / 'submission.csv'}")
+        context.display.warn(f"{len(broken)} images cannot be read and get the classes' frequencies, see {output.problems}")
+    write_table(output.submission, submission_table(wanted, table, space), wanted.line_end)
+    context.display.line("predict", f"{len(table)} images, see {output.predictions} and {output.submission}")
 
 
 def memory_of(nodes: tuple[Node, ...], pool: ActorPool) -> float:

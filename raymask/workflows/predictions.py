@@ -110,5 +110,6 @@ def prediction_source(
 
 
 def _files_of(run: Run, kind: Kind) -> tuple[Path, Path]:
-    file = {"test": run.test_predictions, "reserve": run.reserve_predictions}[kind]
-    return file, file.with_name("source.json")
+    if kind == "test":
+        return run.test_predictions, run.test_source
+    return run.reserve_predictions, run.reserve_source

@@ -127,7 +127,7 @@ def open_teacher(pupil: Run, config: RunConfig, source: Source, unlabelled: pd.D
 def _voting(run: Run, members: Mapping[str, WrittenMember], pupil: Run) -> tuple[VotingRun, ...]:
     """Who votes in a run's directory: its own members, also when it was moved, or those of several runs."""
     roots = list(dict.fromkeys(member.run or str(run.root) for member in members.values()))
-    alone = len(roots) == 1 and (run.root / "members").is_dir()
+    alone = len(roots) == 1 and run.members.is_dir()
     voting = voting_runs([run] if alone else [Run(Path(root)) for root in roots], pupil)
     first = _fold_of(voting[0].run)
     for other in voting[1:]:

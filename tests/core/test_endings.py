@@ -22,6 +22,7 @@ from raymask.cli import main
 from raymask.core.console import Display
 from raymask.core.endings import conclude, forgiving
 from raymask.core.errors import InputError, RunError, reason
+from raymask.runs.directory import ReplicaId, Run
 from raymask.workflows.context import ray_errors
 
 ROOT = Path(__file__).parents[2]
@@ -326,7 +327,7 @@ def test_a_run_in_a_poor_environment_is_ended_resumably_by_sigterm(photos: Path,
     command += [part for setting in settings for part in ("--set", setting)]
     environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "RAY_ADDRESS")}
     environment |= {"TMPDIR": str(scratch), "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
-    checkpoint = tmp_path / "runs" / "cut" / "members" / "mask" / "fold-0" / "checkpoint.pt"
+    checkpoint = Run(tmp_path / "runs" / "cut").checkpoint(ReplicaId("mask", 0))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd="/") as run:
         until = time.monotonic() + 200
         while not checkpoint.exists() and run.poll() is None and time.monotonic() < until:

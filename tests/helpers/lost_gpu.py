@@ -26,6 +26,7 @@ from raymask.core.errors import RunError
 from raymask.data.test_sets import ImageList
 from raymask.inference import bulk
 from raymask.runs.directory import ReplicaId, Run
+from raymask.runs.folders import PredictionFolder
 from raymask.workflows import predict
 from raymask.workflows.train import run
 
@@ -49,7 +50,7 @@ def main(photos: Path, out: Path) -> None:
     with_gpu = cluster.add_node(num_cpus=2, num_gpus=1)
     tell(out / "again.txt", train)
 
-    parts = bulk.Output(out / "new").shard(0).parent
+    parts = PredictionFolder(out / "new").predictions
     again = partial(predict.predict, out / "run", ImageList(str(table), id_column="id"), out / "new")
     tell(out / "predicted.txt", again, cluster, with_gpu, lambda: any(parts.glob("part-*")))
     cluster.shutdown()

@@ -19,7 +19,7 @@ from raymask.cluster.connection import LOCAL_ENVIRONMENT, WORKER_ENVIRONMENT
 from raymask.core.console import Display
 from raymask.data.test_sets import ImageList
 from raymask.inference import bulk
-from raymask.inference.bulk import Output
+from raymask.runs.folders import PredictionFolder
 from raymask.workflows import predict
 
 
@@ -29,7 +29,7 @@ def main(run: Path, images: Path, out: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     other = cluster.add_node(num_cpus=1)
     os.environ["RAY_ADDRESS"] = cluster.address
-    parts = Output(out).shard(0).parent
+    parts = PredictionFolder(out).predictions
 
     def kill_half_way() -> None:
         while len(list(parts.glob("part-*"))) < 5:

@@ -22,12 +22,13 @@ from raymask.core.errors import InputError
 from raymask.data.test_sets import ImageList
 from raymask.inference import bulk
 from raymask.inference.actors import decoded_block
-from raymask.inference.bulk import Output, missing_shards, read_predictions, split_models
+from raymask.inference.bulk import missing_shards, read_predictions, split_models
 from raymask.inference.definition import read_definition
 from raymask.inference.predictor import specs_of
 from raymask.io.atomic import write_table
 from raymask.io.hashing import UNKNOWN, versions_of
 from raymask.runs.directory import Run
+from raymask.runs.folders import ModelFiles, PredictionFolder
 from raymask.workflows import predict as workflow
 
 
@@ -88,13 +89,13 @@ class TestShards:
         monkeypatch.setattr(bulk, "CHUNKS_PER_SHARD", 2)
 
     def test_a_lost_shard_alone_is_predicted_again(self, run: Run, folder: Path, expected: pd.DataFrame, tmp_path: Path) -> None:
-        out = Output(tmp_path / "out")
+        out = PredictionFolder(tmp_path / "out")
         said = predict(run, folder, out.root)
         assert "1 images cannot be read" in said
         check_same(read_predictions(out), expected)
-        assert pd.read_csv(out.root / "problems.csv")["image_id"].tolist() == [expected["image_id"][5]]
-        assert pd.read_csv(out.root / "submission.csv")["image_id"].tolist() == expected["image_id"].tolist()
-        shards = sorted(out.shard(0).parent.iterdir())
+        assert pd.read_csv(out.problems)["image_id"].tolist() == [expected["image_id"][5]]
+        assert pd.read_csv(out.submission)["image_id"].tolist() == expected["image_id"].tolist()
+        shards = sorted(out.predictions.iterdir())
         assert len(shards) == -(-len(expected) // 8)
         shards[1].unlink()
         before = {path: path.stat().st_mtime_ns for path in shards if path != shards[1]}
@@ -105,11 +106,11 @@ class TestShards:
     def test_models_that_do_not_fit_into_one_actor_pass_images_on(
         self, run: Run, folder: Path, expected: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        size = max((path / "model.safetensors").stat().st_size for path in read_definition(run.root).models.values())
+        size = max(ModelFiles(path).weights.stat().st_size for path in read_definition(run.root).models.values())
         monkeypatch.setattr("raymask.workflows.predict.memory_of", lambda nodes, pool: 5.5 * size)
         said = predict(run, folder, tmp_path / "out")
         assert "2 of them pass each image on" in said
-        check_same(read_predictions(Output(tmp_path / "out")), expected)
+        check_same(read_predictions(PredictionFolder(tmp_path / "out")), expected)
 
     def test_tables_name_images_and_keep_their_order(
         self, run: Run, folder: Path, expected: pd.DataFrame, tmp_path: Path
@@ -121,22 +122,22 @@ class TestShards:
             predict(run, folder / "wanted.parquet", tmp_path / "out", image_column="photo", id_column="who")
         finally:
             (folder / "wanted.parquet").unlink()
-        found = read_predictions(Output(tmp_path / "out"))
+        found = read_predictions(PredictionFolder(tmp_path / "out"))
         assert found["image_id"].tolist() == ["p5", "p4", "p3", "p2", "p1", "p0"]
         np.testing.assert_array_equal(found["joint"], expected["joint"][:6][::-1])
 
     def test_images_that_changed_are_predicted_again_and_copies_are_not(
         self, run: Run, folder: Path, expected: pd.DataFrame, tmp_path: Path
     ) -> None:
-        images, out = tmp_path / "images", Output(tmp_path / "out")
+        images, out = tmp_path / "images", PredictionFolder(tmp_path / "out")
         shutil.copytree(folder, images)
         predict(run, images, out.root)
-        before = {path: path.stat().st_mtime_ns for path in out.shard(0).parent.iterdir()}
+        before = {path: path.stat().st_mtime_ns for path in out.predictions.iterdir()}
         images.rename(tmp_path / "moved")
         shutil.copytree(tmp_path / "moved", images, copy_function=shutil.copyfile)
         moved_run = shutil.copytree(run.root, tmp_path / "runs" / run.name, copy_function=shutil.copyfile)
         assert "have changed" not in predict(Run(moved_run), images, out.root)
-        assert {path: path.stat().st_mtime_ns for path in out.shard(0).parent.iterdir()} == before
+        assert {path: path.stat().st_mtime_ns for path in out.predictions.iterdir()} == before
         [broken, whole] = [sorted(images.iterdir())[number] for number in (5, 6)]
         stamps = broken.stat()
         broken.write_bytes(whole.read_bytes())
@@ -147,8 +148,8 @@ class TestShards:
         mended.loc[5] = mended.loc[6]
         mended.loc[5, "image_id"] = broken.name
         check_same(read_predictions(out), mended)
-        assert pd.read_csv(out.root / "problems.csv").empty
-        now = {path: path.stat().st_mtime_ns for path in out.shard(0).parent.iterdir()}
+        assert pd.read_csv(out.problems).empty
+        now = {path: path.stat().st_mtime_ns for path in out.predictions.iterdir()}
         assert [path for path in before if now[path] != before[path]] == [out.shard(0)]
 
     @pytest.mark.parametrize(
@@ -187,9 +188,9 @@ class TestBegin:
         return pd.DataFrame({"image_id": ["a", "b", "c"], "path": list(map(str, paths))})
 
     @pytest.fixture
-    def output(self, tmp_path: Path, images: pd.DataFrame) -> Output:
+    def output(self, tmp_path: Path, images: pd.DataFrame) -> PredictionFolder:
         """Two images are predicted, the third is not yet."""
-        output = Output(tmp_path / "out")
+        output = PredictionFolder(tmp_path / "out")
         assert bulk.begin(output, images, "vote") == []
         for number in range(2):
             [version] = versions_of([images["path"][number]], [UNKNOWN])
@@ -197,14 +198,14 @@ class TestBegin:
             write_table(output.shard(number), images[number : number + 1])
         return output
 
-    def test_another_job_in_the_same_folder_is_refused(self, output: Output, images: pd.DataFrame) -> None:
+    def test_another_job_in_the_same_folder_is_refused(self, output: PredictionFolder, images: pd.DataFrame) -> None:
         for other, vote in ((images[:2], "vote"), (images.assign(image_id=["a", "c", "b"]), "vote"), (images, "other vote")):
             with pytest.raises(InputError, match="holds predictions of other images or by other models; choose another --out"):
                 bulk.begin(output, other, vote)
         assert bulk.begin(output, images, "vote") == []
         assert missing_shards(output, 3) == [2]
 
-    def test_images_elsewhere_are_the_same(self, output: Output, images: pd.DataFrame, tmp_path: Path) -> None:
+    def test_images_elsewhere_are_the_same(self, output: PredictionFolder, images: pd.DataFrame, tmp_path: Path) -> None:
         (tmp_path / "new").mkdir()
         for name in "abc":
             (tmp_path / "new" / name).write_text(name)
@@ -216,7 +217,7 @@ class TestBegin:
         assert bulk.begin(output, moved, "vote") == ["b"]
 
     @pytest.mark.parametrize("text", ["A", "", "a longer text", None])
-    def test_what_changed_is_forgotten(self, output: Output, images: pd.DataFrame, text: str | None) -> None:
+    def test_what_changed_is_forgotten(self, output: PredictionFolder, images: pd.DataFrame, text: str | None) -> None:
         file = Path(images["path"][0])
         file.unlink()
         if text is not None:
@@ -224,21 +225,23 @@ class TestBegin:
         assert bulk.begin(output, images, "vote") == ["a"]
         assert missing_shards(output, 3) == [0, 2]
 
-    def test_files_that_change_places_are_both_forgotten(self, output: Output, images: pd.DataFrame, tmp_path: Path) -> None:
+    def test_files_that_change_places_are_both_forgotten(
+        self, output: PredictionFolder, images: pd.DataFrame, tmp_path: Path
+    ) -> None:
         one, other = map(Path, images["path"][:2])
         one.rename(tmp_path / "aside")
         other.rename(one)
         (tmp_path / "aside").rename(other)
         assert bulk.begin(output, images, "vote") == ["a", "b"]
 
-    def test_predictions_without_versions_are_made_again(self, output: Output, images: pd.DataFrame) -> None:
+    def test_predictions_without_versions_are_made_again(self, output: PredictionFolder, images: pd.DataFrame) -> None:
         output.versions(1).unlink()
         assert bulk.begin(output, images, "vote") == []
         assert missing_shards(output, 3) == [1, 2]
 
 
 def test_shards_that_are_missing(tmp_path: Path) -> None:
-    output = Output(tmp_path)
+    output = PredictionFolder(tmp_path)
     size = bulk.IMAGES_PER_CHUNK * bulk.CHUNKS_PER_SHARD
     assert missing_shards(output, 2 * size + 1) == [0, 1, 2]
     output.shard(1).parent.mkdir()
@@ -251,7 +254,7 @@ def test_models_are_split_in_order_by_their_weights(tmp_path: Path) -> None:
     models = {}
     for name, size in (("a", 40), ("b", 50), ("c", 20), ("d", 200), ("e", 10)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "model.safetensors").write_bytes(b"0" * size)
+        ModelFiles(tmp_path / name).weights.write_bytes(b"0" * size)
         models[name] = tmp_path / name
     assert [list(group) for group in split_models(models, 100)] == [["a", "b"], ["c"], ["d"], ["e"]]
     assert [list(group) for group in split_models(models, 1e9)] == [list(models)]
@@ -275,7 +278,7 @@ def test_a_machine_that_dies_half_way_loses_nothing(run: Run, folder: Path, expe
     assert done.returncode == 0, done.stderr[-3000:]
     killed, whole = (int((tmp_path / name).read_text()) for name in ("killed", "done"))
     assert 5 <= killed < whole == 75
-    found = read_predictions(Output(tmp_path / "out"))
+    found = read_predictions(PredictionFolder(tmp_path / "out"))
     assert found["image_id"].tolist() == [f"{place:04d}" for place in range(1200)]
     by_name = expected.set_index("image_id").loc[names].reset_index(drop=True)
     np.testing.assert_array_equal(found["joint"], by_name["joint"])

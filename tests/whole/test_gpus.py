@@ -12,8 +12,9 @@ import pytest
 from made import HELPERS
 
 import raymask
-from raymask.inference.bulk import Output, read_predictions
+from raymask.inference.bulk import read_predictions
 from raymask.runs.directory import ReplicaId, Run
+from raymask.runs.folders import PredictionFolder
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_gpus_that_torch_cannot_use_are_left_alone_where_none_are_demanded(out: 
 def test_predictions_are_those_of_a_process_without_ray(out: Path, photos: Path) -> None:
     files = sorted((photos / "eval" / "images").iterdir())
     expected = raymask.load(out / "whole").predict(files, [file.name for file in files])
-    pd.testing.assert_frame_equal(read_predictions(Output(out / "new")), expected, check_dtype=False, atol=1e-5, rtol=0)
+    pd.testing.assert_frame_equal(read_predictions(PredictionFolder(out / "new")), expected, check_dtype=False, atol=1e-5, rtol=0)
     tested = pd.read_parquet(Run(out / "whole").predictions)
     np.testing.assert_array_equal(tested["joint"], expected["joint"])
 

@@ -184,9 +184,9 @@ def test_a_member_is_refitted_on_all_people_once(finished: tuple[Run, str], tmp_
     assert refit(copy.root, ["multi"], display) == [whole]
     assert "1 models in 1 pack(s)" in said.getvalue()
     assert "prepared already" in said.getvalue()
-    folder = copy.root / "members" / "multi" / "all"
+    folder = copy.replica(ReplicaId("multi", WHOLE))
     assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "meta.json", "model.safetensors"]
-    meta = json.loads((folder / "meta.json").read_text(), parse_constant=pytest.fail)
+    meta = json.loads(copy.meta(ReplicaId("multi", WHOLE)).read_text(), parse_constant=pytest.fail)
     assert meta["fold"] == WHOLE
     assert meta["scores"].keys() == {"epoch", "images", "train_loss", "lr", "images_per_second", "waiting"}
     history = pd.read_csv(copy.history(whole))
@@ -383,7 +383,7 @@ def test_soups_and_refits_are_made_once_and_compared_on_reserved_people(reservin
     ]
     cross_fitted = pd.read_parquet(copy.replica_reserve(soups[1]))
     assert (list(cross_fitted), cross_fitted["image_id"].tolist()) == (columns, reserve["image_id"].tolist())
-    assert [path.name for path in (copy.root / "members" / "joint" / "soup").iterdir() if path.name[0] == "."] == []
+    assert [path.name for path in copy.replica(ReplicaId("joint", SOUP)).iterdir() if path.name[0] == "."] == []
 
     told = read_json(copy.singles)
     assert [(row["name"], row["models"]) for row in told["rows"]] == [
@@ -515,7 +515,7 @@ def test_an_ensemble_is_distilled_into_one_model_of_all_people(reserving: tuple[
     student = distil(parent.root, settings=["recipe.epochs=1"], display=Display(Console(file=said, width=200))).run
     assert student.root == tmp_path / "tiny-student"
     whole = ReplicaId("multi", WHOLE)
-    assert [folder.name for folder in (student.root / "members").iterdir()] == ["multi"]
+    assert [folder.name for folder in student.members.iterdir()] == ["multi"]
     assert all(student.finished(replica) for replica in (ReplicaId("multi", 0), ReplicaId("multi", 1), whole))
     assert f"deploy {student.weights(whole)}" in said.getvalue()
     targets, oof = pd.read_parquet(student.targets), pd.read_parquet(parent.oof_ensemble)

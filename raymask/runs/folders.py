@@ -1,0 +1,111 @@
+"""The paths of folders beside a run's: a model's, an export's, and that of predictions of any number of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from raymask.io.checked import within
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A trained model's folder, in a run or in an export."""
+
+    root: Path
+
+    @property
+    def meta(self) -> Path:
+        """All that is needed to rebuild and feed the model; written last, so that it marks a finished model."""
+        return within(self.root, "meta.json")
+
+    @property
+    def weights(self) -> Path:
+        """Its weights."""
+        return within(self.root, "model.safetensors")
+
+    @property
+    def history(self) -> Path:
+        """Metrics of each epoch."""
+        return within(self.root, "history.csv")
+
+    @property
+    def oof(self) -> Path:
+        """Predictions of its own fold."""
+        return within(self.root, "oof.parquet")
+
+    @property
+    def reserve(self) -> Path:
+        """Cross-fitted predictions of the reserved images by a greedy soup."""
+        return within(self.root, "reserve.parquet")
+
+    @property
+    def checkpoint(self) -> Path:
+        """State after the last finished epoch while it is being trained."""
+        return within(self.root, "checkpoint.pt")
+
+
+@dataclass(frozen=True)
+class ExportFolder:
+    """An export's own files, beside the vote and the models, which lie there as in a run."""
+
+    root: Path
+
+    @property
+    def preprocessing(self) -> Path:
+        """How to feed the graphs, and what they give."""
+        return self.root / "preprocessing.json"
+
+    @property
+    def check(self) -> Path:
+        """Greatest difference of a probability from raymask's by file."""
+        return self.root / "check.json"
+
+    @property
+    def card(self) -> Path:
+        """The model card."""
+        return self.root / "README.md"
+
+
+@dataclass(frozen=True)
+class PredictionFolder:
+    """Predictions of any number of images, in shards."""
+
+    root: Path
+
+    @property
+    def images(self) -> Path:
+        """image_id and path of every image, a row group a chunk: workers read their rows from here."""
+        return self.root / "images.parquet"
+
+    @property
+    def job(self) -> Path:
+        """Fingerprint of the images and the vote; written last of what a job needs to begin."""
+        return self.root / "job.json"
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of the shards."""
+        return self.root / "predictions"
+
+    def shard(self, number: int) -> Path:
+        """Predictions of one shard; it exists when it is whole."""
+        return self.predictions / f"part-{number:05d}.parquet"
+
+    def shards(self) -> list[Path]:
+        """The shards that are written, in order."""
+        return sorted(self.predictions.glob("part-*.parquet"))
+
+    def versions(self, number: int) -> Path:
+        """What the files of one shard held when they were predicted; written before it."""
+        return self.root / "versions" / f"part-{number:05d}.parquet"
+
+    @property
+    def problems(self) -> Path:
+        """The images that cannot be read, and why."""
+        return self.root / "problems.csv"
+
+    @property
+    def submission(self) -> Path:
+        """The table of images with its answers."""
+        return self.root / "submission.csv"
