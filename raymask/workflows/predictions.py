@@ -62,6 +62,7 @@ def fold_model_predictions(
             continue
         others |= known is not None and known.fingerprint != source.fingerprint
     if not context.may_predict:
+        check_models({str(model): voting_run.run.replica(model) for model in models})  # damage is the better reason
         why = "and these are others than were predicted" if others else f"under the views {views}"
         raise InputError(f"'{voting_run.run.root}' has no predictions of its {what} {why}; add --predict.")
     if others:
