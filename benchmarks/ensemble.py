@@ -38,9 +38,9 @@ def raymask_run(folder: Path, settings: Settings) -> tuple[dict[str, Any], Path]
             "pretrained": False,
             "image_size": settings.image_size,
             "augment": settings.augment,
-            "epochs": settings.epochs,
+            "schedule": {"epochs": settings.epochs},
             "batch_size": settings.batch_size,
-            "lr": settings.lr,
+            "optim": {"lr": settings.lr},
         },
         "folds": {"k": settings.folds},
     }
@@ -154,7 +154,7 @@ def _own_step(settings: Settings) -> Any:
     model = build_classifier(recipe, {"task": 3}).train()
     fuse_depthwise_gradients(model)
     autocast, _ = mixed_precision(recipe, torch.device("cpu"))
-    optimizer = build_optimizer(recipe, model)
+    optimizer = build_optimizer(recipe.optim, model)
     pixels, labels, images = _tensors(replace(settings, channels_last=True))
     inputs = model.normalise(pixels)
 

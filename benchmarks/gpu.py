@@ -30,7 +30,7 @@ from tta import FOLDS, write_run
 
 from benchmarks.common import WORK, show, write_results
 from raymask.config.members import Member
-from raymask.config.recipe import Recipe
+from raymask.config.recipe import Recipe, ScheduleConfig
 from raymask.core.machine import usable_cpus
 from raymask.core.tasks import JOINT, LabelSpace, Task
 from raymask.data.cache import PreparedImages
@@ -133,7 +133,7 @@ def train_as_timm(work: Work, compiled: bool, watch: Stopwatch) -> int:
     """The loop of timm's train.py: its model, optimizer and prefetching loader, AMP, channels-last memory."""
     recipe, device = work.recipe, work.device
     model = timm.create_model(recipe.backbone, num_classes=3).to(device, memory_format=torch.channels_last).train()
-    optimizer = create_optimizer_v2(model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = create_optimizer_v2(model, opt=recipe.optim.name, lr=recipe.optim.lr, weight_decay=recipe.optim.weight_decay)
     forward = torch.compile(model) if compiled else model
     autocast, scaler = mixed_precision(recipe, device)
     loss_of = nn.CrossEntropyLoss().to(device)
@@ -245,7 +245,11 @@ def main() -> None:
         sys.exit("There is no GPU on this machine; a trial on its CPU: --device cpu --steps 2 --size 64 --batch-size 10")
     device = prepare_process(usable_cpus())
     recipe = Recipe(
-        backbone=arguments.backbone, pretrained=False, image_size=arguments.size, batch_size=arguments.batch_size, epochs=1
+        backbone=arguments.backbone,
+        pretrained=False,
+        image_size=arguments.size,
+        batch_size=arguments.batch_size,
+        schedule=ScheduleConfig(epochs=1),
     )
     work = Work(recipe, device, max(1, arguments.warm_up), arguments.steps)
     compiled = arguments.device == "cuda" if arguments.compile is None else arguments.compile

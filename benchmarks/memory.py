@@ -53,7 +53,7 @@ def recipe_of(table: Path, given: argparse.Namespace) -> dict[str, object]:
             "backbone": given.backbone,
             "pretrained": False,
             "image_size": given.image_size,
-            "epochs": 1,
+            "schedule": {"epochs": 1},
             "batch_size": 64,
         },
     }

@@ -26,7 +26,7 @@ from raymask.config.compute import ComputeConfig
 from raymask.config.data import FoldsConfig
 from raymask.config.loading import validate
 from raymask.config.members import Member
-from raymask.config.recipe import Recipe
+from raymask.config.recipe import Recipe, ScheduleConfig
 from raymask.config.schema import ENSEMBLE
 from raymask.config.tasks import label_space
 from raymask.config.vote import VoteConfig
@@ -51,7 +51,7 @@ def members_of(recipes: Sequence[Recipe], count: int) -> list[Member]:
 
 
 ONE_RECIPE = [Recipe(image_size=128)]
-THREE_RECIPES = [Recipe(image_size=96), Recipe(image_size=160), Recipe(image_size=128, epochs=15)]
+THREE_RECIPES = [Recipe(image_size=96), Recipe(image_size=160), Recipe(image_size=128, schedule=ScheduleConfig(epochs=15))]
 
 
 # --- plans

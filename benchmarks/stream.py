@@ -33,7 +33,7 @@ from benchmarks.common import WORK, keep_memory, photos, show, write_results
 from raymask.cluster.connection import connect
 from raymask.cluster.resources import plan_slots
 from raymask.config.compute import ComputeConfig
-from raymask.config.recipe import Recipe
+from raymask.config.recipe import Recipe, ScheduleConfig
 from raymask.config.schema import RunConfig
 from raymask.data.cache import PreparedImages, find_cache, open_cache
 from raymask.data.folds import assign_folds
@@ -41,7 +41,7 @@ from raymask.data.prepare import prepare
 from raymask.data.sampling import make_batch
 from raymask.data.sources import read_source
 from raymask.data.specs import StreamSpec, stream_spec
-from raymask.data.stream import open_schedule, stream
+from raymask.data.stream import open_batch_sampler, stream
 from raymask.io.atomic import write_table
 from raymask.transforms.augment import Augmenter, resolve_augment
 
@@ -133,10 +133,10 @@ def of_loader(dataset: Dataset, spec: StreamSpec, workers: int) -> Peer:
 
 
 def tight_loop(work: Work) -> Iterator[int]:
-    prepared, augmenter, schedule = work.prepared(), Augmenter(work.transforms), open_schedule(work.spec, work.manifest)
+    prepared, augmenter, sampler = work.prepared(), Augmenter(work.transforms), open_batch_sampler(work.spec, work.manifest)
     for epoch in range(work.spec.epochs):
-        for step in range(schedule.steps):
-            yield len(make_batch(prepared, augmenter, schedule, epoch, step).rows)
+        for step in range(sampler.steps):
+            yield len(make_batch(prepared, augmenter, sampler, epoch, step).rows)
 
 
 def ray_data(work: Work) -> Iterator[int]:
@@ -221,7 +221,10 @@ def compare(own: Pass, loader: dict[str, Pass]) -> dict[str, float]:
 def set_up(arguments: argparse.Namespace) -> Work:
     """Photos, manifest and prepared images."""
     recipe = Recipe(
-        image_size=arguments.size, augment=arguments.augment, epochs=arguments.epochs, batch_size=arguments.batch_size
+        image_size=arguments.size,
+        augment=arguments.augment,
+        schedule=ScheduleConfig(epochs=arguments.epochs),
+        batch_size=arguments.batch_size,
     )
     root = photos(arguments.people)
     config = RunConfig.model_validate({"data": {"kind": "competition", "path": str(root)}})

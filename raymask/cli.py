@@ -41,7 +41,8 @@ def train(
     name: Annotated[str | None, typer.Option(help="the run's name (default: the recipe's)")] = None,
     runs: Annotated[Path | None, typer.Option(help="folder of all runs; on a cluster one that all nodes see")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="any other setting, such as recipe.epochs=8")
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="any other setting, such as recipe.optim.lr=0.01"),
     ] = None,
 ) -> None:
     """Trains an ensemble, votes, and writes a submission. Started again, it goes on with what is unfinished."""

@@ -22,7 +22,7 @@ def raymask(*arguments: str, script: str = "-m raymask.cli") -> subprocess.Compl
     [
         (["--data", "/nowhere/photos"], "data.path: there is nothing at '/nowhere/photos'."),
         (["--recipe", "demos"], "there is no recipe 'demos'; it may be 'demo' (the nearest)"),
-        (["--set", "recipe.epoch=3"], "there is no key 'recipe.epoch'; it may be 'epochs' (the nearest)"),
+        (["--set", "recipe.schedule.epoch=3"], "there is no key 'recipe.schedule.epoch'; it may be 'epochs' (the nearest)"),
         (["--set", "views=[original,vflop]"], "there is no view or set of views 'vflop'"),
     ],
 )

@@ -48,7 +48,7 @@ def dump_config(config: RunConfig) -> str:
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """Sentences such as `recipe.epochs was 5 and is 8` for what differs and makes another run."""
+    """Sentences such as `recipe.schedule.epochs was 5 and is 8` for what differs and makes another run."""
     # Vote and test set decide stages that are done again whenever they change; the others change no result. Data and a teacher
     # are told from others by what they say, not by where they lie.
     without: dict[str, Any] = {

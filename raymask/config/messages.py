@@ -17,6 +17,8 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
     keys, owner, annotation = _place(model, first["loc"])
     key = ".".join([prefix, *keys] if prefix else keys)
     given, kind = first["input"], first["type"]
+    if kind in ("extra_forbidden", "model_type") and (new := getattr(owner, "RENAMED", {}).get(keys[-1])):
+        return f"'{key}' is '{key.removesuffix(keys[-1])}{new}' now."
     if kind == "extra_forbidden":
         return f"there is no key '{key}'; it may be {one_of(owner.model_fields, keys[-1])}."
     if kind == "value_error":

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from yamlcore import CCoreLoader
 
+from raymask.config.flat_recipes import config_in_groups
 from raymask.config.merging import deep_merge
 from raymask.core.errors import InputError, one_of
 
@@ -183,6 +184,7 @@ def read_recipe(recipe: str, above: Sequence[str] = ()) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"'{file}' must hold keys and values, not a {_kind(values)}.")
     if file.name == RUN_CONFIG:
+        values = config_in_groups(values)
         _disbelieve(values, file)
     base = values.pop("base", None)
     values.setdefault("name", file.stem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from raymask.config.recipe import Recipe
 from raymask.transforms.augment import resolve_augment
@@ -30,6 +30,7 @@ class StreamSpec:
     batch_size: int
     epochs: int
     seed: int
+    sampler: str = field(default="shuffle", repr=False)  # a bank's folder is named by the rest: its features know no order
 
     def steps(self, images: int) -> int:
         """Batches to an epoch; the last may be smaller."""
@@ -63,7 +64,7 @@ def frozen_backbone(recipe: Recipe, weights: str) -> str | None:
         recipe: the backbone's.
         weights: digest of the weights that it starts from.
     """
-    return f"{recipe.backbone} {weights} {recipe.amp}" if recipe.freeze == "backbone" else None
+    return f"{recipe.backbone} {weights} {recipe.amp}" if recipe.frozen else None
 
 
 def bank_spec(recipe: Recipe, seed: int, views: Sequence[str]) -> BankSpec:
@@ -77,6 +78,7 @@ def stream_spec(recipe: Recipe, seed: int) -> StreamSpec:
         input=input_spec(recipe),
         augment=json.dumps(resolve_augment(recipe.augment), sort_keys=True),
         batch_size=recipe.batch_size,
-        epochs=min(recipe.feature_passes, recipe.epochs) if recipe.freeze == "backbone" else recipe.epochs,
+        epochs=min(recipe.freeze.passes, recipe.schedule.epochs) if recipe.frozen else recipe.schedule.epochs,
         seed=seed,
+        sampler=recipe.sampler.name,
     )

@@ -17,7 +17,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from raymask.core.types import ActorPool
 from raymask.data.cache import PreparedImages, index_path, open_cache
-from raymask.data.sampling import Batch, Schedule, from_columns, make_batch, to_columns
+from raymask.data.sampling import Batch, BatchSampler, from_columns, make_batch, to_columns
 from raymask.data.specs import StreamSpec
 from raymask.io.checked import read_table
 from raymask.io.hashing import file_stamp
@@ -52,8 +52,8 @@ def stream(
         cpus_per_task: CPUs that Ray books for each augmenting task.
         tasks: most tasks at a time; None for as many as there are CPUs for.
     """
-    schedule = open_schedule(spec, manifest)
-    first, end = first_epoch * schedule.steps, spec.epochs * schedule.steps
+    sampler = open_batch_sampler(spec, manifest)
+    first, end = first_epoch * sampler.steps, spec.epochs * sampler.steps
     streamed = first + -(-IMAGES_MADE_HERE // spec.batch_size)
     made_here = _batches(range(first, min(streamed, end)), spec, cache, manifest)
     if streamed >= end:
@@ -81,10 +81,10 @@ def stream(
 def _batches(numbers: Iterable[int], spec: StreamSpec, cache: Path, manifest: Path) -> Iterator[Batch]:
     """Batches by number, counted through all epochs."""
     prepared, augmenter = prepared_images(cache, manifest), stream_augmenter(spec.augment)
-    schedule = open_schedule(spec, manifest)
+    sampler = open_batch_sampler(spec, manifest)
     for number in numbers:
-        epoch, step = divmod(number, schedule.steps)
-        yield make_batch(prepared, augmenter, schedule, epoch, step)
+        epoch, step = divmod(number, sampler.steps)
+        yield make_batch(prepared, augmenter, sampler, epoch, step)
 
 
 def numbered_tasks(items: int, per_task: int) -> ray.data.Dataset:
@@ -174,14 +174,14 @@ def _prepared_images(cache: Path, manifest: Path, stamps: tuple[str, str]) -> Pr
     return open_cache(cache, read_table(manifest, {"image_id": "text"}, only=True)["image_id"])
 
 
-def open_schedule(spec: StreamSpec, manifest: Path) -> Schedule:
+def open_batch_sampler(spec: StreamSpec, manifest: Path) -> BatchSampler:
     """The batches of a manifest's rows, read once a process as long as that file stays as it is."""
-    return _open_schedule(spec, manifest, file_stamp(manifest))
+    return _open_batch_sampler(spec, manifest, file_stamp(manifest))
 
 
 @lru_cache(maxsize=4)
-def _open_schedule(spec: StreamSpec, manifest: Path, stamp: str) -> Schedule:
-    return Schedule(spec, read_table(manifest, {"fold": "whole"}, only=True)["fold"].to_numpy(np.int64))
+def _open_batch_sampler(spec: StreamSpec, manifest: Path, stamp: str) -> BatchSampler:
+    return BatchSampler(spec, read_table(manifest, {"fold": "whole"}, only=True)["fold"].to_numpy(np.int64))
 
 
 @lru_cache(maxsize=4)

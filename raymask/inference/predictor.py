@@ -56,7 +56,7 @@ class Predictor:
             meta = read_model(folder)
             recipe = meta.recipe
             model = load_classifier(recipe, meta.heads, meta.weights, meta.sha256)
-            shared = f"{recipe.backbone} {recipe.amp} {backbone_digest(model)}" if recipe.freeze == "backbone" else name
+            shared = f"{recipe.backbone} {recipe.amp} {backbone_digest(model)}" if recipe.frozen else name
             group = self.groups[specs.index(input_spec(recipe))][shared]
             if group:
                 model.backbone = self.models[group[0]].backbone

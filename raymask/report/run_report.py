@@ -135,8 +135,8 @@ def recipe_line(member: Member) -> str:
     """What tells a member from the others."""
     recipe, (height, width) = member.recipe, member.recipe.height_width
     size = f"{height}" if height == width else f"{height}×{width}"
-    frozen = ", frozen" if recipe.freeze == "backbone" else ""
-    return f"{recipe.backbone}{frozen} · {size}\N{NO-BREAK SPACE}px · {recipe.epochs}\N{NO-BREAK SPACE}epochs"
+    frozen = ", frozen" if recipe.frozen else ""
+    return f"{recipe.backbone}{frozen} · {size}\N{NO-BREAK SPACE}px · {recipe.schedule.epochs}\N{NO-BREAK SPACE}epochs"
 
 
 def outer_steps(values: pd.Series, step: float) -> tuple[float, float]:

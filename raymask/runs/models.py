@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from raymask.config.flat_recipes import in_groups, is_flat
 from raymask.config.messages import explain
 from raymask.config.recipe import Recipe
 from raymask.core.tasks import LabelSpace
@@ -58,7 +59,7 @@ def read_model(folder: Path) -> ModelFolder:
     file = ModelFiles(folder).meta
     meta = read_run_file(file, Meta)
     try:
-        recipe = Recipe.model_validate(meta.recipe)
+        recipe = Recipe.model_validate(in_groups(meta.recipe) if is_flat(meta.recipe) else meta.recipe)
     except ValidationError as error:
         raise damaged(file, explain(error, Recipe, "recipe").rstrip(".")) from None
     return ModelFolder(folder, recipe, meta.classes, meta.versions, meta.scores, meta.sha256)

@@ -13,17 +13,19 @@ from torch import Tensor
 
 from raymask.data.cache import PreparedImages
 from raymask.data.features import FeatureBank, Features
-from raymask.data.sampling import Batch, Schedule
+from raymask.data.sampling import Batch, BatchSampler
 from raymask.models.classifier import Classifier, Logits, to_pixels
 from raymask.transforms.tta import VIEWS
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a replica's trainable part sees of one batch: pixels, or the features of a frozen backbone."""
+    """One batch for all fold models of a pack."""
 
     tensor: Tensor
+    """(B, 3, H, W) uint8 pixels, or (B, F) float32 features of a frozen backbone."""
     rows: npt.NDArray[np.int64]
+    """(B,) rows of the manifest."""
     epoch: int
     step: int
 
@@ -43,8 +45,12 @@ class Feed(Protocol):
         """Augmented inputs, epoch after epoch."""
         ...
 
-    def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
-        """Logits from some places of a batch."""
+    def select(self, model: Classifier, inputs: Inputs, places: Tensor) -> Tensor:
+        """What the trained part of a model takes of some places of a batch: normalised images, or features."""
+        ...
+
+    def logits(self, model: Classifier, selected: Tensor) -> Logits:
+        """Logits from what `select` gave."""
         ...
 
     def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
@@ -53,7 +59,7 @@ class Feed(Protocol):
 
 
 class PixelFeed:
-    """Batches as they come from the stream; for replicas that train their backbones."""
+    """Batches as they come from the stream; for fold models that train their backbones."""
 
     def __init__(self, batches: Iterable[Batch], prepared: PreparedImages, device: torch.device) -> None:
         self.batches, self.prepared, self.device = batches, prepared, device
@@ -65,13 +71,17 @@ class PixelFeed:
         for batch in self.batches:
             yield Inputs(to_pixels(batch.images, self.device), batch.rows, batch.epoch, batch.step)
 
-    def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
+    def select(self, model: Classifier, inputs: Inputs, places: Tensor) -> Tensor:
         """See `Feed`; a batch is normalised once for all models that want the same mean and deviation."""
         if self._pixels is not inputs.tensor:
             self._pixels, self._normalised = inputs.tensor, {}
         if model.statistics not in self._normalised:
             self._normalised[model.statistics] = model.normalise(inputs.tensor)
-        return model.classify(model.backbone(self._normalised[model.statistics][places]))
+        return self._normalised[model.statistics][places]
+
+    def logits(self, model: Classifier, selected: Tensor) -> Logits:
+        """See `Feed`."""
+        return model.classify(model.backbone(selected))
 
     def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
         """See `Feed`."""
@@ -80,25 +90,29 @@ class PixelFeed:
 
 
 class FeatureFeed:
-    """Features of a frozen backbone from a bank; for replicas that train their heads alone.
+    """Features of a frozen backbone from a bank; for fold models that train their heads alone.
 
     Epoch e trains on pass e mod P of the bank, in the order and batches that a stream of all epochs would have.
     """
 
-    def __init__(self, bank: FeatureBank, schedule: Schedule, epochs: int, device: torch.device) -> None:
-        self.bank, self.schedule, self.epochs, self.device = bank, schedule, epochs, device
+    def __init__(self, bank: FeatureBank, sampler: BatchSampler, epochs: int, device: torch.device) -> None:
+        self.bank, self.sampler, self.epochs, self.device = bank, sampler, epochs, device
 
     def training(self) -> Iterator[Inputs]:
         """See `Feed`."""
         for epoch in range(self.epochs):
             features = self.bank.passes[epoch % len(self.bank.passes)]
-            for step in range(self.schedule.steps):
-                rows = self.schedule.rows(epoch, step)
+            for step in range(self.sampler.steps):
+                rows = self.sampler.rows(epoch, step)
                 yield Inputs(self._tensor(features[rows]), rows, epoch, step)
 
-    def logits(self, model: Classifier, inputs: Inputs, places: Tensor) -> Logits:
+    def select(self, model: Classifier, inputs: Inputs, places: Tensor) -> Tensor:  # noqa: ARG002
         """See `Feed`."""
-        return model.classify(inputs.tensor[places])
+        return inputs.tensor[places]
+
+    def logits(self, model: Classifier, selected: Tensor) -> Logits:
+        """See `Feed`."""
+        return model.classify(selected)
 
     def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
         """See `Feed`."""

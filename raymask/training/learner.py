@@ -27,7 +27,9 @@ from raymask.models.ops import fuse_depthwise_gradients
 from raymask.models.precision import mixed_precision
 from raymask.training.inputs import Feed, Inputs
 from raymask.training.losses import build_loss
-from raymask.training.optim import build_optimizer, lr_factor, set_lr
+from raymask.training.mixers import build_mixer
+from raymask.training.optim import build_optimizer
+from raymask.training.schedules import build_schedule, set_lr
 from raymask.training.targets import LabelTable
 
 EVALUATION_BATCH = 128
@@ -62,47 +64,59 @@ class EpochMetrics:
     lr: float
 
 
-class Learner:
-    """A replica while it is trained; where no row is of its fold it is trained on all and validated on none."""
+@dataclass(frozen=True)
+class LearnerSpec:
+    """What decides a fold model's training, beside its weights at the start and the batches."""
 
-    def __init__(
-        self,
-        name: str,
-        fold: int,
-        model: Classifier,
-        recipe: Recipe,
-        labels: LabelTable,
-        steps_per_epoch: int,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.name, self.fold, self.recipe, self.seed, self.device = name, fold, recipe, seed, device
+    name: str
+    fold: int
+    """The fold that is left out; where no row is of it, the model is trained on all rows and validated on none."""
+    recipe: Recipe
+    labels: LabelTable
+    steps_per_epoch: int
+    seed: int
+
+
+class Learner:
+    """A fold model while it is trained.
+
+    Raises:
+        InputError: it has too few images to learn from, or its recipe names what cannot be used.
+    """
+
+    def __init__(self, spec: LearnerSpec, model: Classifier, device: torch.device) -> None:
+        self.name, self.fold, self.seed, self.device = spec.name, spec.fold, spec.seed, device
+        recipe, labels = spec.recipe, spec.labels
+        self.recipe = recipe
         self.labels = labels
         self.model = model.to(device)
-        if recipe.freeze == "backbone":
+        if recipe.frozen:
             self.model.backbone.requires_grad_(False).eval()
         if device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)
         else:
             fuse_depthwise_gradients(self.model)
-        self.optimizer = build_optimizer(recipe, model)
-        self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+        self.optimizer = build_optimizer(recipe.optim, model)
+        self.ema = ModelEmaV3(model, decay=recipe.optim.ema, use_warmup=True) if recipe.optim.ema else None
         self.amp, self.scaler = mixed_precision(recipe, device)
-        self.learned = labels.learned(fold)
+        self.learned = labels.learned(self.fold)
         self.images = int(self.learned.sum())
         if self.images < MIN_ROWS:
             raise InputError(
-                f"{name} has {self.images} image(s) to learn from, and needs {MIN_ROWS}; give the run more images, or other "
+                f"{self.name} has {self.images} image(s) to learn from, and needs {MIN_ROWS}; give the run more images, or other "
                 "folds."
             )
-        self.own_rows = np.flatnonzero(labels.fold == fold)
+        self.own_rows = np.flatnonzero(labels.fold == self.fold)
         assert all((truth[self.own_rows] >= 0).all() for truth in labels.truth.values()), "no fold holds unlabelled rows"
         self.loss = {
-            head: build_loss(recipe, labels.counts(head, classes, fold)).to(device) for head, classes in self.heads.items()
+            head: build_loss(recipe.loss, labels.counts(head, classes, self.fold)).to(device)
+            for head, classes in self.heads.items()
         }
         self.train_labels = {head: torch.from_numpy(labels.train[head]).to(device) for head in self.heads}
-        self.steps_per_epoch = steps_per_epoch
-        self.optimizer_steps = -(-steps_per_epoch // recipe.accumulate) * recipe.epochs
+        self.mixer = build_mixer(recipe.mix)
+        self.steps_per_epoch = spec.steps_per_epoch
+        self.optimizer_steps = -(-self.steps_per_epoch // recipe.optim.accumulate) * recipe.schedule.epochs
+        self.lr_factor = build_schedule(recipe.schedule, self.optimizer_steps)
         self.epoch = 0
         self.optimizer_step = 0
         self._loss_sum = torch.zeros((), device=device)
@@ -142,7 +156,7 @@ class Learner:
             learned = len(places)
         elif len(places):
             self._held = inputs.take(places)
-        if inputs.step == self.steps_per_epoch - 1 or (inputs.step + 1) % self.recipe.accumulate == 0:
+        if inputs.step == self.steps_per_epoch - 1 or (inputs.step + 1) % self.recipe.optim.accumulate == 0:
             self._update()
         return learned
 
@@ -153,26 +167,30 @@ class Learner:
         places = torch.from_numpy(kept).to(self.device)
         rows = torch.from_numpy(inputs.rows[kept]).to(self.device)
         with self.amp():
-            logits = feed.logits(self.model, inputs, places)
-            losses = [self.loss[head](head_probs.float(), self.train_labels[head][rows]) for head, head_probs in logits.items()]
+            selected = feed.select(self.model, inputs, places)
+            targets = {head: labels[rows] for head, labels in self.train_labels.items()}
+            # Mixed after the selection: rows of the model's own fold must not reach it.
+            selected, mixed = self.mixer(selected, targets)
+            logits = feed.logits(self.model, selected)
+            losses = [self.loss[head](head_logits.float(), mixed[head]) for head, head_logits in logits.items()]
             loss = torch.stack(losses).mean()
-        self.scaler.scale(loss / self.recipe.accumulate).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss / self.recipe.optim.accumulate).backward()  # type: ignore[no-untyped-call]
         self._loss_sum += loss.detach()
         self._batches += 1
 
     def _train_mode(self) -> None:
         if not self.model.training:
             self.model.train()
-            if self.recipe.freeze == "backbone":
+            if self.recipe.frozen:
                 self.model.backbone.eval()
 
     def _update(self) -> None:
-        set_lr(self.optimizer, lr_factor(self.optimizer_step, self.optimizer_steps, self.recipe.warmup))
+        set_lr(self.optimizer, self.lr_factor(self.optimizer_step))
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if any(parameter.grad is not None for parameter in parameters):  # there is none while rows wait for more
-            if self.recipe.clip_grad:
+            if self.recipe.optim.clip_grad:
                 self.scaler.unscale_(self.optimizer)
-                torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip_grad)
+                torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optim.clip_grad)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
@@ -207,8 +225,8 @@ class Learner:
     def _refuse_unless(self, sound: bool, train_loss: float, found: str) -> None:
         if not (sound and math.isfinite(train_loss)):
             raise InputError(
-                f"the loss of {self.name} is {train_loss} in epoch {self.epoch} ({found}); lower recipe.lr or set "
-                "recipe.clip_grad."
+                f"the loss of {self.name} is {train_loss} in epoch {self.epoch} ({found}); lower recipe.optim.lr or set "
+                "recipe.optim.clip_grad."
             )
 
     def _has_finite_weights(self) -> bool:

@@ -1,26 +1,35 @@
-"""What a model is trained to make small."""
+"""Losses of a head, by name."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from raymask.config.recipe import Recipe
+from raymask.config.recipe import LossConfig
+from raymask.core.registry import Registry
 
 
-def build_loss(recipe: Recipe, counts: npt.ArrayLike) -> nn.Module:
+def build_loss(config: LossConfig, counts: npt.ArrayLike) -> nn.Module:
     """The loss of one head: (B, C) logits, and (B,) int64 labels or (B, C) float32 probabilities of the classes -> scalar.
 
-    Cross-entropy with label smoothing (Szegedy et al. 2016) and weights by class.
-
     Args:
-        recipe: label_smoothing and class_weight_power.
+        config: its name and arguments.
         counts: (C,) training images of each class; of probabilities their sums.
     """
-    weight = class_weights(counts, recipe.class_weight_power) if recipe.class_weight_power else None
-    return CrossEntropy(weight=weight, label_smoothing=recipe.label_smoothing)
+    return LOSSES.get(config.name)(config, counts)
+
+
+def cross_entropy(config: LossConfig, counts: npt.ArrayLike) -> nn.Module:
+    """Cross-entropy with label smoothing and weights by class.
+
+    Source: Szegedy et al. 2016 (arXiv:1512.00567) for the smoothing.
+    """
+    weight = class_weights(counts, config.class_weight_power) if config.class_weight_power else None
+    return CrossEntropy(weight=weight, label_smoothing=config.label_smoothing)
 
 
 class CrossEntropy(nn.CrossEntropyLoss):
@@ -38,8 +47,19 @@ class CrossEntropy(nn.CrossEntropyLoss):
 
 
 def class_weights(counts: npt.ArrayLike, power: float) -> Tensor:
-    """(C,) float32 weights (1 / frequency)^power whose mean over the images is 1; a class without images weighs nothing."""
+    """(C,) float32 weights (1 / frequency)^power whose mean over the images is 1; a class without images has weight 0.
+
+    Example:
+        >>> class_weights([30, 10, 0], power=1.0)
+        tensor([0.6667, 2.0000, 0.0000])
+    """
     count = np.asarray(counts, dtype=np.float64)
     weights = np.where(count > 0, np.maximum(count, 1) ** -power, 0.0)
     weights *= count.sum() / (weights * count).sum()
     return torch.tensor(weights, dtype=torch.float32)
+
+
+LOSSES: Registry[Callable[[LossConfig, npt.ArrayLike], nn.Module]] = Registry(
+    "recipe.loss.name", {"cross_entropy": cross_entropy}
+)
+"""By name: from the arguments and the images of each class to the loss."""

@@ -91,7 +91,7 @@ def plan_run(
     for member in members:
         key = (
             stream_spec(member.recipe, seed),
-            member.recipe.epochs,
+            member.recipe.schedule.epochs,
             frozen_backbone(member.recipe, weights.get(member.name, "")),
         )
         replicas = [ReplicaId(member.name, fold) for fold in folds]

@@ -277,7 +277,7 @@ def soup_of_member(
     def mix(chosen: Chosen) -> Classifier:
         soup = uniform_soup([models[number] for number in sorted(chosen)]).to(device)
         with mixed_precision(recipe, device)[0]():
-            recalibrate_batch_norms(soup, calibration.batches(device), recipe.freeze == "backbone")
+            recalibrate_batch_norms(soup, calibration.batches(device), recipe.frozen)
         return soup.cpu()
 
     @cache

@@ -19,9 +19,9 @@ from raymask.config.members import Member
 from raymask.core.columns import by_column
 from raymask.core.tasks import LabelSpace, heads_of
 from raymask.data.features import open_bank
-from raymask.data.sampling import Schedule
+from raymask.data.sampling import BatchSampler
 from raymask.data.specs import BankSpec
-from raymask.data.stream import open_schedule, prepared_images, stream
+from raymask.data.stream import open_batch_sampler, prepared_images, stream
 from raymask.io.atomic import replacing, write_table
 from raymask.io.checked import DamagedFileError, check_archive
 from raymask.io.hashing import file_digest
@@ -32,7 +32,7 @@ from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.schemas import Meta, write_run_file
 from raymask.runs.tables import read_manifest, read_targets
 from raymask.training.inputs import FeatureFeed, Feed, PixelFeed
-from raymask.training.learner import EpochReport, Learner, train_pack
+from raymask.training.learner import EpochReport, Learner, LearnerSpec, train_pack
 from raymask.training.packs import Job, Pack
 from raymask.training.reporting import Report, Reporter, _without_nan
 from raymask.training.targets import LabelTable, label_table, teach
@@ -53,13 +53,13 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     labels = label_table(manifest, job.space)
     targets = read_targets(job.run, job.space) if job.run.targets.exists() else None
     replicas = [replica for replica in pack.replicas if not job.run.finished(replica)]
-    schedule = open_schedule(pack.stream, job.run.manifest)
-    steps = schedule.steps
+    sampler = open_batch_sampler(pack.stream, job.run.manifest)
+    steps = sampler.steps
     taught = {fold: teach(labels, manifest["image_id"], targets, fold) for fold in {replica.fold for replica in replicas}}
     begun = [resume(job, replica, taught[replica.fold], steps, device) for replica in replicas]
     learners, histories = [learner for learner, _ in begun], [history for _, history in begun]
     reporter = Reporter(job.run.name, pack, replicas, steps, report)
-    feed = _feed(job, pack, slots, learners, schedule, device)
+    feed = _feed(job, pack, slots, learners, sampler, device)
 
     def on_epoch(epoch: EpochReport) -> None:
         for learner, replica, history in zip(learners, replicas, histories, strict=True):
@@ -83,7 +83,7 @@ def build_learner(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, 
     if file := job.backbones.get(member.name):
         load_backbone(model, file)
     seed = derive_seed(member.seed, str(replica))
-    return Learner(str(replica), replica.fold, model, member.recipe, labels, steps, seed, device)
+    return Learner(LearnerSpec(str(replica), replica.fold, member.recipe, labels, steps, seed), model, device)
 
 
 def derive_seed(seed: int, name: str) -> int:
@@ -91,12 +91,12 @@ def derive_seed(seed: int, name: str) -> int:
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
 
 
-def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], schedule: Schedule, device: torch.device) -> Feed:
+def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sampler: BatchSampler, device: torch.device) -> Feed:
     if pack.frozen:
         for learner in learners[1:]:
             learner.model.backbone = learners[0].model.backbone
         bank = open_bank(job.banks[pack.replicas[0].member], BankSpec(pack.stream, job.views, learners[0].recipe.amp))
-        return FeatureFeed(bank, schedule, pack.epochs, device)
+        return FeatureFeed(bank, sampler, pack.epochs, device)
     cache = job.caches[pack.stream.input]
     batches = stream(
         pack.stream,

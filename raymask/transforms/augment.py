@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from raymask.core.errors import InputError
+from raymask.core.registry import Registry
 from raymask.core.types import Pixels
 
 Transform = dict[str, dict[str, Any] | None]
 
-PRESETS: dict[str, tuple[Transform, ...]] = {
+_PRESETS: dict[str, tuple[Transform, ...]] = {
     "none": (),
     "light": (
         {"HorizontalFlip": {"p": 0.5}},
@@ -50,6 +51,9 @@ PRESETS: dict[str, tuple[Transform, ...]] = {
     ),
 }
 
+PRESETS = Registry("recipe.augment", _PRESETS, alternative="a list of transforms")
+"""Transforms by the preset's name."""
+
 
 def resolve_augment(augment: str | Sequence[Transform]) -> tuple[Transform, ...]:
     """The transforms that a preset's name or a list stands for.
@@ -57,11 +61,7 @@ def resolve_augment(augment: str | Sequence[Transform]) -> tuple[Transform, ...]
     Raises:
         InputError: there is no such preset.
     """
-    if not isinstance(augment, str):
-        return tuple(augment)
-    if augment not in PRESETS:
-        raise InputError(f"recipe.augment is '{augment}'; it may be {', '.join(PRESETS)}, or a list of transforms.")
-    return PRESETS[augment]
+    return PRESETS.get(augment) if isinstance(augment, str) else tuple(augment)
 
 
 class Augmenter:

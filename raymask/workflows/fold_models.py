@@ -114,7 +114,7 @@ def embed_images(
     image_ids: pd.Series = images.manifest["image_id"]
     for member in members:
         recipe = member.recipe
-        if recipe.freeze != "backbone":
+        if not recipe.frozen:
             continue
         spec, cache = bank_spec(recipe, config.seed, config.views), images.caches[input_spec(recipe)]
         of_all = cache_root(config) / "features"

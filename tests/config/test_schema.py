@@ -114,9 +114,9 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> str:
 
 
 def test_a_file_starts_from_its_base_and_is_named_by_itself(tmp_path: Path) -> None:
-    file = write(tmp_path, "base: demo\nrecipe: {epochs: 2, head: {dropout: 0.5}}\n")
+    file = write(tmp_path, "base: demo\nrecipe: {schedule: {epochs: 2}, head: {dropout: 0.5}}\n")
     config, demo = load_config(file), load_config("demo")
-    assert (config.recipe.epochs, config.recipe.head.dropout, config.name) == (2, 0.5, "mine")
+    assert (config.recipe.schedule.epochs, config.recipe.head.dropout, config.name) == (2, 0.5, "mine")
     assert config.recipe.backbone == demo.recipe.backbone
     assert config.recipe.image_size == demo.recipe.image_size
 
@@ -127,9 +127,9 @@ def test_a_file_without_base_starts_from_the_defaults(tmp_path: Path) -> None:
 
 
 def test_bases_may_stand_on_bases(tmp_path: Path) -> None:
-    middle = write(tmp_path, "base: demo\nseed: 1\nrecipe: {epochs: 3, batch_size: 8}\n", "middle.yaml")
-    config = load_config(write(tmp_path, f"base: {middle}\nrecipe: {{epochs: 4}}\n"))
-    assert (config.seed, config.recipe.epochs, config.recipe.batch_size, config.name) == (1, 4, 8, "mine")
+    middle = write(tmp_path, "base: demo\nseed: 1\nrecipe: {schedule: {epochs: 3}, batch_size: 8}\n", "middle.yaml")
+    config = load_config(write(tmp_path, f"base: {middle}\nrecipe: {{schedule: {{epochs: 4}}}}\n"))
+    assert (config.seed, config.recipe.schedule.epochs, config.recipe.batch_size, config.name) == (1, 4, 8, "mine")
     assert config.recipe.backbone == load_config("demo").recipe.backbone
 
 
@@ -139,8 +139,10 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path, text: str) -> None:
 
 
 def test_settings_win_over_overrides_and_these_over_the_recipe() -> None:
-    config = load_config("demo", ["recipe.epochs=7"], {"recipe": {"epochs": 5, "batch_size": 6}, "seed": 2})
-    assert (config.recipe.epochs, config.recipe.batch_size, config.seed) == (7, 6, 2)
+    config = load_config(
+        "demo", ["recipe.schedule.epochs=7"], {"recipe": {"schedule": {"epochs": 5}, "batch_size": 6}, "seed": 2}
+    )
+    assert (config.recipe.schedule.epochs, config.recipe.batch_size, config.seed) == (7, 6, 2)
     assert config.recipe.backbone == load_config("demo").recipe.backbone
 
 
@@ -203,7 +205,7 @@ def test_a_file_of_no_keys_is_refused(tmp_path: Path, text: str, kind: str) -> N
     ("setting", "expected"),
     [
         ("seed=1", {"seed": 1}),
-        ("recipe.epochs=8", {"recipe": {"epochs": 8}}),
+        ("recipe.schedule.epochs=8", {"recipe": {"schedule": {"epochs": 8}}}),
         ("recipe.head.norm=true", {"recipe": {"head": {"norm": True}}}),
         ("recipe.image_size=[64, 48]", {"recipe": {"image_size": [64, 48]}}),
         ("tasks.age.train_edges=[29,59]", {"tasks": {"age": {"train_edges": [29, 59]}}}),
@@ -222,11 +224,14 @@ def test_a_setting_is_a_path_and_a_yaml_value(setting: str, expected: dict[str, 
 
 
 def test_settings_reach_into_lists_by_number() -> None:
-    values: dict[str, Any] = {"members": [{"task": "a"}, {"task": "b", "recipe": {"lr": 1}}], "views": ["original", "hflip"]}
-    for setting in ("members.1.recipe.lr=2", "members.0.seeds=3", "views.1=zoom"):
+    values: dict[str, Any] = {
+        "members": [{"task": "a"}, {"task": "b", "recipe": {"optim": {"lr": 1}}}],
+        "views": ["original", "hflip"],
+    }
+    for setting in ("members.1.recipe.optim.lr=2", "members.0.seeds=3", "views.1=zoom"):
         apply_setting(values, setting)
     assert values == {
-        "members": [{"task": "a", "seeds": 3}, {"task": "b", "recipe": {"lr": 2}}],
+        "members": [{"task": "a", "seeds": 3}, {"task": "b", "recipe": {"optim": {"lr": 2}}}],
         "views": ["original", "zoom"],
     }
 
@@ -247,24 +252,24 @@ def test_a_list_of_columns_is_a_task_of_each() -> None:
 
 
 def test_a_number_without_a_point_is_a_number() -> None:
-    assert with_settings("recipe.lr=1e-3").recipe.lr == 0.001  # YAML 1.1 wants 1.0e-3
+    assert with_settings("recipe.optim.lr=1e-3").recipe.optim.lr == 0.001  # YAML 1.1 wants 1.0e-3
 
 
-@pytest.mark.parametrize("setting", ["recipe.epochs", "", "=5", "  =5"])
+@pytest.mark.parametrize("setting", ["recipe.schedule.epochs", "", "=5", "  =5"])
 def test_a_setting_without_key_or_value_is_refused(setting: str) -> None:
     assert sentence(lambda: with_settings(setting)) == f"--set takes key.path=value, but got '{setting}'."
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "{", "'a", '"C:\\x"', "[a] b", "[a] # b", "'a' # b"])
 def test_a_value_that_yaml_cannot_read_is_refused(text: str) -> None:
-    expected = f"--set recipe.epochs: the value '{text}' cannot be read; quote it."
-    assert sentence(lambda: with_settings(f"recipe.epochs={text}")) == expected
+    expected = f"--set recipe.schedule.epochs: the value '{text}' cannot be read; quote it."
+    assert sentence(lambda: with_settings(f"recipe.schedule.epochs={text}")) == expected
 
 
 def test_a_setting_below_a_plain_value_is_refused() -> None:
-    text = sentence(lambda: with_settings("recipe.epochs.x=1"))
-    epochs = load_config("demo").recipe.epochs
-    assert text == f"--set recipe.epochs.x: 'epochs' holds the plain value {epochs}, nothing lies below it."
+    text = sentence(lambda: with_settings("recipe.schedule.epochs.x=1"))
+    epochs = load_config("demo").recipe.schedule.epochs
+    assert text == f"--set recipe.schedule.epochs.x: 'epochs' holds the plain value {epochs}, nothing lies below it."
     values = {"views": ["original"]}
     text = sentence(lambda: apply_setting(values, "views.0.x=1"))
     assert text == "--set views.0.x: '0' holds the plain value 'original', nothing lies below it."
@@ -295,7 +300,7 @@ def test_a_setting_of_an_item_of_an_empty_list_is_refused() -> None:
         ({"data": {"imagecolumn": "x"}}, "data.imagecolumn", "image_column"),
         ({"tasks": {"age": {"edge": [3]}}}, "tasks.age.edge", "edges"),
         ({"folds": {"sheme": "group"}}, "folds.sheme", "scheme"),
-        ({"recipe": {"epoch": 3}}, "recipe.epoch", "epochs"),
+        ({"recipe": {"schedule": {"epoch": 3}}}, "recipe.schedule.epoch", "epochs"),
         ({"recipe": {"head": {"hiden": 3}}}, "recipe.head.hiden", "hidden"),
         ({"members": [{"task": "a"}, {"task": "a", "nme": "x"}]}, "members.1.nme", "name"),
         ({"vote": {"rul": "soft"}}, "vote.rul", "rule"),
@@ -308,7 +313,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_first(values: dict[str, Any]
 
 @pytest.mark.parametrize(
     ("recipe", "key", "nearest"),
-    [({"epoch": 3}, "recipe.epoch", "epochs"), ({"head": {"drop": 1}}, "recipe.head.drop", "dropout")],
+    [({"schedule": {"epoch": 3}}, "recipe.schedule.epoch", "epochs"), ({"head": {"drop": 1}}, "recipe.head.drop", "dropout")],
 )
 def test_an_unknown_key_of_a_members_recipe_is_refused_with_the_member(recipe: dict[str, Any], key: str, nearest: str) -> None:
     member = {"task": "age", "name": "second", "recipe": recipe}
@@ -320,7 +325,7 @@ def test_an_unknown_key_of_a_members_recipe_is_refused_with_the_member(recipe: d
 
 def test_an_unknown_key_near_to_none_is_refused_with_all_there_are() -> None:
     text = refusal({"recipe": {"head": {"qqq": 1}}})
-    assert text == "there is no key 'recipe.head.qqq'; it may be 'norm', 'hidden' or 'dropout'."
+    assert text == "there is no key 'recipe.head.qqq'; it may be 'name', 'norm', 'hidden' or 'dropout'."
 
 
 @pytest.mark.parametrize("name", ["int", "str", "float", "tuple", "constrained-int", "list[int]"])
@@ -391,11 +396,11 @@ def test_keys_that_are_none_are_always_refused_in_a_sentence(values: dict[str, A
         ({"tasks": {"age": {"classes": ["a", None]}}}, "'tasks.age.classes.1' is null; where that is meant as a text, quote it."),
         ({"folds": {"k": 1}}, "'folds.k' is 1; it must be greater than or equal to 2."),
         (
-            {"recipe": {"epochs": 2.5}},
-            "'recipe.epochs' is 2.5; it must be a whole number.",
+            {"recipe": {"schedule": {"epochs": 2.5}}},
+            "'recipe.schedule.epochs' is 2.5; it must be a whole number.",
         ),
-        ({"recipe": {"lr": 0}}, "'recipe.lr' is 0; it must be greater than 0."),
-        ({"recipe": {"lr": float("inf")}}, "'recipe.lr' is inf; it must be a finite number."),
+        ({"recipe": {"optim": {"lr": 0}}}, "'recipe.optim.lr' is 0; it must be greater than 0."),
+        ({"recipe": {"optim": {"lr": float("inf")}}}, "'recipe.optim.lr' is inf; it must be a finite number."),
         ({"recipe": {"weights": [3]}}, "'recipe.weights' is [3]; it must be a path."),
         ({"recipe": {3: 4}}, "'recipe.3' is 3; keys should be strings."),
         ({"recipe": {"head": []}}, "'recipe.head' is []; it must hold keys and values."),
@@ -405,8 +410,8 @@ def test_keys_that_are_none_are_always_refused_in_a_sentence(values: dict[str, A
         ({"members": [{"task": "a", "seeds": 0}]}, "'members.0.seeds' is 0; it must be greater than or equal to 1."),
         ({"members": [{"task": "a", "recipe": 3}]}, "'members.0.recipe' is 3; it must hold keys and values."),
         (
-            {"members": [{"task": "a", "recipe": {"lr": -1}}]},
-            "members: 'a': 'recipe.lr' is -1; it must be greater than 0.",
+            {"members": [{"task": "a", "recipe": {"optim": {"lr": -1}}}]},
+            "members: 'a': 'recipe.optim.lr' is -1; it must be greater than 0.",
         ),
         ({"views": "original"}, "'views' is 'original'; it must be a list."),
         ({"compute": {"cpus": 0}}, "'compute.cpus' is 0; it must be greater than or equal to 1."),
@@ -433,7 +438,7 @@ def test_a_wrong_augment_is_refused_by_its_key_and_both_of_its_forms(augment: An
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"recipe": {"freeze": "all"}}, "'recipe.freeze' is 'all'; it may be 'none' or 'backbone'."),
+        ({"recipe": {"freeze": {"part": "all"}}}, "'recipe.freeze.part' is 'all'; it may be 'none' or 'backbone'."),
         ({"recipe": {"amp": "bf32"}}, "'recipe.amp' is 'bf32'; it may be 'bf16' (the nearest), 'auto', 'off' or 'fp16'."),
         ({"recipe": {"amp": False}}, "'recipe.amp' is False; it may be 'auto', 'off', 'bf16' or 'fp16'."),
         (
@@ -452,20 +457,21 @@ def test_a_wrong_choice_is_refused_with_the_choices(values: dict[str, Any], expe
     ("values", "expected"),
     [
         (
-            {"recipe": {"freeze": "backbone", "pretrained": False}},
-            "recipe: freeze=backbone needs pretrained=true: a frozen backbone of random weights learns nothing.",
+            {"recipe": {"freeze": {"part": "backbone"}, "pretrained": False}},
+            "recipe: freeze.part=backbone needs pretrained=true: a frozen backbone of random weights learns nothing.",
         ),
         (
-            {"recipe": {"freeze": "backbone", "ema": 0.9}},
-            "recipe: ema averages weights that are fine-tuned; with freeze=backbone set ema to 0.",
+            {"recipe": {"freeze": {"part": "backbone"}, "optim": {"ema": 0.9}}},
+            "recipe: optim.ema averages weights that are fine-tuned; with freeze.part=backbone set it to 0.",
         ),
         (
             {"recipe": {"weights": "w.safetensors", "pretrained": False}},
             "recipe: weights is set but pretrained is false: set pretrained to true, or leave weights out.",
         ),
         (
-            {"recipe": {"pretrained": False}, "members": [{"task": "age", "recipe": {"freeze": "backbone"}}]},
-            "members: 'age': recipe: freeze=backbone needs pretrained=true: a frozen backbone of random weights learns nothing.",
+            {"recipe": {"pretrained": False}, "members": [{"task": "age", "recipe": {"freeze": {"part": "backbone"}}}]},
+            "members: 'age': recipe: freeze.part=backbone needs pretrained=true: a frozen backbone of random weights learns "
+            "nothing.",
         ),
         (
             {"tasks": {"age": {"edges": [60, 30]}}},
@@ -533,7 +539,7 @@ def test_what_it_may_be_is_listed_with_the_nearest_in_front() -> None:
 
 
 def test_without_members_each_task_has_a_specialist_of_the_runs_recipe() -> None:
-    config = validate({"tasks": ["mask", "age"], "seed": 7, "recipe": {"epochs": 3}})
+    config = validate({"tasks": ["mask", "age"], "seed": 7, "recipe": {"schedule": {"epochs": 3}}})
     members = resolve_members(config)
     assert [(member.name, member.task, member.seed) for member in members] == [("mask", "mask", 7), ("age", "age", 7)]
     assert all(member.recipe == config.recipe for member in members)
@@ -560,7 +566,11 @@ def test_a_members_recipe_is_merged_over_the_runs() -> None:
     config = validate(
         {
             "tasks": ["age"],
-            "recipe": {"epochs": 3, "head": {"hidden": 8, "dropout": 0.1}, "augment": [{"Blur": {}}]},
+            "recipe": {
+                "schedule": {"epochs": 3},
+                "head": {"name": "mlp", "hidden": 8, "dropout": 0.1},
+                "augment": [{"Blur": {}}],
+            },
             "members": [{"task": "multi", "recipe": {"head": {"dropout": 0.5}, "augment": [{"ToGray": {}}]}}],
         }
     )
@@ -635,13 +645,14 @@ TASKS = st.one_of(
 RECIPE_VALUES = st.fixed_dictionaries(
     {},
     optional={
-        "epochs": st.integers(1, 10**6),
-        "lr": st.floats(1e-300, 1e6),
+        "schedule": st.fixed_dictionaries({}, optional={"epochs": st.integers(1, 10**6), "warmup": st.floats(0, 0.9)}),
+        "optim": st.fixed_dictionaries({}, optional={"lr": st.floats(1e-300, 1e6)}),
         "crop": st.floats(0.001, 1),
         "image_size": st.integers(1, 999) | st.lists(st.integers(1, 999), min_size=2, max_size=2),
         "augment": st.sampled_from(["none", "heavy", [{"Blur": None}], [{"Blur": {"p": 0.5, "blur_limit": [3, 5]}}]]),
         "weights": st.sampled_from(["w.safetensors", "/abs/w.pt", None]),
-        "head": st.fixed_dictionaries({}, optional={"hidden": st.integers(0, 9), "norm": st.booleans()}),
+        "head": st.fixed_dictionaries({}, optional={"dropout": st.floats(0, 0.9), "norm": st.booleans()})
+        | st.fixed_dictionaries({"name": st.just("mlp"), "hidden": st.integers(1, 9)}),
     },
 )
 RUNS = st.fixed_dictionaries(
@@ -672,7 +683,7 @@ def test_a_dumped_config_holds_every_key_with_its_value() -> None:
     config = load_config("demo", ["tasks=[age]", "members=[{task: age}]"])
     dumped = read_yaml(dump_config(config), "it")
     assert dumped.keys() == RunConfig.model_fields.keys()
-    assert dumped["recipe"]["epochs"] == config.recipe.epochs
+    assert dumped["recipe"]["schedule"]["epochs"] == config.recipe.schedule.epochs
     assert dumped["members"][0] == {"task": "age", "name": None, "seeds": 1, "recipe": {}}
 
 
@@ -698,8 +709,11 @@ def test_equal_configs_have_no_differences() -> None:
 
 
 def test_what_differs_is_told_by_its_key_and_both_values() -> None:
-    old, new = with_settings("recipe.epochs=5", "tasks=[a]"), with_settings("recipe.epochs=8", "tasks=[a]", "folds.k=3")
-    assert differences(old, new) == ["folds.k was 5 and is 3", "recipe.epochs was 5 and is 8"]
+    old, new = (
+        with_settings("recipe.schedule.epochs=5", "tasks=[a]"),
+        with_settings("recipe.schedule.epochs=8", "tasks=[a]", "folds.k=3"),
+    )
+    assert differences(old, new) == ["folds.k was 5 and is 3", "recipe.schedule.epochs was 5 and is 8"]
 
 
 def test_a_list_that_grew_differs() -> None:

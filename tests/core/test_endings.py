@@ -321,7 +321,7 @@ def test_a_run_in_a_poor_environment_is_ended_resumably_by_sigterm(photos: Path,
     """No home, a temporary folder too long for sockets, an ascii terminal; then SIGTERM while it trains."""
     scratch = tmp_path / ("long" * 20)
     scratch.mkdir()
-    settings = ["recipe.backbone=test_resnet", "recipe.pretrained=false", "recipe.image_size=32", "recipe.epochs=500",
+    settings = ["recipe.backbone=test_resnet", "recipe.pretrained=false", "recipe.image_size=32", "recipe.schedule.epochs=500",
                 "recipe.batch_size=8", "folds.k=2", "tasks={mask: {}, gender: null, age: null}", "compute.cpus=2"]  # fmt: skip
     command = [*COMMAND, "train", "--data", str(photos / "train"), "--runs", str(tmp_path / "runs"), "--name", "cut"]
     command += [part for setting in settings for part in ("--set", setting)]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raymask.data.cache import PreparedImages
-from raymask.data.sampling import Batch, Schedule, from_columns, make_batch, to_columns
+from raymask.data.sampling import Batch, BatchSampler, from_columns, make_batch, to_columns
 from raymask.data.specs import InputSpec, StreamSpec
 from raymask.transforms.augment import Augmenter
 
@@ -19,8 +19,8 @@ SPEC = StreamSpec(InputSpec(4, 6, 1.0), "[]", batch_size=4, epochs=3, seed=0)
 FLIP = Augmenter([{"HorizontalFlip": {"p": 0.5}}])
 
 
-def schedule(spec: StreamSpec, count: int, folds: int = 1) -> Schedule:
-    return Schedule(spec, np.arange(count) % folds)
+def sampler(spec: StreamSpec, count: int, folds: int = 1) -> BatchSampler:
+    return BatchSampler(spec, np.arange(count) % folds)
 
 
 def prepared(count: int) -> PreparedImages:
@@ -35,7 +35,7 @@ def prepared(count: int) -> PreparedImages:
 def all_batches(spec: StreamSpec, count: int, augmenter: Augmenter = FLIP) -> list[Batch]:
     images = prepared(count)
     return [
-        make_batch(images, augmenter, schedule(spec, count), epoch, step)
+        make_batch(images, augmenter, sampler(spec, count), epoch, step)
         for epoch in range(spec.epochs)
         for step in range(spec.steps(count))
     ]
@@ -59,7 +59,7 @@ def assert_same(one: list[Batch], other: list[Batch]) -> None:
 @given(count=st.integers(1, 60), batch_size=st.integers(1, 70), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 10**6))
 def test_every_row_is_in_an_epoch_once(count: int, batch_size: int, seed: int, epoch: int) -> None:
     spec = replace(SPEC, batch_size=batch_size, seed=seed)
-    batches = [schedule(spec, count).rows(epoch, step) for step in range(spec.steps(count))]
+    batches = [sampler(spec, count).rows(epoch, step) for step in range(spec.steps(count))]
     assert sorted(np.concatenate(batches).tolist()) == list(range(count))
     assert [len(rows) for rows in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert 1 <= len(batches[-1]) <= batch_size
@@ -68,7 +68,7 @@ def test_every_row_is_in_an_epoch_once(count: int, batch_size: int, seed: int, e
 @given(folds=st.lists(st.integers(-1, 5), min_size=1, max_size=200), batch_size=st.integers(1, 70), epoch=st.integers(0, 10**6))
 def test_every_batch_holds_its_share_of_each_fold(folds: list[int], batch_size: int, epoch: int) -> None:
     spec, fold = replace(SPEC, batch_size=batch_size), np.array(folds)
-    uneven = Schedule(spec, fold)
+    uneven = BatchSampler(spec, fold)
     for step in range(uneven.steps):
         rows = uneven.rows(epoch, step)
         for one in set(folds):
@@ -80,7 +80,7 @@ def test_every_batch_holds_its_share_of_each_fold(folds: list[int], batch_size: 
 
 
 def test_replicas_of_equal_folds_learn_from_batches_of_two_sizes() -> None:
-    even = Schedule(replace(SPEC, batch_size=64), np.repeat(np.arange(5), 700))
+    even = BatchSampler(replace(SPEC, batch_size=64), np.repeat(np.arange(5), 700))
     sizes = {int(np.sum(even.fold[even.rows(epoch, step)] != 3)) for epoch in range(20) for step in range(even.steps - 1)}
     assert sizes <= {50, 51, 52, 53}
 
@@ -88,19 +88,19 @@ def test_replicas_of_equal_folds_learn_from_batches_of_two_sizes() -> None:
 @pytest.mark.parametrize(("images", "steps"), [(1, 1), (3, 1), (4, 1), (5, 2), (8, 2), (9, 3)])
 def test_the_last_batch_of_an_epoch_may_be_smaller(images: int, steps: int) -> None:
     assert SPEC.steps(images) == steps
-    assert len(schedule(SPEC, images).rows(0, steps - 1)) == (images - 1) % 4 + 1
-    assert len(schedule(SPEC, images).rows(0, steps)) == 0
+    assert len(sampler(SPEC, images).rows(0, steps - 1)) == (images - 1) % 4 + 1
+    assert len(sampler(SPEC, images).rows(0, steps)) == 0
 
 
 def test_orders_differ_by_epoch_and_seed_and_are_the_same_again() -> None:
-    orders = [schedule(replace(SPEC, seed=seed), 50).order(epoch).tolist() for seed in range(3) for epoch in range(4)]
+    orders = [sampler(replace(SPEC, seed=seed), 50).order(epoch).tolist() for seed in range(3) for epoch in range(4)]
     assert len(set(map(tuple, orders))) == 12
-    assert orders == [schedule(replace(SPEC, seed=seed), 50).order(epoch).tolist() for seed in range(3) for epoch in range(4)]
-    assert schedule(replace(SPEC, seed=1), 50).order(2).tolist() != schedule(replace(SPEC, seed=2), 50).order(1).tolist()
+    assert orders == [sampler(replace(SPEC, seed=seed), 50).order(epoch).tolist() for seed in range(3) for epoch in range(4)]
+    assert sampler(replace(SPEC, seed=1), 50).order(2).tolist() != sampler(replace(SPEC, seed=2), 50).order(1).tolist()
 
 
 def test_an_epoch_is_shuffled_evenly() -> None:
-    firsts = [schedule(SPEC, 10).order(epoch)[0] for epoch in range(1000)]
+    firsts = [sampler(SPEC, 10).order(epoch)[0] for epoch in range(1000)]
     assert np.bincount(firsts, minlength=10).min() > 60
 
 
@@ -108,8 +108,8 @@ def test_the_order_does_not_depend_on_the_batch_size() -> None:
     orders = []
     for batch_size in (1, 3, 7, 100):
         spec = replace(SPEC, batch_size=batch_size)
-        orders.append(np.concatenate([schedule(spec, 20).rows(1, step) for step in range(spec.steps(20))]).tolist())
-    assert orders == [schedule(SPEC, 20).order(1).tolist()] * 4
+        orders.append(np.concatenate([sampler(spec, 20).rows(1, step) for step in range(spec.steps(20))]).tolist())
+    assert orders == [sampler(SPEC, 20).order(1).tolist()] * 4
 
 
 # --- a batch
@@ -117,11 +117,11 @@ def test_the_order_does_not_depend_on_the_batch_size() -> None:
 
 def test_a_batch_holds_the_augmented_images_of_its_rows() -> None:
     images = prepared(10)
-    batch = make_batch(images, FLIP, schedule(SPEC, 10), 2, 1)
+    batch = make_batch(images, FLIP, sampler(SPEC, 10), 2, 1)
     assert (batch.epoch, batch.step) == (2, 1)
-    np.testing.assert_array_equal(batch.rows, schedule(SPEC, 10).rows(2, 1))
+    np.testing.assert_array_equal(batch.rows, sampler(SPEC, 10).rows(2, 1))
     np.testing.assert_array_equal(batch.images, FLIP(images.read(batch.rows), 0, 2, batch.rows))
-    plain = make_batch(images, Augmenter(()), schedule(SPEC, 10), 2, 1)
+    plain = make_batch(images, Augmenter(()), sampler(SPEC, 10), 2, 1)
     np.testing.assert_array_equal(plain.images, images.read(batch.rows))
 
 
@@ -140,8 +140,8 @@ def test_an_image_is_augmented_the_same_in_batches_of_any_size() -> None:
 def test_batches_are_the_same_in_any_order_of_work() -> None:
     images = prepared(9)
     pairs = [(epoch, step) for epoch in range(3) for step in range(3)]
-    forwards = [make_batch(images, FLIP, schedule(SPEC, 9), *pair) for pair in pairs]
-    backwards = [make_batch(images, FLIP, schedule(SPEC, 9), *pair) for pair in reversed(pairs)]
+    forwards = [make_batch(images, FLIP, sampler(SPEC, 9), *pair) for pair in pairs]
+    backwards = [make_batch(images, FLIP, sampler(SPEC, 9), *pair) for pair in reversed(pairs)]
     assert_same(forwards, backwards[::-1])
 
 

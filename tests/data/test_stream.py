@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from raymask.data.cache import index_path, open_cache, shard_path
-from raymask.data.sampling import Batch, Schedule, make_batch
+from raymask.data.sampling import Batch, BatchSampler, make_batch
 from raymask.data.specs import InputSpec, StreamSpec
 from raymask.data.stream import stream
 from raymask.transforms.augment import Augmenter
@@ -42,9 +42,9 @@ def streamed(prepared: tuple[Path, Path], first_epoch: int = 0, spec: StreamSpec
 
 def expected(prepared: tuple[Path, Path], first_epoch: int = 0) -> list[Batch]:
     cache = open_cache(prepared[0], pd.read_parquet(prepared[1])["image_id"])
-    schedule = Schedule(SPEC, np.arange(IMAGES) % 5)
-    pairs = [(epoch, step) for epoch in range(first_epoch, SPEC.epochs) for step in range(schedule.steps)]
-    return [make_batch(cache, Augmenter([{"HorizontalFlip": {"p": 0.5}}]), schedule, *pair) for pair in pairs]
+    sampler = BatchSampler(SPEC, np.arange(IMAGES) % 5)
+    pairs = [(epoch, step) for epoch in range(first_epoch, SPEC.epochs) for step in range(sampler.steps)]
+    return [make_batch(cache, Augmenter([{"HorizontalFlip": {"p": 0.5}}]), sampler, *pair) for pair in pairs]
 
 
 @pytest.mark.parametrize("made_here", [1, 30, 10_000])

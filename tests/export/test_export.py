@@ -59,10 +59,10 @@ HEADS = {
     "multi": ("mask", "gender"),
     "joint": (JOINT,),
 }
-FROZEN = {"freeze": "backbone", "pretrained": True, "head": {"norm": True, "dropout": 0.1}}
+FROZEN = {"freeze": {"part": "backbone"}, "pretrained": True, "head": {"norm": True, "dropout": 0.1}}
 MEMBERS = [
     {"task": "mask", "recipe": {**FROZEN, "head": {"dropout": 0.1}}},
-    {"task": "gender", "recipe": {"image_size": 40, "head": {"hidden": 8}}},
+    {"task": "gender", "recipe": {"image_size": 40, "head": {"name": "mlp", "hidden": 8}}},
     {"task": "multi", "recipe": FROZEN},
     {"task": "joint", "recipe": FROZEN},
 ]
@@ -127,7 +127,7 @@ def make_run(
     save_run_config(run, config)
     for number, member in enumerate(resolve_members(config)):
         for fold in range(folds):
-            frozen = member.recipe.freeze == "backbone"
+            frozen = member.recipe.frozen
             torch.manual_seed(0 if frozen else 100 * number + fold)
             model = build_classifier(member.recipe, heads_of(member.task, space))
             make_decisive(model, member.recipe.image_size, 100 * number + fold)

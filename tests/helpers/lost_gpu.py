@@ -81,7 +81,14 @@ def tell(
 
 
 def tiny_run(photos: Path, out: Path) -> RunConfig:
-    recipe = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "epochs": EPOCHS, "batch_size": 16, "amp": "off"}
+    recipe = {
+        "backbone": "test_resnet",
+        "pretrained": False,
+        "image_size": 32,
+        "schedule": {"epochs": EPOCHS},
+        "batch_size": 16,
+        "amp": "off",
+    }
     over = {
         "name": "run",
         "runs": out,

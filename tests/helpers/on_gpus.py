@@ -32,7 +32,14 @@ from raymask.workflows import predict, soup
 from raymask.workflows.train import run
 
 COMPUTE = {"cpus": 2, "gpus": 1, "packs_per_gpu": 2, "replicas_per_pack": 2}
-RECIPE = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "epochs": 1, "batch_size": 16, "amp": "off"}
+RECIPE = {
+    "backbone": "test_resnet",
+    "pretrained": False,
+    "image_size": 32,
+    "schedule": {"epochs": 1},
+    "batch_size": 16,
+    "amp": "off",
+}
 
 
 def main(photos: Path, out: Path) -> None:
@@ -75,7 +82,13 @@ def heads_on_a_frozen_backbone(photos: Path, out: Path) -> RunConfig:
         "runs": out,
         "data": {"path": str(photos / "train")},
         "tasks": {"gender": None, "age": None},
-        "recipe": {**RECIPE, "pretrained": True, "weights": str(weights), "freeze": "backbone", "feature_passes": 2, "epochs": 2},
+        "recipe": {
+            **RECIPE,
+            "pretrained": True,
+            "weights": str(weights),
+            "freeze": {"part": "backbone", "passes": 2},
+            "schedule": {"epochs": 2},
+        },
         "folds": {"k": 2},
         "vote": {"rule": "soft", "adjust": "none"},
         "compute": COMPUTE,

@@ -29,7 +29,7 @@ from raymask.io.hashing import file_digest
 from raymask.runs.directory import ReplicaId, Run
 from raymask.transforms.tta import VIEWS, even
 
-FROZEN = {"pretrained": True, "freeze": "backbone", "weights": "backbone.pth"}
+FROZEN = {"pretrained": True, "freeze": {"part": "backbone"}, "weights": "backbone.pth"}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -49,7 +49,7 @@ class TestForward:
             torch.testing.assert_close(model.features(pixels.float()), by_hand, rtol=1e-4, atol=1e-5)
 
     def test_forward_classifies_the_features(self) -> None:
-        model = build_classifier(recipe_of(head={"hidden": 4}), HEADS).eval()
+        model = build_classifier(recipe_of(head={"name": "mlp", "hidden": 4}), HEADS).eval()
         pixels = to_pixels(images(), CPU)
         with torch.inference_mode():
             features = model.features(pixels)
@@ -92,7 +92,7 @@ class TestHead:
         assert head(torch.zeros(5, 7)).shape == (5, 3)
 
     def test_normalises_then_has_a_hidden_layer_and_dropout(self) -> None:
-        head = build_head(7, 3, HeadConfig(norm=True, hidden=4, dropout=0.25))
+        head = build_head(7, 3, HeadConfig(name="mlp", norm=True, hidden=4, dropout=0.25))
         assert [type(layer) for layer in head] == [nn.BatchNorm1d, nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
         assert not head[0].affine
         assert (head[1].in_features, head[1].out_features, head[3].p) == (7, 4, 0.25)
@@ -153,7 +153,7 @@ class TestRefusals:
 class TestWeights:
     @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
     def test_a_saved_model_comes_back_with_equal_outputs(self, backbone: str, tmp_path: Path) -> None:
-        recipe = recipe_of(backbone=backbone, head={"norm": True, "hidden": 5})
+        recipe = recipe_of(backbone=backbone, head={"name": "mlp", "norm": True, "hidden": 5})
         model = build_classifier(recipe, HEADS)
         pixels = to_pixels(images(6), CPU)
         model(pixels)  # moves the statistics of its batch normalisation

@@ -17,18 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
+from raymask.config.merging import deep_merge
 from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace, Task, heads_of
 from raymask.data.cache import PreparedImages
 from raymask.data.features import FeatureBank
 from raymask.data.folds import TRAIN_ONLY
-from raymask.data.sampling import Batch, Schedule, make_batch
+from raymask.data.sampling import Batch, BatchSampler, make_batch
 from raymask.data.specs import InputSpec, StreamSpec
 from raymask.models.classifier import build_classifier, to_pixels
 from raymask.models.precision import mixed_precision
 from raymask.training.inputs import FeatureFeed, Feed, Inputs, PixelFeed
-from raymask.training.learner import EpochMetrics, EpochReport, Learner, cross_entropy, train_pack
+from raymask.training.learner import EpochMetrics, EpochReport, Learner, LearnerSpec, cross_entropy, train_pack
 from raymask.training.targets import LabelTable
 from raymask.transforms.augment import Augmenter
 
@@ -69,9 +70,16 @@ WORLD = make_world()
 
 
 def recipe_of(**values: Any) -> Recipe:
-    given = {"backbone": "test_resnet", "pretrained": False, "image_size": SIDE, "epochs": 3, "batch_size": BATCH, "lr": 3e-3}
+    given = {
+        "backbone": "test_resnet",
+        "pretrained": False,
+        "image_size": SIDE,
+        "schedule": {"epochs": 3},
+        "batch_size": BATCH,
+        "optim": {"lr": 0.003},
+    }
     given["amp"] = "off"
-    return Recipe.model_validate({**given, **values})
+    return Recipe.model_validate(deep_merge(given, values))
 
 
 def learner_of(
@@ -79,17 +87,18 @@ def learner_of(
 ) -> Learner:
     torch.manual_seed(seed)
     model = build_classifier(recipe, heads_of(task, SPACE))
-    return Learner(name or f"{task}-{seed}/fold-{fold}", fold, model, recipe, world.labels, steps, seed, CPU)
+    spec = LearnerSpec(name or f"{task}-{seed}/fold-{fold}", fold, recipe, world.labels, steps, seed)
+    return Learner(spec, model, CPU)
 
 
 def batches_of(
     spec: StreamSpec = SPEC, world: World = WORLD, augmenter: Augmenter = PLAIN, first: int = 0, passes: int | None = None
 ) -> Iterator[Batch]:
     """The stream, with the order of its epoch and the pixels of pass `epoch % passes`."""
-    schedule = Schedule(spec, world.labels.fold)
+    sampler = BatchSampler(spec, world.labels.fold)
     for epoch in range(first, spec.epochs):
-        for step in range(schedule.steps):
-            batch = make_batch(world.prepared, PLAIN, schedule, epoch, step)
+        for step in range(sampler.steps):
+            batch = make_batch(world.prepared, PLAIN, sampler, epoch, step)
             pixels = augmenter(batch.images, spec.seed, epoch % (passes or spec.epochs), batch.rows)
             yield replace(batch, images=pixels)
 
@@ -123,12 +132,12 @@ def kept_apart(state: dict[str, Any]) -> dict[str, Any]:
 
 
 RECIPES = {
-    "batch norm, dropout, ema": recipe_of(head={"hidden": 8, "dropout": 0.5}, ema=0.9),
+    "batch norm, dropout, ema": recipe_of(head={"name": "mlp", "hidden": 8, "dropout": 0.5}, optim={"ema": 0.9}),
     "vit, dropout, accumulation, clipping": recipe_of(
-        backbone="test_vit", head={"dropout": 0.3}, accumulate=2, clip_grad=0.5, warmup=0.3
+        backbone="test_vit", head={"dropout": 0.3}, optim={"accumulate": 2, "clip_grad": 0.5}, schedule={"warmup": 0.3}
     ),
     "class weights, smoothing, norm": recipe_of(
-        backbone="test_byobnet", class_weight_power=1.0, label_smoothing=0.1, head={"norm": True, "dropout": 0.2}
+        backbone="test_byobnet", loss={"class_weight_power": 1.0, "label_smoothing": 0.1}, head={"norm": True, "dropout": 0.2}
     ),
 }
 
@@ -147,7 +156,7 @@ class TestIndependence:
         assert differing(weights(alone), weights(in_pack)) == []
 
     def test_training_changes_weights_and_the_seed_decides_dropout(self) -> None:
-        recipe = recipe_of(head={"dropout": 0.5}, epochs=1)
+        recipe = recipe_of(head={"dropout": 0.5}, schedule={"epochs": 1})
         spec = replace(SPEC, epochs=1)
         one, same, other = (learner_of(recipe, seed=3) for _ in range(3))
         before = weights(one)
@@ -237,7 +246,11 @@ class TestFeatureFeed:
     PASSES, EPOCHS = 2, 5
     FLIPS = Augmenter([{"HorizontalFlip": {"p": 0.5}}, {"RandomBrightnessContrast": {"p": 0.5}}])
     RECIPE = recipe_of(
-        backbone="test_byobnet", pretrained=True, freeze="backbone", epochs=EPOCHS, head={"norm": True, "dropout": 0.2}
+        backbone="test_byobnet",
+        pretrained=True,
+        freeze={"part": "backbone"},
+        schedule={"epochs": EPOCHS},
+        head={"norm": True, "dropout": 0.2},
     )
     STREAM = replace(SPEC, epochs=PASSES)
 
@@ -261,7 +274,7 @@ class TestFeatureFeed:
         backbone = {name: value.clone() for name, value in in_loop.model.backbone.state_dict().items()}
         start = in_loop.model.heads["colour-head"][-1].weight.clone()
         pixels = pixel_feed(spec=replace(SPEC, epochs=self.EPOCHS), augmenter=self.FLIPS, passes=self.PASSES)
-        features = FeatureFeed(self.bank(on_bank), Schedule(self.STREAM, WORLD.labels.fold), self.EPOCHS, CPU)
+        features = FeatureFeed(self.bank(on_bank), BatchSampler(self.STREAM, WORLD.labels.fold), self.EPOCHS, CPU)
         through = [report.metrics[in_loop.name] for report in trained([in_loop], pixels)]
         banked = [report.metrics[on_bank.name] for report in trained([on_bank], features)]
         for name, value in in_loop.model.heads.state_dict().items():
@@ -277,23 +290,23 @@ class TestFeatureFeed:
     def test_epochs_take_the_passes_in_turn_in_the_order_of_a_stream_of_all_epochs(self) -> None:
         passes = tuple(np.full((IMAGES, 1), number, np.float32) + np.arange(IMAGES)[:, None] / 100 for number in range(2))
         feed = FeatureFeed(
-            FeatureBank(tuple(p.astype(np.float32) for p in passes), {}), Schedule(self.STREAM, WORLD.labels.fold), 5, CPU
+            FeatureBank(tuple(p.astype(np.float32) for p in passes), {}), BatchSampler(self.STREAM, WORLD.labels.fold), 5, CPU
         )
         given = list(feed.training())
         assert [(inputs.epoch, inputs.step) for inputs in given] == [(e, s) for e in range(5) for s in range(STEPS)]
         for inputs in given:
-            in_order = Schedule(SPEC, WORLD.labels.fold).rows(inputs.epoch, inputs.step)
+            in_order = BatchSampler(SPEC, WORLD.labels.fold).rows(inputs.epoch, inputs.step)
             np.testing.assert_array_equal(inputs.rows, in_order)
             np.testing.assert_allclose(inputs.tensor[:, 0], inputs.epoch % 2 + in_order / 100, rtol=1e-6)
 
     def test_replicas_on_one_shared_backbone_equal_those_on_their_own(self) -> None:
         alone = learner_of(self.RECIPE, fold=0, seed=4)
         bank = self.bank(alone)
-        trained([alone], FeatureFeed(bank, Schedule(self.STREAM, WORLD.labels.fold), self.EPOCHS, CPU))
+        trained([alone], FeatureFeed(bank, BatchSampler(self.STREAM, WORLD.labels.fold), self.EPOCHS, CPU))
         pack = [learner_of(self.RECIPE, fold=fold, seed=4) for fold in range(FOLDS)]
         for learner in pack[1:]:
             learner.model.backbone = pack[0].model.backbone
-        trained(pack, FeatureFeed(bank, Schedule(self.STREAM, WORLD.labels.fold), self.EPOCHS, CPU))
+        trained(pack, FeatureFeed(bank, BatchSampler(self.STREAM, WORLD.labels.fold), self.EPOCHS, CPU))
         assert differing(weights(alone), weights(pack[0])) == []
         assert differing(weights(pack[0]), weights(pack[1])) != []
 
@@ -317,20 +330,25 @@ class TestPixelFeed:
         autocast, _ = mixed_precision(recipe, CPU)
         with torch.no_grad(), autocast():
             expected = learner.model.classify(learner.model.backbone(learner.model.normalise(inputs.tensor)[places]))
-            given = feed.logits(learner.model, inputs, places)
+            given = feed.logits(learner.model, feed.select(learner.model, inputs, places))
         for head in expected:
             assert torch.equal(given[head], expected[head])
         with torch.no_grad():  # a mate of another precision takes the same batch
             wanted = other.model.classify(other.model.backbone(other.model.normalise(inputs.tensor)[places]))
-            assert all(torch.equal(of_head, wanted[head]) for head, of_head in feed.logits(other.model, inputs, places).items())
+            given = feed.logits(other.model, feed.select(other.model, inputs, places))
+            assert all(torch.equal(given[head], of_head) for head, of_head in wanted.items())
 
 
 class TestSteps:
     def test_two_accumulated_half_batches_step_like_one_whole_batch(self) -> None:
         rows = np.flatnonzero(WORLD.labels.fold != 0)[:16]
-        settings = {"backbone": "test_efficientnet_gn", "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "warmup": 0.0}
+        settings = {
+            "backbone": "test_efficientnet_gn",
+            "optim": {"name": "sgd", "lr": 0.1, "weight_decay": 0.0},
+            "schedule": {"warmup": 0.0},
+        }
         whole = learner_of(recipe_of(**settings), steps=1)
-        halves = learner_of(recipe_of(**settings, accumulate=2), steps=2)
+        halves = learner_of(recipe_of(**deep_merge(settings, {"optim": {"accumulate": 2}})), steps=2)
         start = weights(whole)
         feed = pixel_feed()
         assert whole.learn(inputs_of(rows), feed) == 16
@@ -342,7 +360,7 @@ class TestSteps:
             np.testing.assert_allclose(weights(halves)[name], value, atol=1e-5, err_msg=name)
 
     def test_what_is_accumulated_is_stepped_at_the_end_of_an_epoch(self) -> None:
-        learner = learner_of(recipe_of(accumulate=3, epochs=2), steps=4)
+        learner = learner_of(recipe_of(optim={"accumulate": 3}, schedule={"epochs": 2}), steps=4)
         feed = pixel_feed()
         rows = np.flatnonzero(WORLD.labels.fold != 0)[:6]
         steps = []
@@ -355,7 +373,7 @@ class TestSteps:
     @pytest.mark.parametrize("amp", ["off", "fp16"])
     @pytest.mark.parametrize("kept", [0, 1])
     def test_a_single_row_to_learn_from_waits_for_the_next_batch(self, kept: int, amp: str) -> None:
-        learner = learner_of(recipe_of(amp=amp, clip_grad=1.0))
+        learner = learner_of(recipe_of(amp=amp, optim={"clip_grad": 1.0}))
         feed = pixel_feed()
         own, others = np.flatnonzero(WORLD.labels.fold == 0), np.flatnonzero(WORLD.labels.fold != 0)
         assert learner.learn(inputs_of(others[:6]), feed) == 6
@@ -379,7 +397,9 @@ class TestSteps:
                 np.testing.assert_allclose(weights(parts)[name], value, atol=1e-4, err_msg=name)
 
     def test_the_learning_rate_follows_the_schedule(self) -> None:
-        learner = learner_of(recipe_of(lr=0.1, warmup=0.25, epochs=2, backbone_lr_scale=0.5), steps=4)
+        learner = learner_of(
+            recipe_of(optim={"lr": 0.1, "backbone_lr_scale": 0.5}, schedule={"warmup": 0.25, "epochs": 2}), steps=4
+        )
         feed, rows, rates = pixel_feed(), np.flatnonzero(WORLD.labels.fold != 0)[:4], []
         for number in range(8):
             learner.learn(inputs_of(rows, step=number % 4, epoch=number // 4), feed)
@@ -391,18 +411,22 @@ class TestSteps:
         np.testing.assert_allclose([of_step[0] for of_step in rates], np.array(heads) / 2)
 
     def test_clipping_bounds_the_step(self) -> None:
-        settings = {"backbone": "test_efficientnet_gn", "optimizer": "sgd", "lr": 1.0, "weight_decay": 0.0, "warmup": 0.0}
+        settings = {
+            "backbone": "test_efficientnet_gn",
+            "optim": {"name": "sgd", "lr": 1.0, "weight_decay": 0.0},
+            "schedule": {"warmup": 0.0},
+        }
         rows = np.flatnonzero(WORLD.labels.fold != 0)[:8]
         moved = {}
         for clip in (0.0, 1e-3):
-            learner = learner_of(recipe_of(**settings, clip_grad=clip), steps=100)
+            learner = learner_of(recipe_of(**deep_merge(settings, {"optim": {"clip_grad": clip}})), steps=100)
             before = weights(learner)
             learner.learn(inputs_of(rows), pixel_feed())
             moved[clip] = sum(float((value - before[name]).square().sum()) for name, value in weights(learner).items()) ** 0.5
         assert moved[1e-3] < 0.01 < moved[0.0]
 
     def test_averaged_weights_predict_and_lag_behind(self) -> None:
-        learner = learner_of(recipe_of(ema=0.99))
+        learner = learner_of(recipe_of(optim={"ema": 0.99}))
         trained([learner], pixel_feed())
         assert learner.best_model is not learner.model
         assert not torch.equal(learner.best_model.heads["colour-head"][0].weight, learner.model.heads["colour-head"][0].weight)
@@ -416,29 +440,61 @@ class TestSteps:
         assert same == []
 
 
+class TestMixing:
+    def test_a_mixer_is_given_only_rows_that_are_learned_from(self) -> None:
+        learner, seen = learner_of(recipe_of()), []
+        learner.mixer = lambda inputs, targets: seen.append((inputs, targets)) or (inputs, targets)
+        rows = np.arange(12)
+        learner.learn(inputs_of(rows), pixel_feed())
+        kept = rows[WORLD.labels.fold[rows] != 0]
+        [(inputs, targets)] = seen
+        torch.testing.assert_close(inputs, learner.model.normalise(inputs_of(kept).tensor))
+        assert {head: labels.tolist() for head, labels in targets.items()} == {
+            head: WORLD.labels.truth[head][kept].tolist() for head in ("colour", "half")
+        }
+
+    def test_mixed_inputs_and_targets_are_what_is_learned(self) -> None:
+        rows = np.flatnonzero(WORLD.labels.fold != 0)[:8]
+        reverse, plain = learner_of(recipe_of()), learner_of(recipe_of())
+        reverse.mixer = lambda inputs, targets: (inputs.flip(0), {head: labels.flip(0) for head, labels in targets.items()})
+        reverse.learn(inputs_of(rows), pixel_feed())
+        plain.learn(inputs_of(rows[::-1].copy()), pixel_feed())
+        assert differing(weights(reverse), weights(plain)) == []
+
+
 @dataclass
 class Noted:
     """A feed of features that are the rows' numbers, which notes the batches that are learned."""
 
-    schedule: Schedule
+    sampler: BatchSampler
     epochs: int
     learned: list[list[int]]
 
     def training(self) -> Iterator[Inputs]:
         for epoch in range(self.epochs):
-            for step in range(self.schedule.steps):
-                rows = self.schedule.rows(epoch, step)
+            for step in range(self.sampler.steps):
+                rows = self.sampler.rows(epoch, step)
                 yield Inputs(torch.from_numpy(rows)[:, None].float().expand(-1, WIDTH), rows, epoch, step)
 
-    def logits(self, model: Any, inputs: Inputs, places: torch.Tensor) -> Any:
+    def select(self, model: Any, inputs: Inputs, places: torch.Tensor) -> torch.Tensor:
         self.learned.append(inputs.tensor[places, 0].int().tolist())
-        return model.classify(inputs.tensor[places])
+        return inputs.tensor[places]
+
+    def logits(self, model: Any, selected: torch.Tensor) -> Any:
+        return model.classify(selected)
 
     def clean_logits(self, model: Any, rows: npt.NDArray[np.int64], view: str) -> Any:
         return model.classify(torch.from_numpy(rows)[:, None].float().expand(-1, WIDTH))
 
 
-HEADS_ALONE = recipe_of(backbone="test_byobnet", pretrained=True, freeze="backbone", epochs=2, head={"norm": True}, lr=1e-4)
+HEADS_ALONE = recipe_of(
+    backbone="test_byobnet",
+    pretrained=True,
+    freeze={"part": "backbone"},
+    schedule={"epochs": 2},
+    head={"norm": True},
+    optim={"lr": 0.0001},
+)
 with torch.random.fork_rng():
     MODEL_OF_HEADS = build_classifier(HEADS_ALONE, heads_of("colour", SPACE))
 WIDTH = MODEL_OF_HEADS.heads["colour-head"][-1].in_features
@@ -459,19 +515,22 @@ class TestNoImageIsLost:
         trains = np.array(data.draw(st.lists(st.booleans(), min_size=len(fold), max_size=len(fold)))) | (fold != TRAIN_ONLY)
         labels = {target: np.arange(len(fold)) % SPACE_SIZES[target] for target in SPACE_SIZES}
         table = LabelTable(SPACE, fold, labels, labels, trains)
-        recipe = HEADS_ALONE.model_copy(update={"batch_size": batch_size, "accumulate": accumulate})
-        schedule = Schedule(StreamSpec(SPEC.input, "[]", batch_size, 1, seed=data.draw(st.integers(0, 99))), fold)
+        recipe = Recipe.model_validate(
+            deep_merge(HEADS_ALONE.model_dump(), {"batch_size": batch_size, "optim": {"accumulate": accumulate}})
+        )
+        sampler = BatchSampler(StreamSpec(SPEC.input, "[]", batch_size, 1, seed=data.draw(st.integers(0, 99))), fold)
         for own in (*range(folds), ALL):
             wanted = np.flatnonzero(table.learned(own))
 
             def begun(own: int = own) -> Learner:
-                return Learner(f"fold-{own}", own, deepcopy(MODEL_OF_HEADS), recipe, table, schedule.steps, 0, CPU)
+                spec = LearnerSpec(f"fold-{own}", own, recipe, table, sampler.steps, 0)
+                return Learner(spec, deepcopy(MODEL_OF_HEADS), CPU)
 
             if len(wanted) < 2:
                 with pytest.raises(InputError, match=rf"^fold-{own} has {len(wanted)} image\(s\) to learn from, and needs 2"):
                     begun()
                 continue
-            feed = Noted(schedule, 2, [])
+            feed = Noted(sampler, 2, [])
             reports = trained([begun()], feed)
             assert [metrics.images for report in reports for metrics in report.metrics.values()] == [len(wanted)] * 2
             assert min(map(len, feed.learned)) >= 2
@@ -480,8 +539,10 @@ class TestNoImageIsLost:
     def test_batches_of_two_teach_two_folds(self) -> None:
         spec = replace(SPEC, batch_size=2, epochs=1)
         world = World(WORLD.prepared, replace(WORLD.labels, fold=np.arange(IMAGES, dtype=np.int64) % 2))
-        learners = [learner_of(recipe_of(batch_size=2, epochs=1), fold, world=world, steps=IMAGES // 2) for fold in (0, 1)]
-        alone = learner_of(recipe_of(batch_size=2, epochs=1), 1, world=world, steps=IMAGES // 2)
+        learners = [
+            learner_of(recipe_of(batch_size=2, schedule={"epochs": 1}), fold, world=world, steps=IMAGES // 2) for fold in (0, 1)
+        ]
+        alone = learner_of(recipe_of(batch_size=2, schedule={"epochs": 1}), 1, world=world, steps=IMAGES // 2)
         before = weights(alone)
         trained(learners, pixel_feed(world, spec=spec))
         trained([alone], pixel_feed(world, spec=spec))
@@ -494,7 +555,9 @@ class TestRefusals:
         learner = learner_of(recipe_of(), name="colour/fold-0")
         with torch.no_grad():
             learner.model.heads["colour-head"][-1].weight.fill_(float("nan"))
-        with pytest.raises(InputError, match=r"^the loss of colour/fold-0 is nan in epoch 1 .*recipe\.lr.*clip_grad\.$"):
+        with pytest.raises(
+            InputError, match=r"^the loss of colour/fold-0 is nan in epoch 1 .*recipe\.optim\.lr.*optim\.clip_grad\.$"
+        ):
             trained([learner], pixel_feed())
 
     def test_a_training_loss_that_is_not_finite_is_refused_though_the_weights_are(self) -> None:
@@ -505,7 +568,7 @@ class TestRefusals:
 
     def test_predictions_that_are_not_finite_are_refused_though_the_training_loss_was(self) -> None:
         """As when the last step of a training breaks the weights."""
-        learner = learner_of(recipe_of(epochs=1))
+        learner = learner_of(recipe_of(schedule={"epochs": 1}))
         feed = pixel_feed(spec=replace(SPEC, epochs=1))
 
         def break_after_last(epoch: int, step: int) -> None:
@@ -546,11 +609,13 @@ class TestAllRows:
     def test_a_training_loss_that_is_not_finite_is_refused(self) -> None:
         learner = learner_of(recipe_of(), fold=ALL, name="colour/all")
         learner.loss["half"] = lambda logits, labels: logits.sum() * 0 + float("inf")  # type: ignore[assignment]
-        with pytest.raises(InputError, match=r"^the loss of colour/all is inf in epoch 1 .*recipe\.lr.*clip_grad\.$"):
+        with pytest.raises(
+            InputError, match=r"^the loss of colour/all is inf in epoch 1 .*recipe\.optim\.lr.*optim\.clip_grad\.$"
+        ):
             trained([learner], pixel_feed())
 
     def test_weights_that_the_last_step_broke_are_refused(self) -> None:
-        learner = learner_of(recipe_of(epochs=1), fold=ALL)
+        learner = learner_of(recipe_of(schedule={"epochs": 1}), fold=ALL)
 
         def break_after_last(epoch: int, step: int) -> None:
             if step == STEPS - 1:
@@ -573,9 +638,9 @@ class TestLabelsOfTraining:
         ),
     )
 
-    @pytest.mark.parametrize("given", [{}, {"class_weight_power": 1.0, "label_smoothing": 0.1}])
-    def test_a_step_by_probabilities_of_1_is_the_step_by_labels(self, given: dict[str, float]) -> None:
-        recipe = recipe_of(optimizer="sgd", lr=0.1, warmup=0.0, **given)
+    @pytest.mark.parametrize("given", [{}, {"loss": {"class_weight_power": 1.0, "label_smoothing": 0.1}}])
+    def test_a_step_by_probabilities_of_1_is_the_step_by_labels(self, given: dict[str, Any]) -> None:
+        recipe = recipe_of(**given, optim={"name": "sgd", "lr": 0.1}, schedule={"warmup": 0.0})
         hard, soft = learner_of(recipe), learner_of(recipe, world=self.SOFT)
         before, rows = weights(hard), np.flatnonzero(WORLD.labels.fold != 0)[:12]
         for learner in (hard, soft):
@@ -599,7 +664,7 @@ class TestLabelsOfTraining:
         """Where the teacher is unsure, so becomes the model; scores are made of the truth still."""
         unsure = {"half": np.full((IMAGES, 2), (0.25, 0.75), np.float32)}
         world = replace(WORLD, labels=replace(WORLD.labels, train=unsure))
-        learner = learner_of(recipe_of(epochs=16), task="half", world=world)
+        learner = learner_of(recipe_of(schedule={"epochs": 16}), task="half", world=world)
         last = trained([learner], pixel_feed(world, spec=replace(SPEC, epochs=16)))[-1].metrics[learner.name]
         said = learner.predict(np.arange(IMAGES), "original", pixel_feed())["half"]
         assert said[:, 1].mean() == pytest.approx(0.75, abs=0.06)
@@ -615,7 +680,7 @@ class TestLabelsOfTraining:
         labels = replace(WORLD.labels, truth=unlabelled, train=unlabelled, trains=~idle)
         world = World(WORLD.prepared, labels)
         changed = World(replace(WORLD.prepared, shards=(pixels,)), replace(labels, train=WORLD.labels.train))
-        one, other = (learner_of(recipe_of(class_weight_power=1.0), fold=1, world=w) for w in (world, changed))
+        one, other = (learner_of(recipe_of(loss={"class_weight_power": 1.0}), fold=1, world=w) for w in (world, changed))
         trained([one], pixel_feed(world))
         trained([other], pixel_feed(changed))
         assert differing(weights(one), weights(other)) == []
@@ -631,7 +696,9 @@ class TestLabelsOfTraining:
 class TestMetrics:
     def metrics(self, task: str, labels: LabelTable = WORLD.labels) -> tuple[Learner, EpochMetrics, dict[str, Any]]:
         world = replace(WORLD, labels=labels)
-        learner = learner_of(recipe_of(epochs=1, label_smoothing=0.2, class_weight_power=1.0), task=task, world=world)
+        learner = learner_of(
+            recipe_of(schedule={"epochs": 1}, loss={"label_smoothing": 0.2, "class_weight_power": 1.0}), task=task, world=world
+        )
         feed = pixel_feed(world, spec=replace(SPEC, epochs=1))
         report = trained([learner], feed)[0]
         return learner, report.metrics[learner.name], learner.predict(learner.own_rows, "original", feed)
@@ -675,20 +742,22 @@ class TestMetrics:
         turned = {target: (labels + 1) % SPACE.shape[0] for target, labels in WORLD.labels.truth.items() if target == "colour"}
         labels = replace(WORLD.labels, train={**WORLD.labels.truth, **turned})
         world = replace(WORLD, labels=labels)
-        learner = learner_of(recipe_of(epochs=8), task="colour", world=world)
+        learner = learner_of(recipe_of(schedule={"epochs": 8}), task="colour", world=world)
         metrics = trained([learner], pixel_feed(world, spec=replace(SPEC, epochs=8)))[-1].metrics[learner.name]
         assert metrics.train_loss < 0.3
         assert metrics.loss > 2
         assert metrics.accuracy < 0.2
 
     def test_the_training_loss_is_the_mean_over_batches_and_heads(self) -> None:
-        recipe = recipe_of(backbone="test_efficientnet_gn", optimizer="sgd", lr=1e-12, epochs=1, batch_size=13)
+        recipe = recipe_of(
+            backbone="test_efficientnet_gn", optim={"name": "sgd", "lr": 1e-12}, schedule={"epochs": 1}, batch_size=13
+        )
         learner = learner_of(recipe, steps=4)
         feed = pixel_feed(spec=replace(SPEC, epochs=1, batch_size=13))
         metrics = trained([learner], feed)[0].metrics[learner.name]
         means = []
         for step in range(4):
-            rows = Schedule(replace(SPEC, batch_size=13), WORLD.labels.fold).rows(0, step)
+            rows = BatchSampler(replace(SPEC, batch_size=13), WORLD.labels.fold).rows(0, step)
             rows = rows[WORLD.labels.fold[rows] != 0]
             if len(rows) > 1:
                 said = learner.predict(rows, "original", feed)
@@ -701,7 +770,7 @@ class TestMetrics:
     def test_reports_say_how_fast_and_how_long_it_waited(self) -> None:
         seen: list[tuple[int, int]] = []
         reports: list[EpochReport] = []
-        learners = [learner_of(recipe_of(epochs=2), fold=fold) for fold in (0, 1)]
+        learners = [learner_of(recipe_of(schedule={"epochs": 2}), fold=fold) for fold in (0, 1)]
         train_pack(learners, pixel_feed(spec=replace(SPEC, epochs=2)), reports.append, lambda e, s: seen.append((e, s)))
         assert seen == [(epoch, step) for epoch in range(2) for step in range(STEPS)]
         for report in reports:
@@ -712,7 +781,7 @@ class TestMetrics:
 def test_a_separable_toy_problem_is_learned_in_a_few_epochs() -> None:
     world = make_world(images=96)
     spec = replace(SPEC, epochs=6, batch_size=16)
-    recipe = recipe_of(epochs=6, batch_size=16, lr=5e-3, amp="off")
+    recipe = recipe_of(schedule={"epochs": 6}, batch_size=16, optim={"lr": 0.005}, amp="off")
     learner = learner_of(recipe, task="multi", world=world, steps=spec.steps(96))
     last = trained([learner], pixel_feed(world, spec=spec))[-1].metrics[learner.name]
     assert last.f1 > 0.95
@@ -743,13 +812,13 @@ class TestMixedPrecision:
     def test_bf16_learns_what_float32_learns(self, backbone: str) -> None:
         metrics = []
         for amp in ("off", "bf16"):
-            learner = learner_of(recipe_of(amp=amp, backbone=backbone, epochs=3, lr=2e-3))
+            learner = learner_of(recipe_of(amp=amp, backbone=backbone, schedule={"epochs": 3}, optim={"lr": 0.002}))
             metrics.append([report.metrics[learner.name] for report in trained([learner], pixel_feed())])
         for exact, rounded in zip(*metrics, strict=True):
             assert rounded.train_loss == pytest.approx(exact.train_loss, rel=0.1)
 
     def test_bf16_trains_float32_weights(self) -> None:
-        learner = learner_of(recipe_of(amp="bf16", epochs=1))
+        learner = learner_of(recipe_of(amp="bf16", schedule={"epochs": 1}))
         before = weights(learner)
         trained([learner], pixel_feed(spec=replace(SPEC, epochs=1)))
         assert {value.dtype for value in learner.model.parameters()} == {torch.float32}

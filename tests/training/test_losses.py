@@ -10,14 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch.nn import functional
 
-from raymask.config.recipe import Recipe
+from raymask.config.recipe import LossConfig
 from raymask.training.losses import build_loss, class_weights
 
 COUNTS = arrays.arrays(np.int64, st.integers(1, 8), elements=st.integers(0, 100_000)).filter(lambda counts: counts.sum() > 0)
-
-
-def recipe_of(**values: float) -> Recipe:
-    return Recipe.model_validate({"pretrained": False, **values})
 
 
 class TestClassWeights:
@@ -61,7 +57,7 @@ class TestLoss:
     @pytest.mark.parametrize("smoothing", [0.0, 0.1])
     @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
     def test_equals_the_weighted_cross_entropy_of_torch(self, power: float, smoothing: float) -> None:
-        loss = build_loss(recipe_of(class_weight_power=power, label_smoothing=smoothing), [5, 20, 100])
+        loss = build_loss(LossConfig(class_weight_power=power, label_smoothing=smoothing), [5, 20, 100])
         weight = torch.tensor([5, 20, 100]) ** -power
         expected = functional.cross_entropy(self.LOGITS, self.LABELS, weight=weight, label_smoothing=smoothing)
         torch.testing.assert_close(loss(self.LOGITS, self.LABELS), expected)
@@ -69,21 +65,21 @@ class TestLoss:
     @pytest.mark.parametrize("smoothing", [0.0, 0.1])
     @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
     def test_a_probability_of_1_is_the_same_as_the_label(self, power: float, smoothing: float) -> None:
-        loss = build_loss(recipe_of(class_weight_power=power, label_smoothing=smoothing), [5, 20, 100])
+        loss = build_loss(LossConfig(class_weight_power=power, label_smoothing=smoothing), [5, 20, 100])
         confident = functional.one_hot(self.LABELS, 3).float()
         torch.testing.assert_close(loss(self.LOGITS, confident), loss(self.LOGITS, self.LABELS))
 
     def test_probabilities_by_hand(self) -> None:
         soft = torch.tensor(np.random.default_rng(1).dirichlet(np.ones(3), 16), dtype=torch.float32)
         of_image = -soft * self.LOGITS.log_softmax(dim=1)
-        torch.testing.assert_close(build_loss(recipe_of(), [1, 1, 1])(self.LOGITS, soft), of_image.sum(dim=1).mean())
+        torch.testing.assert_close(build_loss(LossConfig(), [1, 1, 1])(self.LOGITS, soft), of_image.sum(dim=1).mean())
         counts = soft.sum(dim=0)
         weight = class_weights(counts, 1.0)
-        weighted = build_loss(recipe_of(class_weight_power=1.0), counts)(self.LOGITS, soft)
+        weighted = build_loss(LossConfig(class_weight_power=1.0), counts)(self.LOGITS, soft)
         torch.testing.assert_close(weighted, (of_image * weight).sum() / (soft * weight).sum())
 
     def test_weights_of_probabilities_are_not_rounded_by_autocast(self) -> None:
-        loss = build_loss(recipe_of(class_weight_power=1.0), [5, 20, 100])
+        loss = build_loss(LossConfig(class_weight_power=1.0), [5, 20, 100])
         soft = self.LOGITS.softmax(dim=1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rounded = loss(self.LOGITS, soft)
@@ -91,11 +87,11 @@ class TestLoss:
 
     def test_by_hand_without_weights_and_smoothing(self) -> None:
         truth = self.LOGITS.softmax(dim=1)[torch.arange(16), self.LABELS]
-        torch.testing.assert_close(build_loss(recipe_of(), [1, 1, 1])(self.LOGITS, self.LABELS), -truth.log().mean())
+        torch.testing.assert_close(build_loss(LossConfig(), [1, 1, 1])(self.LOGITS, self.LABELS), -truth.log().mean())
 
     def test_without_power_it_has_no_weights(self) -> None:
-        assert build_loss(recipe_of(), [5, 0, 100]).weight is None
+        assert build_loss(LossConfig(), [5, 0, 100]).weight is None
 
     def test_a_class_without_training_images_leaves_the_loss_finite(self) -> None:
-        loss = build_loss(recipe_of(class_weight_power=1.0), [5, 0, 100])
+        loss = build_loss(LossConfig(class_weight_power=1.0), [5, 0, 100])
         assert torch.isfinite(loss(self.LOGITS, torch.where(self.LABELS == 1, 0, self.LABELS)))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from raymask.cluster.resources import Node, even_chunk, plan_actors, plan_slots, room_of, split_pool
 from raymask.config.compute import ComputeConfig
 from raymask.config.members import Member
+from raymask.config.merging import deep_merge
 from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 from raymask.data.specs import InputSpec, StreamSpec, bank_spec, frozen_backbone, input_spec, stream_spec
@@ -26,13 +27,13 @@ RECIPES = [
     Recipe.model_validate({"pretrained": True, **values})
     for values in (
         {"backbone": "test_resnet"},
-        {"backbone": "test_vit", "lr": 0.1},
+        {"backbone": "test_vit", "optim": {"lr": 0.1}},
         {"backbone": "test_resnet", "batch_size": 32},
         {"backbone": "test_resnet", "image_size": (64, 48)},
         {"backbone": "test_resnet", "augment": "heavy"},
-        {"backbone": "test_resnet", "epochs": 3},
-        {"backbone": "test_resnet", "freeze": "backbone", "epochs": 30},
-        {"backbone": "test_vit", "freeze": "backbone", "epochs": 30},
+        {"backbone": "test_resnet", "schedule": {"epochs": 3}},
+        {"backbone": "test_resnet", "freeze": {"part": "backbone"}, "schedule": {"epochs": 30}},
+        {"backbone": "test_vit", "freeze": {"part": "backbone"}, "schedule": {"epochs": 30}},
     )
 ]
 NODES = st.builds(
@@ -89,7 +90,7 @@ class TestPacks:
             for replica in pack.replicas:
                 recipe = by_name[replica.member]
                 assert pack.stream == stream_spec(recipe, 7)
-                assert (pack.epochs, pack.frozen) == (recipe.epochs, frozen_backbone(recipe, ""))
+                assert (pack.epochs, pack.frozen) == (recipe.schedule.epochs, frozen_backbone(recipe, ""))
         assert [pack.name for pack in plan.packs] == [f"pack-{number}" for number in range(len(plan.packs))]
         assert [pack.cost for pack in plan.packs] == sorted((pack.cost for pack in plan.packs), reverse=True)
         assert 1 <= plan.slots.count <= max(1, len(plan.packs))
@@ -202,14 +203,14 @@ class TestSpecs:
 
     def test_a_preset_and_its_transforms_spelt_out_are_one_stream(self) -> None:
         flip = {"augment": [{"HorizontalFlip": {"p": 0.5}}]}
-        one, other = (Recipe.model_validate({**flip, "pretrained": False, "lr": lr}) for lr in (0.1, 0.2))
+        one, other = (Recipe.model_validate({**flip, "pretrained": False, "optim": {"lr": lr}}) for lr in (0.1, 0.2))
         assert stream_spec(one, 0) == stream_spec(other, 0)
         none = [Recipe.model_validate({"augment": augment, "pretrained": False}) for augment in ("none", [])]
         assert stream_spec(none[0], 0) == stream_spec(none[1], 0)
 
     def test_a_frozen_backbones_stream_has_as_many_epochs_as_passes(self) -> None:
-        assert stream_spec(RECIPES[6], 0).epochs == RECIPES[6].feature_passes == 4
-        assert stream_spec(RECIPES[0], 0).epochs == RECIPES[0].epochs
+        assert stream_spec(RECIPES[6], 0).epochs == RECIPES[6].freeze.passes == 4
+        assert stream_spec(RECIPES[0], 0).epochs == RECIPES[0].schedule.epochs
 
     def test_a_bank_has_the_passes_and_the_views(self) -> None:
         spec = bank_spec(RECIPES[6], 0, ("original", "hflip"))
@@ -217,11 +218,11 @@ class TestSpecs:
 
     def test_frozen_backbones_are_the_same_by_name_weights_and_precision(self) -> None:
         def same(weights: str = "a", **change: object) -> bool:
-            recipe = RECIPES[6].model_copy(update=change)
+            recipe = Recipe.model_validate(deep_merge(RECIPES[6].model_dump(), change))
             return frozen_backbone(recipe, weights) == frozen_backbone(RECIPES[6], "a")
 
         assert frozen_backbone(RECIPES[0], "a") is None
-        assert same(lr=0.5)
+        assert same(optim={"lr": 0.5})
         assert not any((same("b"), same(backbone="test_vit"), same(amp="bf16")))
 
     def test_input_is_height_before_width(self) -> None:

@@ -53,7 +53,7 @@ def recipe_of(**values: Any) -> Recipe:
 
 
 RECIPE = recipe_of()
-FROZEN = recipe_of(freeze="backbone", pretrained=True)
+FROZEN = recipe_of(freeze={"part": "backbone"}, pretrained=True)
 
 
 def model_of(seed: int, recipe: Recipe = RECIPE) -> Classifier:
@@ -417,7 +417,7 @@ class TestMember:
                 np.testing.assert_array_equal(three.predictions[head], one.predictions[head])
 
     def test_mixed_precision_is_the_recipes(self, ingredients: list[Ingredient]) -> None:
-        for recipe in (recipe_of(amp="bf16"), recipe_of(amp="bf16", freeze="backbone", pretrained=True)):
+        for recipe in (recipe_of(amp="bf16"), recipe_of(amp="bf16", freeze={"part": "backbone"}, pretrained=True)):
             uniform, _ = self.cooked(ingredients[:2], make_reserved(), recipe)
             assert all(np.isfinite(of_head).all() for of_head in uniform.predictions.values())
             assert all(value.dtype == torch.float32 for value in uniform.model.parameters())

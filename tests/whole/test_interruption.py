@@ -24,7 +24,14 @@ EPOCHS = 8
 
 
 def train(runs: Path, photos: Path, name: str) -> Run:
-    recipe = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "epochs": EPOCHS, "batch_size": 8, "ema": 0.9}
+    recipe = {
+        "backbone": "test_resnet",
+        "pretrained": False,
+        "image_size": 32,
+        "schedule": {"epochs": EPOCHS},
+        "batch_size": 8,
+        "optim": {"ema": 0.9},
+    }
     over = {
         "name": name,
         "runs": runs,

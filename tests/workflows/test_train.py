@@ -18,7 +18,8 @@ from rich.console import Console
 
 import raymask
 from raymask.config.loading import load_config
-from raymask.config.recipe import Recipe
+from raymask.config.merging import deep_merge
+from raymask.config.recipe import Recipe, ScheduleConfig
 from raymask.config.schema import RunConfig
 from raymask.core.console import Display
 from raymask.core.errors import InputError
@@ -48,9 +49,9 @@ RECIPE = {
     "backbone": "test_resnet",
     "pretrained": False,
     "image_size": 32,
-    "epochs": 2,
+    "schedule": {"epochs": 2},
     "batch_size": 16,
-    "lr": 3e-3,
+    "optim": {"lr": 0.003},
     "amp": "off",
 }
 PLAIN_VOTE = {"rule": "soft", "level": "joint", "adjust": "none", "calibrate": "none", "views": "all", "merge": "mean"}
@@ -218,8 +219,8 @@ def test_a_refit_of_what_is_not_there_is_refused(finished: tuple[Run, str], tmp_
 
 def test_another_config_under_the_same_name_is_refused(finished: tuple[Run, str]) -> None:
     config = load_run_config(finished[0])
-    other = config.model_copy(update={"recipe": config.recipe.model_copy(update={"epochs": 3})})
-    with pytest.raises(InputError, match=r"recipe.epochs was 2 and is 3.*another --name"):
+    other = config.model_copy(update={"recipe": config.recipe.model_copy(update={"schedule": ScheduleConfig(epochs=3)})})
+    with pytest.raises(InputError, match=r"recipe.schedule.epochs was 2 and is 3.*another --name"):
         run_and_read(other)
 
 
@@ -286,9 +287,8 @@ def test_heads_on_a_frozen_backbone_from_a_local_file(photos: Path, tmp_path: Pa
         **TINY["recipe"],
         "pretrained": True,
         "weights": str(weights),
-        "freeze": "backbone",
-        "feature_passes": 2,
-        "epochs": 3,
+        "freeze": {"part": "backbone", "passes": 2},
+        "schedule": {"epochs": 3},
     }
     config = tiny_config(tmp_path / "runs", photos / "train", recipe=recipe)  # without a test set
     done, said = run_and_read(config)
@@ -512,7 +512,7 @@ def test_a_run_is_trained_anew_with_pseudo_labels_of_its_test_images(reserving: 
 
 def test_an_ensemble_is_distilled_into_one_model_of_all_people(reserving: tuple[Run, str], tmp_path: Path) -> None:
     parent, said = with_cache(reserving[0], tmp_path), io.StringIO()
-    student = distil(parent.root, settings=["recipe.epochs=1"], display=Display(Console(file=said, width=200))).run
+    student = distil(parent.root, settings=["recipe.schedule.epochs=1"], display=Display(Console(file=said, width=200))).run
     assert student.root == tmp_path / "tiny-student"
     whole = ReplicaId("multi", WHOLE)
     assert [folder.name for folder in student.members.iterdir()] == ["multi"]
@@ -531,7 +531,7 @@ def test_an_ensemble_is_distilled_into_one_model_of_all_people(reserving: tuple[
         assert told["reserve"][who]["low"] <= told["reserve"][who]["score"] <= told["reserve"][who]["high"]
 
     written = student.gain.stat().st_mtime_ns, student.weights(whole).stat().st_mtime_ns
-    distil(parent.root, settings=["recipe.epochs=1"], display=Display(Console(file=said)))
+    distil(parent.root, settings=["recipe.schedule.epochs=1"], display=Display(Console(file=said)))
     assert (student.gain.stat().st_mtime_ns, student.weights(whole).stat().st_mtime_ns) == written
     quiet = Display(Console(file=io.StringIO()))
     with pytest.raises(InputError, match=r"teacher.run: '.*tiny' predicts other tasks or classes than this run"):
@@ -547,8 +547,8 @@ def test_an_impossible_recipe_is_refused_in_a_sentence(photos: Path, tmp_path: P
     wrong = {**TINY["recipe"], "backbone": "test_resnot"}
     with pytest.raises(InputError, match=r"which timm does not have; the nearest are.*test_resnet"):
         run_and_read(tiny_config(tmp_path, photos, recipe=wrong))
-    exploding = {**TINY["recipe"], "lr": 1e30}
-    with pytest.raises(InputError, match=r"the loss of .* lower recipe.lr"):
+    exploding = deep_merge(TINY["recipe"], {"optim": {"lr": 1e30}})
+    with pytest.raises(InputError, match=r"the loss of .* lower recipe.optim.lr"):
         run_and_read(tiny_config(tmp_path, photos, name="exploding", recipe=exploding))
 
 
