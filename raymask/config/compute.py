@@ -18,7 +18,7 @@ class ComputeConfig(Strict):
     )
     packs_per_gpu: Positive = Field(1, description="packs that share one GPU")
     cpu_packs: Positive | None = Field(None, description="packs side by side without GPUs (default: one a CPU)")
-    replicas_per_pack: Positive = Field(16, description="most replicas in one pack; lower it when a GPU's memory is short")
+    replicas_per_pack: Positive = Field(16, description="most fold models in one pack; lower it when a GPU's memory is short")
     retries: Annotated[int, Field(ge=0)] = Field(2, description="times a pack is begun again when its process or node dies")
     wait_minutes: Annotated[float, Field(gt=0)] = Field(
         30, description="minutes that machines are waited for which a cluster starts, or has lost"

@@ -22,7 +22,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """All that decides a stream's pixels and order: replicas with equal ones can share a stream."""
+    """All that decides a stream's pixels and order: fold models with equal ones can share a stream."""
 
     input: InputSpec
     augment: str
@@ -73,7 +73,7 @@ def bank_spec(recipe: Recipe, seed: int, views: Sequence[str]) -> BankSpec:
 
 
 def stream_spec(recipe: Recipe, seed: int) -> StreamSpec:
-    """The stream that a recipe's replicas read."""
+    """The stream that a recipe's fold models read."""
     return StreamSpec(
         input=input_spec(recipe),
         augment=json.dumps(resolve_augment(recipe.augment), sort_keys=True),

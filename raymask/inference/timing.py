@@ -16,7 +16,7 @@ from raymask.core.types import ActorPool
 from raymask.data.decode import decode_file
 from raymask.inference.predictor import BATCH, Predictor, specs_of
 from raymask.runs.directory import ReplicaId, Run
-from raymask.training.soup_tasks import _result
+from raymask.training.soup_tasks import result_of
 from raymask.transforms.tta import ViewPlan
 
 MIN_SECONDS = 1.0
@@ -40,7 +40,7 @@ def measure(
     task = ray.remote(_measure).options(num_cpus=pool.cpus, num_gpus=pool.gpus)
     measuring = task.remote(run, crews, list(paths[:BATCH]), views, pool.threads)
     [measured], _ = wait_for([measuring], {"CPU": pool.cpus, "GPU": pool.gpus})
-    milliseconds, device = _result(measured)
+    milliseconds, device = result_of(measured)
     return milliseconds, device
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError, shortened
 from raymask.models.backbones import build_backbone, create_backbone, reason_of
-from raymask.models.classifier import Classifier
+from raymask.models.classifier import Classifier, build_classifier
 
 
 def fetch_backbone(recipe: Recipe, file: Path) -> None:
@@ -33,6 +33,15 @@ def fetch_backbone(recipe: Recipe, file: Path) -> None:
                 f"since it lacks {shortened(lacking, 2)}."
             )
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, str(file))
+
+
+def check_random_backbone(recipe: Recipe) -> None:
+    """Builds a recipe's model from random weights, so that a wrong recipe is refused before anything is trained.
+
+    Raises:
+        InputError: it cannot be built.
+    """
+    build_classifier(recipe, {"any": 2})
 
 
 def _pretrained(recipe: Recipe) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,51 +21,48 @@ from raymask.io.atomic import replacing
 Progress = Callable[[int, int], None]
 
 
-def embed(
-    spec: BankSpec,
-    parts: Sequence[str],
-    folder: Path,
-    recipe: Recipe,
-    backbone: Path,
-    cache: Path,
-    manifest: Path,
-    pool: ActorPool,
-    memory: int,
-    progress: Progress,
-) -> None:
+@dataclass(frozen=True)
+class EmbedJob:
+    """Parts of a feature bank that are to be computed."""
+
+    spec: BankSpec
+    parts: tuple[str, ...]
+    """Names of the parts."""
+    folder: Path
+    """Where they go."""
+    recipe: Recipe
+    """The backbone's recipe."""
+    backbone: Path
+    """File of the backbone's weights."""
+    cache: Path
+    """Folder of the prepared images."""
+    manifest: Path
+    """File whose rows the features belong to."""
+
+
+def embed(job: EmbedJob, pool: ActorPool, memory: int, progress: Progress) -> None:
     """Writes parts of a feature bank, one file after the other; what is written stays when the next is cut short.
 
     Args:
-        spec: the bank.
-        parts: names of the parts to compute.
-        folder: where they go.
-        recipe: the backbone's recipe.
-        backbone: file of its weights.
-        cache: folder of the prepared images.
-        manifest: file whose rows the features belong to.
+        job: the parts.
         pool: the actors that hold the backbone.
         memory: bytes of batches that may wait in the object store.
         progress: called with (images done, images in all).
     """
-    images = len(prepared_images(cache, manifest).shard_of)
-    steps = spec.stream.steps(images)
+    images = len(prepared_images(job.cache, job.manifest).shard_of)
+    blocks = len(job.parts) * job.spec.stream.steps(images)
     limit_execution(memory)
     features: ray.data.Dataset = (
-        numbered_tasks(len(parts) * steps, 1)
-        .map_batches(
-            _make_batches,
-            batch_size=None,
-            **by_tasks(pool),
-            fn_kwargs={"spec": spec, "parts": tuple(parts), "cache": cache, "manifest": manifest, "steps": steps},
-        )
+        numbered_tasks(blocks, 1)
+        .map_batches(_make_batches, batch_size=None, **by_tasks(pool), fn_kwargs={"job": job, "images": images})
         .map_batches(
             Embedder,
-            fn_constructor_args=(recipe, backbone, tuple(parts), pool.threads),
-            **by_actors(pool, len(parts) * steps, spec.stream.batch_size),
+            fn_constructor_args=(job.recipe, job.backbone, job.parts, pool.threads),
+            **by_actors(pool, blocks, job.spec.stream.batch_size),
         )
     )
-    blocks = features.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
-    _write_parts(iter(blocks), parts, folder, images, progress)
+    batches = features.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
+    _write_parts(iter(batches), job.parts, job.folder, images, progress)
 
 
 def _write_parts(blocks: Iterator[dict[str, Any]], parts: Sequence[str], folder: Path, images: int, progress: Progress) -> None:
@@ -88,51 +86,33 @@ def _write_parts(blocks: Iterator[dict[str, Any]], parts: Sequence[str], folder:
             del array
 
 
-def _make_batches(
-    numbers: dict[str, Any], spec: BankSpec, parts: Sequence[str], cache: Path, manifest: Path, steps: int
-) -> Iterator[dict[str, Any]]:
-    prepared = prepared_images(cache, manifest)
+def _make_batches(numbers: dict[str, Any], job: EmbedJob, images: int) -> Iterator[dict[str, Any]]:
+    prepared, stream = prepared_images(job.cache, job.manifest), job.spec.stream
     for number in numbers["item"].tolist():
-        part, step = divmod(number, steps)
-        first = step * spec.stream.batch_size
-        rows = np.arange(first, min(first + spec.stream.batch_size, len(prepared.shard_of)))
-        images = prepared.read(rows)
-        if augmented := re.fullmatch(r"pass-(\d+)", parts[part]):
-            images = stream_augmenter(spec.stream.augment)(images, spec.stream.seed, int(augmented[1]), rows)
-        yield {"image": images, "row": rows, "part": np.full(len(rows), part)}
+        part, step = divmod(number, stream.steps(images))
+        first = step * stream.batch_size
+        rows = np.arange(first, min(first + stream.batch_size, images))
+        pixels = prepared.read(rows)
+        if augmented := re.fullmatch(r"pass-(\d+)", job.parts[part]):
+            pixels = stream_augmenter(stream.augment)(pixels, stream.seed, int(augmented[1]), rows)
+        yield {"image": pixels, "row": rows, "part": np.full(len(rows), part)}
 
 
 class Embedder:
-    """An actor that holds a backbone."""
+    """An actor that holds a backbone: blocks of images -> blocks of (n, F) float32 features."""
 
     def __init__(self, recipe: Recipe, backbone: Path, parts: Sequence[str], threads: int) -> None:
-        import torch
-
-        from raymask.models.classifier import build_classifier, fuse_for_inference
-        from raymask.models.precision import mixed_precision, prepare_process
-        from raymask.models.pretrained import load_backbone
+        from raymask.training.extractor import FeatureExtractor  # with torch, which the driver never loads
 
         self.parts = parts
-        self.device = prepare_process(threads)
-        self.model = build_classifier(recipe, {}).eval()
-        load_backbone(self.model, backbone)
-        fuse_for_inference(self.model, recipe)
-        self.model.to(self.device).to(memory_format=torch.channels_last)
-        self.amp = mixed_precision(recipe, self.device)[0]
+        self.extractor = FeatureExtractor(recipe, backbone, threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Blocks of images -> blocks of (n, F) float32 features; those of a view's part are seen under that view."""
-        import torch
-
-        from raymask.models.classifier import to_pixels
-        from raymask.transforms.tta import VIEWS
-
+        """Features of a block of images; those of a view's part are seen under that view."""
         features = []
         order = np.argsort(batch["part"], kind="stable")
-        with torch.inference_mode(), self.amp():
-            for part in np.unique(batch["part"]):
-                name = self.parts[part]
-                view = VIEWS[name.removeprefix("view-") if name.startswith("view-") else "original"]
-                pixels = to_pixels(batch["image"][batch["part"] == part], self.device).float()  # so that no view rounds
-                features.append(self.model.features(view(pixels)).float().cpu().numpy())
+        for part in np.unique(batch["part"]):
+            name = self.parts[part]
+            view = name.removeprefix("view-") if name.startswith("view-") else "original"
+            features.append(self.extractor(batch["image"][batch["part"] == part], view))
         return {"features": np.concatenate(features), "row": batch["row"][order], "part": batch["part"][order]}

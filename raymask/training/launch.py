@@ -1,4 +1,4 @@
-"""The Tune shell around a run's packs: each is a trial; what comes of its replicas lies in the run directory."""
+"""The Tune shell around a run's packs: each is a trial; what comes of its fold models lies in the run directory."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Work = Callable[[Job, Pack, Slots, OnReport], None]
 
 
 def train_pack(job: Job, pack: Pack, slots: Slots, report: OnReport) -> None:
-    """A trial's work; only its process loads torch for it."""
-    from raymask.training.trial import train_pack_of_run
+    """A trial's work."""
+    from raymask.training.trial import train_pack_of_run  # with torch, which the driver never loads
 
     train_pack_of_run(job, pack, slots, report)
 
 
 def train(job: Job, plan: Plan, retries: int, on_report: OnReport, work: Work = train_pack) -> None:
-    """Trains all packs of a plan, side by side in its slots, until each replica's results are in the run directory.
+    """Trains all packs of a plan, side by side in its slots, until the results of each fold model are in the run directory.
 
     Args:
         job: the run.
         plan: packs and slots.
         retries: times that a pack is begun again when its process or node dies; it goes on from its last finished epoch.
         on_report: called in this process with each report of a trial, see `raymask.training.reporting.Reporter`.
-        work: what a trial does with its pack; it reports, and leaves every replica finished.
+        work: what a trial does with its pack; it reports, and leaves every fold model finished.
 
     Raises:
         InputError: a recipe cannot be trained.

@@ -1,7 +1,7 @@
 """Trains a pack: batches in, metrics and models out. Knows neither Ray nor files.
 
-Every replica of a pack takes, from each batch, the rows whose fold is not its own. Its result depends on its own recipe, seed and
-stream alone, never on who else is in the pack.
+Every fold model of a pack takes, from each batch, the rows whose fold is not its own, mixes them, and learns from them. Its
+result depends on its own recipe, seed and stream alone, never on who else is in the pack.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ def _chunks(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One replica after one epoch."""
+    """One fold model after one epoch."""
 
     epoch: int
     """Finished epochs."""
     images: int
-    """Images learned from: all that the replica may learn from."""
+    """Images learned from: all that the fold model may learn from."""
     train_loss: float
     loss: float
-    """Cross-entropy on the replica's own fold, mean over heads as in training, without smoothing and weights.
+    """Cross-entropy on the model's own fold, mean over heads as in training, without smoothing and weights.
 
-    This and the scores are NaN, and `scores` is empty, where a replica is trained on all rows and has no fold of its own.
+    This and the scores are NaN, and `scores` is empty, where a fold model is trained on all rows and has no fold of its own.
     """
     f1: float
     accuracy: float
-    """Of the joint label where the replica gives it, else of its task."""
+    """Of the joint label where the fold model gives it, else of its task."""
     scores: dict[str, Score]
     lr: float
 
@@ -137,11 +137,11 @@ class Learner:
         return self.ema.module if self.ema else self.model
 
     def learn(self, inputs: Inputs, feed: Feed) -> int:
-        """One batch, without the rows that the replica does not learn from. Returns the number of images learned from.
+        """One batch, without the rows that the fold model does not learn from. Returns the number of images learned from.
 
         Rows that are too few for a step wait for the next batch's, and a batch waits for the epoch's last row if that would be
-        left alone, so that every row is learned from once an epoch. A batch of an epoch that the replica has behind it is passed
-        over.
+        left alone, so that every row is learned from once an epoch. A batch of an epoch that the model has
+        behind it is passed over.
         """
         if inputs.epoch < self.epoch:
             return 0
@@ -162,7 +162,7 @@ class Learner:
 
     def _backward(self, inputs: Inputs, kept: npt.NDArray[np.int64], feed: Feed) -> None:
         self._train_mode()
-        # Dropout and stochastic depth draw from a generator of this replica and step, so that pack-mates change nothing.
+        # Dropout and stochastic depth draw from a generator of this fold model and step, so that pack-mates change nothing.
         torch.manual_seed(int(np.random.SeedSequence([self.seed, inputs.epoch, inputs.step]).generate_state(1)[0]))
         places = torch.from_numpy(kept).to(self.device)
         rows = torch.from_numpy(inputs.rows[kept]).to(self.device)
@@ -199,7 +199,7 @@ class Learner:
             self.ema.update(self.model, step=self.optimizer_step)
 
     def end_epoch(self, feed: Feed) -> EpochMetrics:
-        """Predicts the replica's own fold, where it has one, and scores it.
+        """Predicts the model's own fold, where it has one, and scores it.
 
         Raises:
             InputError: the loss is not finite, or the weights are not where there is no fold to see it by.
@@ -271,7 +271,7 @@ class EpochReport:
     metrics: dict[str, EpochMetrics]
     """By the learner's name; without learners that had this epoch behind them."""
     images_per_second: float
-    """Images learned from, summed over the replicas."""
+    """Images learned from, summed over the fold models."""
     waiting: float
     """Share of the time spent waiting for batches."""
 

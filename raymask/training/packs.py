@@ -29,11 +29,11 @@ class Pack:
     stream: StreamSpec
     epochs: int
     frozen: str | None = None
-    """What identifies the frozen backbone that the replicas share; None where backbones are trained."""
+    """What identifies the frozen backbone that the fold models share; None where backbones are trained."""
 
     @property
     def cost(self) -> float:
-        """Work relative to other packs: steps of replicas × pixels; for heads alone, features stand for pixels."""
+        """Work relative to other packs: steps of fold models × pixels; for heads alone, features stand for pixels."""
         pixels = self.stream.input.height * self.stream.input.width
         return float(self.epochs * len(self.replicas) * (1 if self.frozen else pixels))
 
@@ -76,12 +76,12 @@ def plan_run(
 
     Args:
         members: the members of the run.
-        folds: folds that each member has a replica for.
+        folds: folds that each member has a model for.
         nodes: the machines of the cluster.
         compute: what the run may use.
         seed: the run's seed, that of its streams.
         weights: by member the digest of the weights that its backbone starts from; none for random ones.
-        finished: replicas that need no training.
+        finished: fold models that need no training.
 
     Raises:
         InputError: the cluster cannot run a single pack.
@@ -106,7 +106,7 @@ def plan_run(
 
 
 def split_packs(packs: Sequence[Pack], slots: int, most_replicas: int) -> list[Pack]:
-    """Packs of at most so many replicas, split until the slots end together, and no further, as each pack has its own stream.
+    """Packs of at most so many fold models, split until the slots end together, and no further, as each pack has its own stream.
 
     The longest come first, so that they are started first.
     """
@@ -127,7 +127,7 @@ def makespan(packs: Iterable[Pack], slots: int) -> float:
 
 
 def _split(packs: Sequence[Pack], pieces: int, most_replicas: int) -> list[Pack]:
-    """Packs cut into about so many pieces of equal work, or into more where a piece would have too many replicas."""
+    """Packs cut into about so many pieces of equal work, or into more where a piece would have too many fold models."""
     fair_share = sum(pack.cost for pack in packs) / pieces
     split = []
     for pack in packs:

@@ -53,7 +53,7 @@ def confident(joint: Probabilities, least: Probabilities) -> npt.NDArray[np.bool
 def labelled_targets(
     image_ids: Sequence[str], labels: Labels, probabilities: Probabilities, truth: float, space: LabelSpace
 ) -> pd.DataFrame:
-    """Targets for every replica: true labels mixed with what the teacher said of them; none where the truth alone counts.
+    """Targets for every fold model: true labels mixed with what the teacher said of them; none where the truth alone counts.
 
     Args:
         image_ids: N ids.
@@ -74,7 +74,7 @@ def unlabelled_targets(
 
     Args:
         image_ids: N ids.
-        probabilities: (N, J) probabilities by the fold whose replica they are for, see `predictions_by_fold`.
+        probabilities: (N, J) probabilities by the fold whose model they are for, see `predictions_by_fold`.
         least: (J,) least confidences.
         hard: whether a target is the elected class, for sure, in place of the probabilities.
         space: the label space.

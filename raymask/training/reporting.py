@@ -22,7 +22,7 @@ class Reporter:
     """Tells Tune and Ray's metrics how a pack is doing.
 
     A report holds `pack`, `phase` (starting, training, done), `share` of the phase's work done, and after an epoch
-    `images_per_second`, `waiting` and, in `replicas`, the metrics of each replica by name.
+    `images_per_second`, `waiting` and, in `replicas`, the metrics of each fold model by name.
     """
 
     def __init__(self, run: str, pack: Pack, replicas: Sequence[ReplicaId], steps: int, report: Report) -> None:
@@ -30,11 +30,11 @@ class Reporter:
         self.run, self.last = run, time.monotonic()
         tags = ("run", "member", "fold")
         self.gauges = {
-            "epoch": Gauge("raymask_epoch", "Finished epochs of a replica", tag_keys=tags),
-            "loss": Gauge("raymask_loss", "Cross-entropy of a replica on its own fold", tag_keys=tags),
-            "f1": Gauge("raymask_f1", "Macro-F1 of a replica on its own fold", tag_keys=tags),
-            "images_per_second": Gauge("raymask_images_per_second", "Images that a replica's pack learns from", tag_keys=tags),
-            "waiting": Gauge("raymask_waiting_share", "Share of time that a replica's pack waits for data", tag_keys=tags),
+            "epoch": Gauge("raymask_epoch", "Finished epochs of a fold model", tag_keys=tags),
+            "loss": Gauge("raymask_loss", "Cross-entropy of a fold model on its own fold", tag_keys=tags),
+            "f1": Gauge("raymask_f1", "Macro-F1 of a fold model on its own fold", tag_keys=tags),
+            "images_per_second": Gauge("raymask_images_per_second", "Images that a fold model's pack learns from", tag_keys=tags),
+            "waiting": Gauge("raymask_waiting_share", "Share of time that a fold model's pack waits for data", tag_keys=tags),
         }
         self.phase = "starting"
         self._send("starting", 0.0)

@@ -1,11 +1,10 @@
-"""Model soups (Wortsman et al. 2022): one network of the averaged weights of a member's replicas, which share a start."""
+"""Model soups (Wortsman et al. 2022): one network of the averaged weights of a member's fold models, which share a start."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,7 +38,7 @@ Chosen = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Ingredient:
-    """A finished replica."""
+    """A finished fold model."""
 
     name: str
     file: Path
@@ -238,71 +237,97 @@ def halves_of(reserved: Reserved, seed: int) -> Labels:
         ) from None
 
 
+@dataclass(frozen=True)
+class SoupSpec:
+    """What decides a member's soups, beside the models and the images."""
+
+    recipe: Recipe
+    """What all fold models were trained by."""
+    heads: Mapping[str, int]
+    """Classes by head."""
+    space: LabelSpace
+    views: ViewPlan
+    """What is predicted under."""
+    seed: int
+    """Draws training images and the halves."""
+
+
+class SoupBuilder:
+    """Mixes the fold models of a member, and scores the mixtures on reserved images.
+
+    Args:
+        spec: what decides the soups.
+        ingredients: the fold models.
+        training: images of which `CALIBRATION_IMAGES` at most set batch norms anew.
+        reserved: images that choose and score.
+        device: where networks run.
+    """
+
+    def __init__(
+        self, spec: SoupSpec, ingredients: Sequence[Ingredient], training: Images, reserved: Reserved, device: torch.device
+    ) -> None:
+        self.spec, self.ingredients, self.reserved, self.device = spec, ingredients, reserved, device
+        self.models = [load_classifier(spec.recipe, spec.heads, each.file, each.sha256) for each in ingredients]
+        self.calibration = _drawn(training, spec.seed)
+        self._predictions: dict[Chosen, ByHead] = {}
+
+    def mix(self, chosen: Chosen) -> Classifier:
+        """The uniform soup of some ingredients, its batch norms set anew, on the CPU."""
+        soup = uniform_soup([self.models[number] for number in sorted(chosen)]).to(self.device)
+        with mixed_precision(self.spec.recipe, self.device)[0]():
+            recalibrate_batch_norms(soup, self.calibration.batches(self.device), self.spec.recipe.frozen)
+        return soup.cpu()
+
+    def predict(self, chosen: Chosen) -> ByHead:
+        """(n, C) probabilities by head of the reserved images; computed once for each set of ingredients."""
+        key = tuple(sorted(chosen))
+        if key not in self._predictions:
+            model = self.mix(key)
+            self._predictions[key] = predict_images(model, self.spec.recipe, self.reserved.images, self.spec.views, self.device)
+        return self._predictions[key]
+
+    def scores(self, probabilities: ByHead, at: Labels) -> dict[str, Score]:
+        """Scores by target of predictions, on the reserved images at some places."""
+        truth = {target: np.asarray(labels)[at] for target, labels in self.reserved.truth.items()}
+        return score_heads(self.spec.space, {head: head_probs[at] for head, head_probs in probabilities.items()}, truth)
+
+    def f1(self, probabilities: ByHead, at: Labels) -> float:
+        """F1 of the joint label, or of the task where the member has but one."""
+        by_target = self.scores(probabilities, at)
+        return (by_target.get(JOINT) or next(iter(by_target.values())))["f1"]
+
+    def soup(self, chosen: Chosen, probabilities: ByHead) -> Soup:
+        """The soup of some ingredients with the predictions that it is scored by."""
+        names = tuple(self.ingredients[number].name for number in chosen)
+        everywhere = np.arange(len(self.reserved.groups))
+        return Soup(self.mix(chosen), names, probabilities, self.scores(probabilities, everywhere))
+
+
 def soup_of_member(
-    recipe: Recipe,
-    heads: Mapping[str, int],
-    ingredients: Sequence[Ingredient],
-    training: Images,
-    reserved: Reserved,
-    views: ViewPlan,
-    space: LabelSpace,
-    seed: int,
-    device: torch.device,
+    spec: SoupSpec, ingredients: Sequence[Ingredient], training: Images, reserved: Reserved, device: torch.device
 ) -> tuple[Soup, Soup]:
-    """The uniform and the greedy soup of a member's replicas, their batch norms set anew even where one ingredient is all.
+    """The uniform and the greedy soup of a member's fold models, their batch norms set anew even where one ingredient is all.
 
     The greedy soup is chosen on all reserved people, by F1 of the joint label, or of the task where the member has but one. What
     it is worth is told by soups that are chosen on either half of the people and predict the other.
 
     Args:
-        recipe: what all replicas were trained by.
-        heads: classes by head.
-        ingredients: the replicas.
-        training: images of which `CALIBRATION_IMAGES` at most, drawn by `seed`, set batch norms anew.
+        spec: what decides the soups.
+        ingredients: the fold models.
+        training: images of which `CALIBRATION_IMAGES` at most, drawn by the seed, set batch norms anew.
         reserved: images that choose and score.
-        views: what is predicted under.
-        space: the label space.
-        seed: draws training images and the halves.
         device: where networks run.
 
     Raises:
         InputError: the reserved people are too few, or the ingredients of different architectures.
     """
-    halves = halves_of(reserved, seed)
-    models = [load_classifier(recipe, heads, ingredient.file, ingredient.sha256) for ingredient in ingredients]
-    calibration = _drawn(training, seed)
-    order = sorted(range(len(models)), key=lambda number: -ingredients[number].score)
+    halves = halves_of(reserved, spec.seed)
+    builder = SoupBuilder(spec, ingredients, training, reserved, device)
     everywhere = np.arange(len(halves))
-
-    def mix(chosen: Chosen) -> Classifier:
-        soup = uniform_soup([models[number] for number in sorted(chosen)]).to(device)
-        with mixed_precision(recipe, device)[0]():
-            recalibrate_batch_norms(soup, calibration.batches(device), recipe.frozen)
-        return soup.cpu()
-
-    @cache
-    def predict_sorted(chosen: Chosen) -> ByHead:
-        return predict_images(mix(chosen), recipe, reserved.images, views, device)
-
-    def predict(chosen: Chosen) -> ByHead:
-        return predict_sorted(tuple(sorted(chosen)))
-
-    def scores(probabilities: ByHead, at: Labels) -> dict[str, Score]:
-        truth = {target: np.asarray(labels)[at] for target, labels in reserved.truth.items()}
-        return score_heads(space, {head: head_probs[at] for head, head_probs in probabilities.items()}, truth)
-
-    def f1(probabilities: ByHead, at: Labels) -> float:
-        by_target = scores(probabilities, at)
-        return (by_target.get(JOINT) or next(iter(by_target.values())))["f1"]
-
-    def soup_of(chosen: Chosen, probabilities: ByHead) -> Soup:
-        return Soup(
-            mix(chosen), tuple(ingredients[number].name for number in chosen), probabilities, scores(probabilities, everywhere)
-        )
-
-    _, chosen = greedy_soup(order, predict, lambda probabilities: f1(probabilities, everywhere))
-    every_ingredient = tuple(order)
-    return soup_of(every_ingredient, predict(every_ingredient)), soup_of(chosen, cross_fitted(halves, order, predict, f1)[0])
+    order = tuple(sorted(range(len(ingredients)), key=lambda number: -ingredients[number].score))
+    _, chosen = greedy_soup(order, builder.predict, lambda probabilities: builder.f1(probabilities, everywhere))
+    cross_predictions = cross_fitted(halves, order, builder.predict, builder.f1)[0]
+    return builder.soup(order, builder.predict(order)), builder.soup(chosen, cross_predictions)
 
 
 def _drawn(images: Images, seed: int) -> Images:

@@ -30,12 +30,12 @@ class LabelTable:
     """(N,) which rows may be learned from; None for all."""
 
     def learned(self, fold: int) -> npt.NDArray[np.bool_]:
-        """(N,) which rows a replica of a fold learns from: those of other folds that may be learned from."""
+        """(N,) which rows the model of a fold learns from: those of other folds that may be learned from."""
         others = np.not_equal(self.fold, fold)
         return others if self.trains is None else np.logical_and(others, self.trains)
 
     def counts(self, head: str, classes: int, fold: int) -> npt.NDArray[np.float64]:
-        """(C,) images of each class that a replica of a fold learns from; of soft labels their sums."""
+        """(C,) images of each class that the model of a fold learns from; of soft labels their sums."""
         learned = self.train[head][self.learned(fold)]
         if learned.ndim == 1:
             return np.bincount(learned.astype(np.int64), minlength=classes).astype(np.float64)
@@ -54,7 +54,7 @@ def label_table(manifest: pd.DataFrame, space: LabelSpace) -> LabelTable:
 
 
 def teach(labels: LabelTable, image_ids: pd.Series, targets: pd.DataFrame | None, fold: int) -> LabelTable:
-    """The labels that a replica of a fold learns from: a teacher's targets in place of the manifest's where it has any.
+    """The labels that the model of a fold learns from: a teacher's targets in place of the manifest's where it has any.
 
     Images without a target keep their label, and are not learned from where they have none. As long as each target names one
     class for sure, labels stay labels; else all of them become probabilities.
@@ -62,9 +62,9 @@ def teach(labels: LabelTable, image_ids: pd.Series, targets: pd.DataFrame | None
     Args:
         labels: those of the manifest.
         image_ids: (N,) ids of the manifest's rows.
-        targets: `image_id`, `fold` (of the replicas that a target is for, or `ANY_FOLD`; one for the fold itself goes first) and
+        targets: `image_id`, `fold` (of the models that a target is for, or `ANY_FOLD`; one for the fold itself goes first) and
             `joint:CLASS` for each joint class; None where there is no teacher.
-        fold: the replica's.
+        fold: the model's.
     """
     if targets is None:
         return labels

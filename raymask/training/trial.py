@@ -76,7 +76,7 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
 
 
 def build_learner(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device) -> Learner:
-    """A replica at the start of its training; the folds of a member start from equal weights."""
+    """A fold model at the start of its training; the folds of a member start from equal weights."""
     member = job.members[replica.member]
     torch.manual_seed(derive_seed(member.seed, member.task))
     model = build_classifier(member.recipe, heads_of(member.task, job.space))
@@ -142,9 +142,9 @@ def _history_row(epoch: EpochReport, name: str) -> dict[str, Any]:
 
 
 def _finish(job: Job, replica: ReplicaId, learner: Learner, feed: Feed, image_ids: pd.Series, history: History) -> None:
-    """Writes a replica's OOF predictions, history and weights, and last its meta.json, which marks it as finished.
+    """Writes a fold model's OOF predictions, history and weights, and last its meta.json, which marks it as finished.
 
-    A replica that no fold is left out of has no OOF predictions.
+    A fold model that no fold is left out of has no OOF predictions.
     """
     run, member = job.run, job.members[replica.member]
     if len(learner.own_rows):
@@ -161,7 +161,7 @@ def write_model(run: Run, member: Member, fold: int, model: Classifier, space: L
     Args:
         run: where it is kept.
         member: what the model is of.
-        fold: that of the replica, or what stands for it.
+        fold: that of the model, or what stands for it.
         model: its weights.
         space: the label space.
         more: what else meta.json holds of it.
@@ -185,7 +185,7 @@ def write_model(run: Run, member: Member, fold: int, model: Classifier, space: L
 
 
 def _predict_own_fold(job: Job, learner: Learner, feed: Feed, image_ids: pd.Series) -> pd.DataFrame:
-    """One row an image of the replica's own fold and view: image_id, view, and float32 `head:class` probabilities."""
+    """One row an image of the model's own fold and view: image_id, view, and float32 `head:class` probabilities."""
     ids = image_ids.to_numpy()[learner.own_rows]
     tables = []
     for view in job.views:

@@ -17,7 +17,7 @@ from raymask.io.checked import DamagedFileError, check_archive
 from raymask.io.hashing import file_digest
 from raymask.runs.directory import ReplicaId, Run, cache_root, timed
 from raymask.training.backbones import check_starts, fetch_backbones
-from raymask.training.embedding import embed
+from raymask.training.embedding import EmbedJob, embed
 from raymask.training.launch import train
 from raymask.training.packs import Job, plan_run
 from raymask.workflows.images import TrainingImages
@@ -129,6 +129,7 @@ def embed_images(
         memory = config.compute.stream_memory_mb * 2**20
         pool = plan_actors(session.nodes(gpus_worth(len(parts) * len(image_ids))))
         with timed(prepared.run, "embed"), display.counting("embed", "features") as count:
-            embed(spec, parts, folder, recipe, backbones[member.name], cache, prepared.run.manifest, pool, memory, count)
+            job = EmbedJob(spec, tuple(parts), folder, recipe, backbones[member.name], cache, prepared.run.manifest)
+            embed(job, pool, memory, count)
         display.line("embed", f"{len(parts)} × {len(image_ids)} features of {recipe.backbone}")
     return banks

@@ -17,7 +17,8 @@ from raymask.data.specs import input_spec
 from raymask.inference.voting_runs import VotingRun, voting_runs
 from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run, read_ensemble, timed
 from raymask.runs.models import soups_are_made
-from raymask.training.soup_tasks import SoupJob, SoupResult, make
+from raymask.training.soup_jobs import SoupJob, SoupResult
+from raymask.training.soup_tasks import make
 from raymask.transforms.tta import ViewPlan
 from raymask.voting.vote import Vote
 from raymask.workflows.compare_models import compare_models

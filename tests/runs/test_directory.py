@@ -45,7 +45,7 @@ def test_a_replica_is_finished_when_its_last_file_is_there(tmp_path: Path) -> No
 
 def test_a_saved_config_is_the_same_when_it_is_loaded(tmp_path: Path) -> None:
     run = Run(tmp_path / "mine")
-    config = load_config("demo", [TASKS, "members=[{task: age, recipe: {lr: 0.1}}]"])
+    config = load_config("demo", [TASKS, "members=[{task: age, recipe: {optim: {lr: 0.1}}}]"])
     save_run_config(run, config)
     assert load_run_config(run) == config
 

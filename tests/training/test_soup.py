@@ -27,6 +27,7 @@ from raymask.training.soup import (
     Ingredient,
     Reserved,
     Soup,
+    SoupSpec,
     average_weights,
     cross_fitted,
     greedy_soup,
@@ -355,7 +356,7 @@ class TestMember:
         return ingredients
 
     def cooked(self, ingredients: Sequence[Ingredient], reserved: Reserved, recipe: Recipe = RECIPE) -> tuple[Soup, Soup]:
-        return soup_of_member(recipe, HEADS, ingredients, make_images(60), reserved, BOTH, SPACE, 0, CPU)
+        return soup_of_member(SoupSpec(recipe, HEADS, SPACE, BOTH, 0), ingredients, make_images(60), reserved, CPU)
 
     def told_by(self, model: Classifier, reserved: Reserved) -> Reserved:
         """The reserved people with the labels that a model gives them."""

@@ -20,7 +20,7 @@ from raymask.metrics.bootstrap import parse_metric
 from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run
 from raymask.runs.models import soups_are_made
 from raymask.runs.schemas import Interval
-from raymask.training.soup_tasks import reserve_table
+from raymask.training.soup_files import reserve_table
 from raymask.transforms.tta import even
 from raymask.voting.calibration import Calibration
 from raymask.voting.comparison import Strategy, mean_scores, rows_of, scores_of_members, shown, strategies_of
