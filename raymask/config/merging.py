@@ -8,7 +8,12 @@ from typing import Any
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested values as one level of dotted keys."""
+    """Nested values as one level of dotted keys.
+
+    Example:
+        >>> flatten({"recipe": {"optim": {"lr": 0.1}}, "views": ["original"]})
+        {'recipe.optim.lr': 0.1, 'views.0': 'original'}
+    """
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
     if items is None:
         return {prefix: values}
@@ -19,7 +24,12 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def deep_merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`under` with the values of `over`; mappings are merged key by key, anything else is replaced."""
+    """`under` with the values of `over`; mappings are merged key by key, anything else is replaced.
+
+    Example:
+        >>> deep_merge({"optim": {"lr": 0.1, "ema": 0.9}}, {"optim": {"lr": 0.2}})
+        {'optim': {'lr': 0.2, 'ema': 0.9}}
+    """
     merged = deepcopy(dict(under))
     for key, value in over.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):

@@ -14,7 +14,7 @@ from raymask.core.errors import one_of
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """The first mistake of a `ValidationError` as one sentence with its key and what the key may be."""
     first = error.errors()[0]
-    keys, owner, annotation = _place(model, first["loc"])
+    keys, owner, annotation = _locate(model, first["loc"])
     key = ".".join([prefix, *keys] if prefix else keys)
     given, kind = first["input"], first["type"]
     if kind in ("extra_forbidden", "model_type") and (new := getattr(owner, "RENAMED", {}).get(keys[-1])):
@@ -66,7 +66,7 @@ MUST_BE = {  # where pydantic's own words are about Python
 }
 
 
-def _place(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], type[BaseModel], Any]:
+def _locate(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], type[BaseModel], Any]:
     """The keys in a location of pydantic, the model that has the last of them, and that one's annotation.
 
     Pydantic's location goes on behind the keys: with the tried branch of a union, or with `[key]` for a wrong name in a mapping.

@@ -31,7 +31,7 @@ class TeacherConfig(Strict):
     run: LocalPath = Field(description="directory of the teacher's run")
     truth: Share = Field(1.0, description="weight of the true label; the teacher's out-of-fold probabilities have the rest")
     unlabelled: Literal["none", "hard", "soft"] = Field(
-        "none", description="whether the teacher's test images join: by the class it elects, or by its probabilities"
+        "none", description="whether the teacher's test images join: by the class it predicts, or by its probabilities"
     )
     precision: Share = Field(0.95, description="share of right labels that its surest unlabelled images must have; 0 takes all")
 

@@ -23,13 +23,13 @@ def apply_setting(values: dict[str, Any], setting: str) -> None:
     if not matched or not all([*parents, last]):
         raise InputError(f"--set takes key.path=value, but got '{setting}'.")
     value = read_setting(matched["value"].strip(), path)
-    place: Any = values
+    target: Any = values
     for key in parents:
-        place = _enter(place, key, path)
-    if isinstance(place, list):
-        place[_item(place, last, path)] = value
+        target = _enter(target, key, path)
+    if isinstance(target, list):
+        target[_item(target, last, path)] = value
     else:
-        place[last] = value
+        target[last] = value
 
 
 def read_setting(text: str, path: str) -> Any:
@@ -59,22 +59,22 @@ def _plain(text: str) -> Any:
     return loader.construct_document(yaml.ScalarNode(tag, text))
 
 
-def _enter(place: Any, key: str, path: str) -> Any:
-    if isinstance(place, list):
-        index = _item(place, key, path)
-        if not isinstance(place[index], dict):
-            raise InputError(f"--set {path}: '{key}' holds the plain value {place[index]!r}, nothing lies below it.")
-        return place[index]
-    if place.get(key) is None:
-        place[key] = {}
-    if not isinstance(place[key], (dict, list)):
-        raise InputError(f"--set {path}: '{key}' holds the plain value {place[key]!r}, nothing lies below it.")
-    return place[key]
+def _enter(target: Any, key: str, path: str) -> Any:
+    if isinstance(target, list):
+        index = _item(target, key, path)
+        if not isinstance(target[index], dict):
+            raise InputError(f"--set {path}: '{key}' holds the plain value {target[index]!r}, nothing lies below it.")
+        return target[index]
+    if target.get(key) is None:
+        target[key] = {}
+    if not isinstance(target[key], (dict, list)):
+        raise InputError(f"--set {path}: '{key}' holds the plain value {target[key]!r}, nothing lies below it.")
+    return target[key]
 
 
-def _item(place: list[Any], key: str, path: str) -> int:
-    if not place:
+def _item(target: list[Any], key: str, path: str) -> int:
+    if not target:
         raise InputError(f"--set {path}: '{key}' is to be the number of an item, but the list is empty.")
-    if not key.isdecimal() or int(key) >= len(place):
-        raise InputError(f"--set {path}: '{key}' must be the number of an item, from 0 to {len(place) - 1}.")
+    if not key.isdecimal() or int(key) >= len(target):
+        raise InputError(f"--set {path}: '{key}' must be the number of an item, from 0 to {len(target) - 1}.")
     return int(key)

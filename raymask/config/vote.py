@@ -11,14 +11,14 @@ from raymask.config.base import Strict
 from raymask.config.yaml_files import RuleOfARun
 
 
-def believed(rule: Any) -> Any:
+def trusted(rule: Any) -> Any:
     """A rule as it is, unless it is code that a run's config names."""
     if isinstance(rule, RuleOfARun):
-        raise ValueError(unbelieved(rule, rule.file))
+        raise ValueError(why_untrusted(rule, rule.file))
     return rule
 
 
-def unbelieved(rule: str, file: Path) -> str:
+def why_untrusted(rule: str, file: Path) -> str:
     """Why the import path of a rule is not followed from a run's file."""
     return (
         f"'{file}' names the rule '{rule}', which is code of its own, and a run's files do not choose which code runs; if it is "
@@ -29,8 +29,8 @@ def unbelieved(rule: str, file: Path) -> str:
 class VoteConfig(Strict):
     """How members are combined; what is `auto` is decided on out-of-fold predictions."""
 
-    metric: str = Field("joint.f1", description="what is to be great: a task, `joint` or `mean` (over tasks), and f1 or accuracy")
-    rule: Annotated[str, BeforeValidator(believed)] = Field(
+    metric: str = Field("joint.f1", description="metric to maximise: a task, `joint` or `mean` (over tasks), and f1 or accuracy")
+    rule: Annotated[str, BeforeValidator(trusted)] = Field(
         "auto", description="auto, a rule's name, or the import path of your own, such as my.votes:rule"
     )
     level: Literal["auto", "joint", "task"] = Field("auto", description="whether joint classes are voted on, or each task alone")

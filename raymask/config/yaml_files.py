@@ -130,34 +130,55 @@ def _checked_load(text: str, name: str) -> Any:
 
 def _check_size(text: str, name: str) -> None:
     """Refuses what would take long or much memory to build, before anything is built."""
-    sizes: dict[str, int] = {}  # values below each anchor, those of aliases counted again
-    opened: list[tuple[str | None, int]] = []
-    documents = values = 0
+    counted = _Counted(name)
     for event in yaml.parse(text, Loader=Loader):
-        where = f"{name}{_at_line(event.start_mark)}"
+        counted.add(event)
+
+
+class _Counted:
+    """The values of a document, those that aliases repeat counted again."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.values, self.documents = name, 0, 0
+        self.sizes: dict[str, int] = {}
+        """Values at and below each anchor."""
+        self.opened: list[tuple[str | None, int]] = []
+        """Of each open list or mapping its anchor, and the values before it."""
+
+    def add(self, event: yaml.Event) -> None:
+        """Counts a part of the document, and refuses the document where it holds too much."""
         if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-            if documents > 1:
-                raise InputError(f"{where}: a second document begins; a config is one.")
+            self.documents += 1
+            if self.documents > 1:
+                raise self._refusal(event, "a second document begins; a config is one")
         elif isinstance(event, yaml.CollectionStartEvent):
-            opened.append((event.anchor, values))
-            values += 1
-            if len(opened) > MAX_LEVELS:
-                raise InputError(f"{where}: values lie more than {MAX_LEVELS} levels deep.")
+            self._open(event)
         elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = opened.pop()
+            anchor, before = self.opened.pop()
             if anchor:
-                sizes[anchor] = values - before
+                self.sizes[anchor] = self.values - before
         elif isinstance(event, yaml.ScalarEvent):
-            values += 1
+            self.values += 1
             if event.anchor:
-                sizes[event.anchor] = 1
+                self.sizes[event.anchor] = 1
         elif isinstance(event, yaml.AliasEvent):
-            if event.anchor in {anchor for anchor, _ in opened}:
-                raise InputError(f"{where}: the alias '*{event.anchor}' repeats what it is itself a part of.")
-            values += sizes.get(event.anchor or "", 1)
-        if values > MAX_VALUES:
-            raise InputError(f"{where}: there are more than {MAX_VALUES:,} values, what aliases repeat among them.")
+            self._repeat(event)
+        if self.values > MAX_VALUES:
+            raise self._refusal(event, f"there are more than {MAX_VALUES:,} values, what aliases repeat among them")
+
+    def _open(self, event: yaml.CollectionStartEvent) -> None:
+        self.opened.append((event.anchor, self.values))
+        self.values += 1
+        if len(self.opened) > MAX_LEVELS:
+            raise self._refusal(event, f"values lie more than {MAX_LEVELS} levels deep")
+
+    def _repeat(self, event: yaml.AliasEvent) -> None:
+        if event.anchor in {anchor for anchor, _ in self.opened}:
+            raise self._refusal(event, f"the alias '*{event.anchor}' repeats what it is itself a part of")
+        self.values += self.sizes.get(event.anchor or "", 1)
+
+    def _refusal(self, event: yaml.Event, why: str) -> InputError:
+        return InputError(f"{self.name}{_at_line(event.start_mark)}: {why}.")
 
 
 def dump_yaml(values: Any) -> str:
@@ -185,7 +206,7 @@ def read_recipe(recipe: str, above: Sequence[str] = ()) -> dict[str, Any]:
         raise InputError(f"'{file}' must hold keys and values, not a {_kind(values)}.")
     if file.name == RUN_CONFIG:
         values = config_in_groups(values)
-        _disbelieve(values, file)
+        _mark_untrusted(values, file)
     base = values.pop("base", None)
     values.setdefault("name", file.stem)
     if not base:
@@ -200,7 +221,7 @@ class RuleOfARun(str):
     file: Path
 
 
-def _disbelieve(values: dict[str, Any], file: Path) -> None:
+def _mark_untrusted(values: dict[str, Any], file: Path) -> None:
     """Marks a rule of one's own in a run's config, so that it is refused unless the caller gives one in its place."""
     vote = values.get("vote")
     if isinstance(vote, dict) and isinstance(vote.get("rule"), str) and ":" in vote["rule"]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 CONTROLLERS = {"cpu": ("cpu", "cpu,cpuacct"), "memory": ("memory",)}
 """Folders of version 1 below `sys/fs/cgroup`; version 2 has one for all."""
 
@@ -29,7 +31,7 @@ def usable_cpus() -> int:
 
 def usable_memory() -> int:
     """Bytes of memory that this process may use."""
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    installed = psutil.virtual_memory().total
     quota = read_quota(Path("/")).memory
     return min(installed, quota) if quota is not None else installed
 

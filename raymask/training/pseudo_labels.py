@@ -32,9 +32,9 @@ def least_confidences(joint: Probabilities, truth: Labels, precision: float, evi
     classes = joint.shape[1]
     if precision == 0:
         return np.zeros(classes)
-    elected, confidence = joint.argmax(axis=1), joint.max(axis=1)
-    of_class = (elected == label for label in range(classes))
-    return np.array([_least(confidence[here], elected[here] == truth[here], precision, evidence) for here in of_class])
+    predicted, confidence = joint.argmax(axis=1), joint.max(axis=1)
+    of_class = (predicted == label for label in range(classes))
+    return np.array([_least(confidence[here], predicted[here] == truth[here], precision, evidence) for here in of_class])
 
 
 def _least(confidence: Probabilities, right: npt.NDArray[np.bool_], precision: float, evidence: int) -> float:
@@ -76,7 +76,7 @@ def unlabelled_targets(
         image_ids: N ids.
         probabilities: (N, J) probabilities by the fold whose model they are for, see `predictions_by_fold`.
         least: (J,) least confidences.
-        hard: whether a target is the elected class, for sure, in place of the probabilities.
+        hard: whether a target is the predicted class, for sure, in place of the probabilities.
         space: the label space.
     """
     tables = [_table([], ANY_FOLD, np.empty((0, space.joint_size)), space)]

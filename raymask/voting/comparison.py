@@ -66,7 +66,7 @@ def rows_of(
 
     Args:
         ways: the whole ensemble first.
-        metric: what is to be great.
+        metric: the metric to maximise.
         space: the label space.
         truth: (N,) true labels by task, and the joint.
         groups: (N,) numbers of groups from 0 on.

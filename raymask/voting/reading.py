@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from raymask.config.vote import unbelieved
+from raymask.config.vote import why_untrusted
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.io.checked import damaged, first_problem
@@ -70,7 +70,7 @@ def read_vote(file: Path, written: Mapping[str, Any], space: LabelSpace, rule: s
     """
     name = written.get("rule")
     if isinstance(name, str) and ":" in name and name != rule:
-        raise InputError(f"{unbelieved(name, file)}.")
+        raise InputError(f"{why_untrusted(name, file)}.")
     try:
         vote = _vote(_SCHEMA.validate_python(dict(written), strict=True), space)
     except ValidationError as error:

@@ -233,7 +233,7 @@ def choose(
     Args:
         evidence: out-of-fold predictions and the truth.
         tried: the candidates.
-        metric: what is to be great.
+        metric: the metric to maximise.
         method: how members are calibrated first.
         seed: decides resamples, bags and parts.
         fixed: what the rule would have fitted by the space that it votes in, where the user says so.

@@ -94,7 +94,7 @@ def choose_views(
         truth: (N,) joint labels.
         groups: (N,) numbers of groups from 0 on.
         parts: (N,) parts for cross-fitting the greedy selection, no group in two.
-        metric: what is to be great.
+        metric: the metric to maximise.
         seed: decides the resamples.
         merges: merges to compare.
     """
