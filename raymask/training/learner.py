@@ -302,6 +302,13 @@ def train_pack(
 
 
 def cross_entropy(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Mean of -log p of the true class, of (N, C) probabilities and (N,) labels."""
+    """Mean of -log p of the true class, of (N, C) probabilities and (N,) labels.
+
+    Not by scikit-learn's `log_loss`, which cuts float32 probabilities at 1.2e-7 in place of 1e-12.
+
+    Example:
+        >>> round(cross_entropy([[0.5, 0.5], [0.2, 0.8]], [0, 1]), 4)
+        0.4581
+    """
     of_truth = np.take_along_axis(np.asarray(probabilities), np.asarray(labels)[:, None], axis=1)
     return float(-np.log(np.maximum(of_truth, 1e-12)).mean())

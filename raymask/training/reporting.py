@@ -52,7 +52,7 @@ class Reporter:
             if metrics := report.metrics.get(str(replica)):
                 values = {"epoch": metrics.epoch, "loss": metrics.loss, "f1": metrics.f1, **rates}
                 tags = {"run": self.run, "member": replica.member, "fold": PART_NAMES.get(replica.fold, str(replica.fold))}
-                for name, value in _without_nan(values).items():
+                for name, value in without_nan(values).items():
                     self.gauges[name].set(value, tags)
         last = report.epoch + 1 == self.pack.epochs
         if self.pack.frozen is None or last or self._due():
@@ -71,5 +71,6 @@ class Reporter:
         self.report({"pack": self.pack.name, "phase": phase, "share": share, "epochs": self.pack.epochs, **more})
 
 
-def _without_nan(values: Mapping[str, float]) -> dict[str, float]:
+def without_nan(values: Mapping[str, float]) -> dict[str, float]:
+    """The values that are numbers."""
     return {name: value for name, value in values.items() if not math.isnan(value)}

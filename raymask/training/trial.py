@@ -34,7 +34,7 @@ from raymask.runs.tables import read_manifest, read_targets
 from raymask.training.inputs import FeatureFeed, Feed, PixelFeed
 from raymask.training.learner import EpochReport, Learner, LearnerSpec, train_pack
 from raymask.training.packs import Job, Pack
-from raymask.training.reporting import Report, Reporter, _without_nan
+from raymask.training.reporting import Report, Reporter, without_nan
 from raymask.training.targets import LabelTable, label_table, teach
 
 META_FORMAT = 1
@@ -59,6 +59,8 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     begun = [resume(job, replica, taught[replica.fold], steps, device) for replica in replicas]
     learners, histories = [learner for learner, _ in begun], [history for _, history in begun]
     reporter = Reporter(job.run.name, pack, replicas, steps, report)
+    if pack.frozen:
+        share_backbone(learners)
     feed = _feed(job, pack, slots, learners, sampler, device)
 
     def on_epoch(epoch: EpochReport) -> None:
@@ -86,6 +88,12 @@ def build_learner(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, 
     return Learner(LearnerSpec(str(replica), replica.fold, member.recipe, labels, steps, seed), model, device)
 
 
+def share_backbone(learners: Sequence[Learner]) -> None:
+    """Keeps one of equal frozen backbones for all learners, so that memory holds it once."""
+    for learner in learners[1:]:
+        learner.model.backbone = learners[0].model.backbone
+
+
 def derive_seed(seed: int, name: str) -> int:
     """A seed of its own for each name, from the run's."""
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
@@ -93,8 +101,6 @@ def derive_seed(seed: int, name: str) -> int:
 
 def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sampler: BatchSampler, device: torch.device) -> Feed:
     if pack.frozen:
-        for learner in learners[1:]:
-            learner.model.backbone = learners[0].model.backbone
         bank = open_bank(job.banks[pack.replicas[0].member], BankSpec(pack.stream, job.views, learners[0].recipe.amp))
         return FeatureFeed(bank, sampler, pack.epochs, device)
     cache = job.caches[pack.stream.input]
@@ -150,7 +156,7 @@ def _finish(job: Job, replica: ReplicaId, learner: Learner, feed: Feed, image_id
     if len(learner.own_rows):
         write_table(run.replica_oof(replica), _predict_own_fold(job, learner, feed, image_ids))
     write_table(run.history(replica), pd.DataFrame(history))
-    scores = _without_nan(history[-1]) if history else {}
+    scores = without_nan(history[-1]) if history else {}
     write_model(run, member, replica.fold, learner.best_model, job.space, epochs=learner.epoch, scores=scores)
     run.checkpoint(replica).unlink(missing_ok=True)
 
