@@ -26,7 +26,7 @@ _HOME = {
     "Result": "workflows.context",
     "Run": "runs.directory",
     "Rule": "voting.rules",
-    "Evidence": "voting.rules",
+    "Evidence": "voting.evidence",
 }
 
 __all__ = [
@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from raymask.data.demo.dataset import write_demo
     from raymask.inference.ensemble import Ensemble, load
     from raymask.runs.directory import Run
-    from raymask.voting.rules import Evidence, Rule
+    from raymask.voting.evidence import Evidence
+    from raymask.voting.rules import Rule
     from raymask.workflows.context import Result
     from raymask.workflows.train import run
 

@@ -19,6 +19,8 @@ from raymask.metrics.scores import class_counts
 from raymask.runs.directory import Run, read_ensemble
 from raymask.runs.schemas import Ensemble
 from raymask.runs.tables import read_ensemble_predictions, read_manifest
+from raymask.voting.rules import rule_in_words
+from raymask.voting.thresholds import ADJUSTMENTS
 from raymask.voting.vote import Vote
 
 STEPS = (
@@ -27,18 +29,6 @@ STEPS = (
     "Resize it to height × width: by area where it shrinks (OpenCV's INTER_AREA), else linear (INTER_LINEAR).",
     "Give it as float32 from 0 to 255, (N, 3, height, width); do not normalise, since the graphs do.",
 )
-RULES = {
-    "soft": "the mean of their probabilities",
-    "geometric": "the geometric mean of their probabilities, normalised",
-    "rank": "a Borda count of the classes' ranks",
-    "hard": "one vote each for their most probable class",
-    "best": "the probabilities of the one that scored best",
-    "weighted": "the weighted mean of their probabilities",
-    "greedy": "the weighted mean of their probabilities, with weights from greedy selection",
-    "weighted_hard": "one weighted vote each for their most probable class",
-    "logistic": "a logistic regression on their log-probabilities",
-    "boosted": "boosted trees on their log-probabilities",
-}
 PRIVATE = ("runs", "cache", "data", "compute", "teacher")
 """Parts of a config that say where and on what it ran, which a card need not tell."""
 
@@ -106,10 +96,10 @@ def vote_in_words(vote: Vote) -> str:
     if len(views.names) > 1:
         seen = f"under {len(views.names)} views ({views}), whose answers are merged by {views.merge}"
     where = "for the joint label" if candidate.level == JOINT else "task by task"
-    adjusted = "" if candidate.adjust == "none" else f" Factors of the classes ({candidate.adjust}) multiply the result."
+    adjusted = "" if candidate.adjust == "none" else f", {ADJUSTMENTS.get(candidate.adjust).words}"
     return (
         f"Each model sees an image {seen}. Its probabilities are calibrated. The members then vote {where} by "
-        f"{RULES.get(candidate.rule, candidate.rule)}.{adjusted} A last temperature calibrates the result, and the votes of all "
+        f"{rule_in_words(candidate.rule)}{adjusted}. A last temperature calibrates the result, and the votes of all "
         "rounds (one model a member each) are averaged. Graphs compute in float32. Raymask does so by the "
         "recipe's `amp: off`, and else in bf16 or fp16 where the processor has it, so that where classes are near each other "
         "some labels differ."

@@ -21,11 +21,12 @@ from raymask.core.errors import RunError
 from raymask.core.types import ByHead
 from raymask.export.model_card import input_names
 from raymask.export.record import TOLERANCE, Bundle, Images
-from raymask.export.torch_modules import COMBINE, EnsembleGraph, ModelGraph, output_names
+from raymask.export.torch_modules import EnsembleGraph, ModelGraph, output_names
 from raymask.inference.definition import EnsembleDefinition
 from raymask.inference.predictor import Predictor, specs_of
 from raymask.io.checked import within
 from raymask.models.classifier import Classifier
+from raymask.voting.rules import RULES
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -129,7 +130,7 @@ def _save(bundle: Bundle, name: str, stem: str, program: ExportedProgram, onnx: 
 def write_ensemble(bundle: Bundle, definition: EnsembleDefinition, predictor: Predictor, images: Images) -> None:
     """The graph of everything, checked against raymask's own vote; or why there is none."""
     rule = definition.vote.fitted.candidate.rule
-    if rule not in COMBINE:
+    if rule not in RULES.names or not RULES.get(rule).exportable:
         bundle.left_out.append(
             f"The rule '{rule}' has no graph, so the vote must be counted by raymask (raymask.load); the members' graphs give "
             "what it counts."

@@ -1,11 +1,11 @@
 """Models and the vote as torch modules that can be exported: tensors in, tensors out, of any number of images.
 
-The vote is `voting.vote.Vote` again, in torch's operators and in float64 as there; what is computed is tested to be equal.
+Rules and adjustments are those of `raymask.voting`, which take tensors as well as arrays; all is in float64, as there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,13 @@ from raymask.inference.predictor import Predictor
 from raymask.metrics.calibration import FLOOR
 from raymask.models.classifier import Classifier
 from raymask.transforms.tta import LEAST, VIEWS, ViewPlan
-from raymask.voting import rules
 from raymask.voting.calibration import Calibration
-from raymask.voting.rules import TIE
+from raymask.voting.combine import adjusted
+from raymask.voting.rules import RULES
 from raymask.voting.vote import Vote
 
 Heads = Mapping[str, Tensor]
 """(N, C) probabilities by head."""
-Params = Mapping[str, Tensor]
 PIXELS = "pixels"
 """What a model's graph calls its input."""
 
@@ -59,7 +58,7 @@ class EnsembleGraph(nn.Module):
         """Takes the models that a predictor has loaded, and its views.
 
         Raises:
-            KeyError: the vote's rule has no graph, see `COMBINE`.
+            InputError: the vote is by a user's own rule, which has no graph.
         """
         super().__init__()
         self.vote = VoteGraph(definition.vote)
@@ -75,7 +74,7 @@ class EnsembleGraph(nn.Module):
         self.heads = nn.ModuleList(nn.ModuleList(model.heads.values()) for model in predictor.models)
 
     def forward(self, *pixels: Tensor) -> dict[str, Tensor]:
-        """The ensemble's probabilities and the labels that they elect."""
+        """The ensemble's probabilities and the labels of the greatest."""
         probabilities: list[list[dict[str, Tensor]]] = [[] for _ in self.names]
         for view in self.views.names:
             normalised: dict[tuple[int, tuple[float, ...]], Tensor] = {}
@@ -124,11 +123,11 @@ class VoteGraph(nn.Module):
         """Takes the vote's numbers as buffers.
 
         Raises:
-            KeyError: its rule has no graph, see `COMBINE`.
+            InputError: it is by a user's own rule, which has no graph.
         """
         super().__init__()
         self.space, self.members = vote.space, {name: list(heads) for name, heads in vote.calibrations.items()}
-        self.combine = COMBINE[vote.fitted.candidate.rule]
+        self.combine = RULES.get(vote.fitted.candidate.rule).combine
         self.calibrations = nn.ModuleList(
             CalibrationGraph(calibration) for heads in vote.calibrations.values() for calibration in heads.values()
         )
@@ -154,7 +153,7 @@ class VoteGraph(nn.Module):
             ballots = torch.stack(of_space(self.space, calibrated, space))
             combined = self.combine(ballots, {name: getattr(self, f"{name}_{number}") for name in names})
             if space in self.adjusted:
-                combined = normalised(combined.clamp(min=rules.FLOOR) * getattr(self, f"factors_{number}"))
+                combined = adjusted(combined, getattr(self, f"factors_{number}"))
             results[space] = combined
         return self.result(results[JOINT] if JOINT in results else product(self.space, results))  # type: ignore[no-any-return]
 
@@ -231,61 +230,3 @@ def marginal(space: LabelSpace, joint: Tensor, task: str) -> Tensor:
     others = [axis + 1 for axis, other in enumerate(space.names) if other != task]
     table = joint.reshape(-1, *space.shape)
     return table.sum(dim=others) if others else table
-
-
-def normalised(scores: Tensor) -> Tensor:
-    """Rows that sum to 1; a row of zeros becomes even."""
-    total = scores.sum(dim=-1, keepdim=True)
-    present = total > 0
-    even = torch.full_like(scores, 1 / scores.shape[-1])
-    return torch.where(present, scores / torch.where(present, total, torch.ones_like(total)), even)
-
-
-def votes_of(ballots: Tensor) -> Tensor:
-    """(V, N, C) one vote each for the most probable class."""
-    classes = torch.arange(ballots.shape[2], device=ballots.device)
-    return (ballots.argmax(dim=2, keepdim=True) == classes).to(ballots.dtype)
-
-
-def weighted(ballots: Tensor, weights: Tensor) -> Tensor:
-    """(N, C) sum over the voters by weight."""
-    return (weights[:, None, None] * ballots).sum(dim=0)
-
-
-def _geometric(ballots: Tensor, params: Params) -> Tensor:
-    return ballots.clamp(min=rules.FLOOR).log().mean(dim=0).softmax(dim=1)
-
-
-def _rank(ballots: Tensor, params: Params) -> Tensor:
-    own, others = ballots[:, :, :, None], ballots[:, :, None, :]
-    beaten = (others < own).to(ballots.dtype).sum(dim=3) + ((others == own).to(ballots.dtype).sum(dim=3) - 1) / 2
-    return normalised(beaten.sum(dim=0) / ballots.shape[0] + TIE * ballots.mean(dim=0))
-
-
-def _hard(ballots: Tensor, params: Params) -> Tensor:
-    return (votes_of(ballots).sum(dim=0) + TIE * ballots.sum(dim=0)) / (ballots.shape[0] * (1 + TIE))
-
-
-def _weighted_hard(ballots: Tensor, params: Params) -> Tensor:
-    counted = (weighted(votes_of(ballots), params["weights"]) * 1e9).round() / 1e9
-    return (counted + TIE * weighted(ballots, params["weights"])) / (1 + TIE)
-
-
-def _logistic(ballots: Tensor, params: Params) -> Tensor:
-    logs = ballots.clamp(min=rules.FLOOR).log()
-    features = (logs - logs.mean(dim=2, keepdim=True)).transpose(0, 1).flatten(1)
-    return (features @ params["coefficients"].T + params["intercepts"]).softmax(dim=1)
-
-
-COMBINE: dict[str, Callable[[Tensor, Params], Tensor]] = {
-    "soft": lambda ballots, params: ballots.mean(dim=0),
-    "geometric": _geometric,
-    "rank": _rank,
-    "hard": _hard,
-    "best": lambda ballots, params: weighted(ballots, params["weights"]),
-    "weighted": lambda ballots, params: weighted(ballots, params["weights"]),
-    "greedy": lambda ballots, params: weighted(ballots, params["weights"]),
-    "weighted_hard": _weighted_hard,
-    "logistic": _logistic,
-}
-"""The rules of `raymask.voting.rules` that torch's operators can express, each (V, N, C) float64 ballots -> (N, C)."""

@@ -17,7 +17,9 @@ from raymask.report.plots import plot_calibration
 from raymask.runs.schemas import BeforeAfter, Bin, Ensemble, Estimate, Interval, Reserve, RuleRow, ViewsRow
 from raymask.transforms.tta import ViewPlan
 from raymask.voting.ballots import voter_names
+from raymask.voting.rules import RULES, rule_in_words
 from raymask.voting.selection import Candidate
+from raymask.voting.thresholds import ADJUSTMENTS
 from raymask.voting.vote import Vote
 
 MAX_WAYS = 20
@@ -28,20 +30,6 @@ MIN_SHARE = 0.01
 """Of all images, that a bin of confidence holds to be drawn."""
 
 Section = dict[str, Any] | None
-
-RULES = {
-    "soft": "the mean of the voters' probabilities",
-    "geometric": "the geometric mean of the voters' probabilities",
-    "rank": "a Borda count of the voters' rankings",
-    "hard": "the majority of the voters",
-    "best": "what the single best voter says",
-    "weighted": "a weighted mean of the voters' probabilities",
-    "greedy": "the mean of greedily selected voters' probabilities",
-    "weighted_hard": "a weighted majority of the voters",
-    "logistic": "a logistic regression on the voters' log-probabilities",
-    "boosted": "boosted trees on the voters' log-probabilities",
-}
-ADJUSTMENTS = {"prior": "corrected for the classes' frequencies", "thresholds": "with a threshold for each class"}
 
 
 def vote_line(vote: Vote | None, configured: str) -> str:
@@ -72,7 +60,8 @@ def views_words(views: ViewPlan) -> str:
 
 def counts_votes(vote: Vote | None, configured: str) -> bool:
     """Whether confidences are shares of ballots."""
-    return (vote.fitted.candidate.rule if vote else configured) in ("hard", "weighted_hard")
+    rule = RULES.components.get(vote.fitted.candidate.rule if vote else configured)
+    return rule is not None and rule.counts_votes
 
 
 def target_of(name: str, space: LabelSpace) -> str:
@@ -86,10 +75,9 @@ def vote_section(ensemble: Ensemble, vote: Vote | None) -> Section:
         return None
     candidate, space = vote.fitted.candidate, vote.space
     level = {"joint": "over joint classes", "task": "task by task"}[candidate.level] if len(space.names) > 1 else ""
-    words = RULES.get(candidate.rule, f"your own rule {candidate.rule}")
     return {
-        "words": f"{words} {level}".strip(),
-        "adjust": ADJUSTMENTS.get(candidate.adjust, ""),
+        "words": f"{rule_in_words(candidate.rule)} {level}".strip(),
+        "adjust": ADJUSTMENTS.get(candidate.adjust).words,
         "views": views_words(vote.views),
         "metric": metric_words(ensemble.metric, space),
         "new": "groups" if ensemble.groups < ensemble.images else "images",
@@ -171,7 +159,7 @@ def weights_table(vote: Vote) -> dict[str, Any]:
         "most": max((weight for of_space in weighed.values() for weight in of_space.values()), default=1.0) or 1.0,
         "left_out": max(0, len(voters) - MAX_VOTERS),
         "voters": len(voters),
-        "alike": vote.fitted.candidate.rule in ("soft", "geometric", "rank", "hard"),
+        "alike": vote.fitted.candidate.rule in RULES.names and not RULES.get(vote.fitted.candidate.rule).fits,
     }
 
 

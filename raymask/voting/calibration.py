@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from raymask.core.errors import InputError, one_of
+from raymask.core.registry import Registry
 from raymask.core.types import Probabilities
 from raymask.metrics.calibration import Vector, at_labels, floored_log
 
@@ -42,7 +42,7 @@ class Calibration:
         return {"scale": self.scale.tolist(), "bias": self.bias.tolist()}
 
 
-def fit_none(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration:
+def fit_none(probabilities: npt.ArrayLike, _: npt.ArrayLike) -> Calibration:
     """The calibration that changes nothing."""
     classes = np.shape(probabilities)[1]
     return Calibration(np.ones(classes), np.zeros(classes))
@@ -59,12 +59,10 @@ def fit_scale_and_bias(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> C
     return Calibration(*fit_vector(probabilities, labels))
 
 
-FITS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], Calibration]] = {
-    "none": fit_none,
-    "temperature": fit_one_temperature,
-    "vector": fit_scale_and_bias,
-}
-METHODS = tuple(FITS)
+CALIBRATIONS: Registry[Callable[[npt.ArrayLike, npt.ArrayLike], Calibration]] = Registry(
+    "vote.calibrate", {"none": fit_none, "temperature": fit_one_temperature, "vector": fit_scale_and_bias}
+)
+"""Methods of calibration: each fits (N, C) probabilities to (N,) true labels."""
 
 
 def fit_calibration(method: str, probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration:
@@ -73,9 +71,7 @@ def fit_calibration(method: str, probabilities: npt.ArrayLike, labels: npt.Array
     Raises:
         InputError: there is no such method.
     """
-    if method not in FITS:
-        raise InputError(f"the calibration is '{method}'; it may be {one_of(FITS, method)}.")
-    return FITS[method](probabilities, labels)
+    return CALIBRATIONS.get(method)(probabilities, labels)
 
 
 def cross_fitted(method: str, probabilities: npt.ArrayLike, labels: npt.ArrayLike, parts: npt.ArrayLike) -> Probabilities:
@@ -84,7 +80,7 @@ def cross_fitted(method: str, probabilities: npt.ArrayLike, labels: npt.ArrayLik
     A single part has no others: it is calibrated by what is fitted on itself, and scores of it flatter.
 
     Args:
-        method: one of METHODS.
+        method: one of `CALIBRATIONS`.
         probabilities: (N, C).
         labels: (N,) true labels.
         parts: (N,) int, such as folds.

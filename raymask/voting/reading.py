@@ -18,7 +18,8 @@ from raymask.runs.schemas import CHECKED
 from raymask.transforms.tta import VIEWS, ViewPlan
 from raymask.voting.ballots import voter_names
 from raymask.voting.calibration import Calibration
-from raymask.voting.rules import RULES, Params
+from raymask.voting.combine import Params
+from raymask.voting.rules import RULES
 from raymask.voting.selection import LEVELS, Candidate, Fitted, spaces_of
 from raymask.voting.thresholds import ADJUSTMENTS
 from raymask.voting.vote import Vote
@@ -124,16 +125,16 @@ def wrong_with_vote(vote: Vote) -> str:
         return "has calibrations of other classes"
     if not _fits(vote.result, space.joint_size):
         return "has a last calibration of other classes"
-    if candidate.rule not in RULES and ":" not in candidate.rule:
+    if candidate.rule not in RULES.names and ":" not in candidate.rule:
         return f"is by the rule '{candidate.rule}', which there is not"
-    if candidate.level not in LEVELS or candidate.adjust not in ADJUSTMENTS:
+    if candidate.level not in LEVELS or candidate.adjust not in ADJUSTMENTS.names:
         return f"is by '{candidate.level}' with '{candidate.adjust}', which there is not"
     if why := _wrong_with_views(vote.views):
         return why
     targets = set(spaces_of(space, candidate.level))
     if set(vote.fitted.params) != targets or set(vote.fitted.factors) != targets:
         return f"is not of {' and '.join(sorted(targets))}"
-    rule, voters = RULES.get(candidate.rule), voter_names(space, heads)
+    rule, voters = RULES.components.get(candidate.rule), voter_names(space, heads)
     for target in sorted(targets):
         factors = vote.fitted.factors[target]
         if factors is not None and not (factors.shape == (sizes[target],) and (factors >= 0).all()):

@@ -17,8 +17,10 @@ from raymask.data.folds import stratified_group_folds
 from raymask.metrics.bootstrap import Interval, Metric, compare, count, interval, resample, score_counts
 from raymask.voting.ballots import Voters, voters_of
 from raymask.voting.calibration import Calibration, fit_calibration
-from raymask.voting.rules import Evidence, Params, find_rule
-from raymask.voting.thresholds import ADJUSTMENTS, adjusted, fit_adjustment
+from raymask.voting.combine import Params, adjusted
+from raymask.voting.evidence import Evidence
+from raymask.voting.rules import find_rule
+from raymask.voting.thresholds import ADJUSTMENTS, fit_adjustment
 
 LEVELS = ("joint", "task")
 MIN_PARTS = 3
@@ -45,7 +47,7 @@ class Candidate:
     @property
     def complexity(self) -> float:
         """Place among the candidates from the simplest on."""
-        return find_rule(self.rule).complexity + 2 * list(ADJUSTMENTS).index(self.adjust) + 0.5 * (self.level == "task")
+        return find_rule(self.rule).complexity + 2 * ADJUSTMENTS.names.index(self.adjust) + 0.5 * (self.level == "task")
 
 
 @dataclass(frozen=True, eq=False)

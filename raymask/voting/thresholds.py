@@ -1,22 +1,27 @@
-"""Adjustments: factors of the classes that a rule's result is multiplied by, so that rare classes get their due."""
+"""Adjustments: factors of the classes that a rule's result is multiplied by, so that rare classes are predicted often enough."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from raymask.core.errors import InputError, one_of
+from raymask.core.registry import Registry
 from raymask.core.types import Labels, Probabilities, Weights
 from raymask.metrics.scores import class_counts, f1_of
-from raymask.voting.rules import FLOOR, Evidence, normalised, score_of
+from raymask.voting.combine import FLOOR, adjusted
+from raymask.voting.evidence import Evidence, score_of
 
 
 def fit_prior(evidence: Evidence, combined: Probabilities) -> Weights:
     """(C,) factors (1 / frequency)^s of the classes, with the strength s from 0 to 1.5 that scores best, the least of equals.
 
-    This is post-hoc logit adjustment (Menon et al. 2021), its strength being fitted.
+    This is post-hoc logit adjustment, with its strength fitted.
+
+    Source:
+        Menon et al., Long-tail learning via logit adjustment, ICLR 2021.
     """
     frequency = np.bincount(evidence.labels, minlength=combined.shape[1]) / len(evidence.labels)
     inverse = 1 / np.maximum(frequency, 1 / len(evidence.labels))
@@ -28,7 +33,7 @@ def fit_prior(evidence: Evidence, combined: Probabilities) -> Weights:
 def fit_thresholds(evidence: Evidence, combined: Probabilities) -> Weights:
     """(C,) factors of the classes, found class by class: dividing each class's probability by its threshold before argmax.
 
-    For one class, an image is elected to it from the factor on at which it overtakes the best other class; so all factors that
+    For one class, an image is predicted as it from the factor on at which it overtakes the best other class; so all factors that
     make a difference are scored in one sweep, and the middle of the best gap is taken.
     """
     logs = np.log(np.maximum(combined, FLOOR))
@@ -89,10 +94,26 @@ def _scores_along(evidence: Evidence, rival: Labels, order: Labels, label: int, 
     return np.asarray(total / np.maximum(present, 1))
 
 
-Adjust = Callable[[Evidence, Probabilities], Weights]
+@dataclass(frozen=True)
+class Adjustment:
+    """Something that may be done to a rule's result."""
 
-ADJUSTMENTS: dict[str, Adjust | None] = {"none": None, "prior": fit_prior, "thresholds": fit_thresholds}
-"""What may be done to a rule's result, by name, from the simplest on: factors of the classes, fitted on the evidence."""
+    words: str
+    """What it does to the result: `corrected for the classes' frequencies`."""
+    fit: Callable[[Evidence, Probabilities], Weights | None]
+    """(C,) factors of the classes from evidence and the rule's (N, C) result; None for nothing."""
+
+
+ADJUSTMENTS: Registry[Adjustment] = Registry(
+    "vote.adjust",
+    {
+        "none": Adjustment("", lambda evidence, combined: None),
+        "prior": Adjustment("corrected for the classes' frequencies", fit_prior),
+        "thresholds": Adjustment("with a threshold for each class", fit_thresholds),
+    },
+    alternative="'auto'",
+)
+"""Adjustments from the simplest on."""
 
 
 def fit_adjustment(name: str, evidence: Evidence, combined: Probabilities) -> Weights | None:
@@ -101,12 +122,4 @@ def fit_adjustment(name: str, evidence: Evidence, combined: Probabilities) -> We
     Raises:
         InputError: there is no such adjustment.
     """
-    if name not in ADJUSTMENTS:
-        raise InputError(f"vote.adjust is '{name}'; it may be {one_of(['auto', *ADJUSTMENTS], name)}.")
-    fit = ADJUSTMENTS[name]
-    return fit(evidence, combined) if fit else None
-
-
-def adjusted(combined: Probabilities, factors: npt.ArrayLike | None) -> Probabilities:
-    """(N, C) probabilities, of `FLOOR` at least as where the factors are fitted, times the classes' factors, normalised again."""
-    return combined if factors is None else normalised(np.maximum(combined, FLOOR) * np.asarray(factors))
+    return ADJUSTMENTS.get(name).fit(evidence, combined)

@@ -13,7 +13,7 @@ from raymask.core.types import ByHead, Labels
 from raymask.metrics.bootstrap import Counts, Interval, Metric, count, interval, resample, score_counts, unit_weights
 from raymask.transforms.tta import MERGES, VIEW_SETS, ViewPlan, even, merge_views
 from raymask.voting.ballots import joint_ballots
-from raymask.voting.rules import soft_vote
+from raymask.voting.combine import soft_vote
 from raymask.voting.selection import difference_errors, simplest
 
 ORIGINAL = "original"

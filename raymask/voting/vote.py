@@ -18,7 +18,8 @@ from raymask.metrics.calibration import calibration_quality, reliability
 from raymask.transforms.tta import MERGES, ViewPlan, even
 from raymask.voting.ballots import voter_names, voters_of
 from raymask.voting.calibration import Calibration, cross_fitted, fit_calibration
-from raymask.voting.rules import RULES, Params, find_rule
+from raymask.voting.combine import Params
+from raymask.voting.rules import RULES, find_rule
 from raymask.voting.selection import (
     LEVELS,
     Calibrations,
@@ -40,8 +41,6 @@ from raymask.voting.view_selection import ByView, Views, choose_views, merged
 
 AUTO = "auto"
 MAX_IMAGES = 40_000
-WITHOUT_RIVALS = ("soft", "logistic", "boosted")
-"""Rules that make a difference where there is but one voter: the others all say what it says."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,9 +201,9 @@ def _views(evidence: Evidence, config: VoteConfig, metric: Metric, parts: Labels
 
 
 def _tried(space: LabelSpace, config: VoteConfig, members: Mapping[str, ByHead]) -> list[Candidate]:
-    rules = ["weighted"] if config.weights else list(RULES) if config.rule == AUTO else [config.rule]
+    rules = ["weighted"] if config.weights else list(RULES.names) if config.rule == AUTO else [config.rule]
     levels = ["task"] if config.weights and len(space.names) > 1 else LEVELS if config.level == AUTO else [config.level]
-    adjustments = list(ADJUSTMENTS) if config.adjust == AUTO else [config.adjust]
+    adjustments = list(ADJUSTMENTS.names) if config.adjust == AUTO else [config.adjust]
     tried = candidates(space, rules, levels, adjustments)
     if not tried:
         known = " or ".join(find_rule(config.rule).levels)
@@ -213,7 +212,11 @@ def _tried(space: LabelSpace, config: VoteConfig, members: Mapping[str, ByHead])
         return tried
     names = voter_names(space, {name: list(heads) for name, heads in members.items()})
     several = {level: any(len(names[target]) > 1 for target in spaces_of(space, level)) for level in LEVELS}
-    return [candidate for candidate in tried if several[candidate.level] or candidate.rule in WITHOUT_RIVALS]
+    return [
+        candidate
+        for candidate in tried
+        if several[candidate.level] or candidate.rule == RULES.names[0] or find_rule(candidate.rule).stacks
+    ]  # of one voter all rules but the stacking ones give its own probabilities
 
 
 def fixed_weights(space: LabelSpace, config: VoteConfig, members: Mapping[str, ByHead]) -> dict[str, Params] | None:

@@ -27,7 +27,7 @@ from raymask.data.images import read_image
 from raymask.export import export as exporting
 from raymask.export import programs
 from raymask.export.export import export
-from raymask.export.torch_modules import COMBINE, EnsembleGraph, VoteGraph, merge_views
+from raymask.export.torch_modules import EnsembleGraph, VoteGraph, merge_views
 from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import load
 from raymask.inference.predictor import Predictor, specs_of, stacked
@@ -51,6 +51,7 @@ TASKS = {"mask": {"classes": ["worn", "wrong", "none"]}, "gender": {"classes": [
 SPACE = LabelSpace((Task("mask", "mask", ("worn", "wrong", "none")), Task("gender", "gender", ("male", "female"))))
 THREE = LabelSpace((*SPACE.tasks, Task("age", "age", ("young", "old"))))
 BOTH = ViewPlan(("original", "hflip"), (1.0, 2.0), "geometric")
+EXPORTABLE = [rule.name for rule in RULES.components.values() if rule.exportable]
 SOFT = Candidate("soft", "joint", "none")
 HEADS = {
     "mask": ("mask",),
@@ -186,7 +187,7 @@ def out(run: Run) -> Path:
 
 class TestVoteGraph:
     @pytest.mark.parametrize("adjust", ["none", "thresholds"])
-    @pytest.mark.parametrize("candidate", candidates(SPACE, COMBINE, LEVELS, ["none"]), ids=str)
+    @pytest.mark.parametrize("candidate", candidates(SPACE, EXPORTABLE, LEVELS, ["none"]), ids=str)
     def test_every_rule_equals_the_vote(self, candidate: Candidate, adjust: str) -> None:
         vote = make_vote(Candidate(candidate.rule, candidate.level, adjust))
         assert_equal(vote, said_at_random(SPACE, HEADS, 50, 1))
@@ -206,8 +207,8 @@ class TestVoteGraph:
             assert_equal(make_vote(Candidate(rule, "task", "none"), method="none"), members)
 
     def test_all_rules_but_the_boosted_have_a_graph(self) -> None:
-        assert set(RULES) - set(COMBINE) == {"boosted"}
-        assert set(ADJUSTMENTS) == {"none", "prior", "thresholds"}
+        assert set(RULES.names) - set(EXPORTABLE) == {"boosted"}
+        assert set(ADJUSTMENTS.names) == {"none", "prior", "thresholds"}
 
 
 def assert_equal(vote: Vote, members: dict[str, dict[str, Any]]) -> None:

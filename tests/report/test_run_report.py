@@ -469,7 +469,7 @@ class TestVote:
         evidence = Evidence(space, members, ("original", "hflip"), images[f"label_{JOINT}"].to_numpy(), groups, folds)
         change(run, **summary(decide(evidence, VoteConfig(rule="best", level="joint"), seed=0)))
         said = section_of(page_of(run), "vote")
-        assert "is what the single best voter says over joint classes" in said
+        assert "is the prediction of the single best voter over joint classes" in said
         assert "Weights voter joint label" in said
 
     def test_axes_hold_what_is_on_them(self) -> None:

@@ -21,7 +21,15 @@ from raymask.metrics.calibration import (
     log_loss,
     reliability,
 )
-from raymask.voting.calibration import METHODS, Calibration, cross_fitted, fit_calibration, fit_temperature, fit_vector, softmax
+from raymask.voting.calibration import (
+    CALIBRATIONS,
+    Calibration,
+    cross_fitted,
+    fit_calibration,
+    fit_temperature,
+    fit_vector,
+    softmax,
+)
 
 
 def drawn(seed: int, images: int, classes: int, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +141,7 @@ class TestVector:
 
 class TestFits:
     @settings(deadline=None)
-    @given(guesses(), st.sampled_from(METHODS))
+    @given(guesses(), st.sampled_from(CALIBRATIONS.names))
     def test_labels_are_no_less_likely_and_rows_sum_to_1(self, case: tuple[np.ndarray, np.ndarray], method: str) -> None:
         given, labels = case
         calibrated = fit_calibration(method, given, labels).apply(given)
@@ -148,10 +156,10 @@ class TestFits:
         np.testing.assert_array_equal(calibrated, given)
 
     def test_another_name_is_refused_with_the_nearest(self) -> None:
-        with pytest.raises(InputError, match=r"the calibration is 'temprature'; it may be 'temperature' \(the nearest\)"):
+        with pytest.raises(InputError, match=r"vote.calibrate is 'temprature'; it may be 'temperature' \(the nearest\)"):
             fit_calibration("temprature", HONEST, LABELS)
 
-    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("method", CALIBRATIONS.names)
     def test_json_keeps_it_exactly(self, method: str) -> None:
         calibration = fit_calibration(method, SHARP, LABELS)
         written = json.loads(json.dumps(calibration.to_json()))

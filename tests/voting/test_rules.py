@@ -19,31 +19,27 @@ from sklearn.preprocessing import LabelEncoder
 
 from raymask.core.errors import InputError
 from raymask.metrics.scores import SCORE_KINDS, Aim
-from raymask.voting.rules import (
+from raymask.voting.combine import (
     FLOOR,
-    ROUNDS,
-    RULES,
     TIE,
-    Evidence,
-    Rule,
+    adjusted,
     combine_boosted,
     combine_logistic,
-    find_rule,
-    fit_boosted,
-    fit_logistic,
     geometric_vote,
     hard_vote,
     log_features,
     normalised,
     rank_vote,
-    search_weights,
-    select_greedily,
     soft_vote,
     votes_of,
     weighted_hard_vote,
     weighted_vote,
 )
-from raymask.voting.thresholds import ADJUSTMENTS, _sweep, adjusted, fit_adjustment, fit_prior, fit_thresholds
+from raymask.voting.evidence import Evidence
+from raymask.voting.rules import RULES, Rule, find_rule
+from raymask.voting.stacking import fit_boosted, fit_logistic
+from raymask.voting.thresholds import ADJUSTMENTS, _sweep, fit_adjustment, fit_prior, fit_thresholds
+from raymask.voting.weights import ROUNDS, search_weights, select_greedily
 
 UNLEARNED = ("soft", "geometric", "rank", "hard")
 WEIGHING = ("best", "weighted", "greedy", "weighted_hard")
@@ -106,7 +102,7 @@ def score_of(evidence: Evidence, combined: np.ndarray) -> float:
 
 
 def voted(name: str, evidence: Evidence) -> np.ndarray:
-    return RULES[name].combine(evidence.ballots, RULES[name].fit(evidence))
+    return RULES.get(name).combine(evidence.ballots, RULES.get(name).fit(evidence))
 
 
 class PredictionResult(ClassifierMixin, BaseEstimator):
@@ -308,7 +304,7 @@ class TestAgainstScikitLearn:
 
 
 class TestEveryRule:
-    @pytest.mark.parametrize("name", [name for name in RULES if name not in ("logistic", "boosted")])
+    @pytest.mark.parametrize("name", [name for name in RULES.names if name not in ("logistic", "boosted")])
     @settings(deadline=None, max_examples=50)
     @given(evidence=evidences())
     def test_rows_are_finite_and_sum_to_1(self, name: str, evidence: Evidence) -> None:
@@ -334,28 +330,28 @@ class TestEveryRule:
     @given(evidence=evidences())
     @example(Evidence(np.array([[[0.0, 1.0]], [[0.0, 1.0]]]), np.array([0]), "accuracy", 0))
     def test_weights_are_shares(self, name: str, evidence: Evidence) -> None:
-        weights = RULES[name].fit(evidence)["weights"]
+        weights = RULES.get(name).fit(evidence)["weights"]
         assert weights.shape == (len(evidence.ballots),)
         assert (weights >= 0).all()
         assert weights.sum() == pytest.approx(1)
 
-    @pytest.mark.parametrize("name", RULES)
+    @pytest.mark.parametrize("name", RULES.names)
     def test_the_same_evidence_makes_the_same_result(self, name: str) -> None:
         evidence = drawn(4, [0.5, 1.0, 0.2, 0.8, 1.2], images=60)
         np.testing.assert_array_equal(voted(name, evidence), voted(name, evidence))
 
-    @pytest.mark.parametrize("name", RULES)
+    @pytest.mark.parametrize("name", RULES.names)
     def test_permuting_images_permutes_results(self, name: str) -> None:
         evidence = drawn(5, [0.5, 1.0, 0.2], images=90)
         order = np.random.default_rng(0).permutation(90)
-        params = RULES[name].fit(evidence)
-        combined = RULES[name].combine(evidence.ballots, params)
-        np.testing.assert_allclose(RULES[name].combine(evidence.ballots[:, order], params), combined[order], rtol=1e-12)
-        alone = np.concatenate([RULES[name].combine(evidence.ballots[:, [n]], params) for n in range(5)])
+        params = RULES.get(name).fit(evidence)
+        combined = RULES.get(name).combine(evidence.ballots, params)
+        np.testing.assert_allclose(RULES.get(name).combine(evidence.ballots[:, order], params), combined[order], rtol=1e-12)
+        alone = np.concatenate([RULES.get(name).combine(evidence.ballots[:, [n]], params) for n in range(5)])
         np.testing.assert_allclose(alone, combined[:5], rtol=1e-12)
         if name != "boosted":  # its bins and sums depend on the order by a hair, and then so do its splits
-            anew = RULES[name].fit(Evidence(evidence.ballots[:, order], evidence.labels[order], "f1", 0))
-            np.testing.assert_allclose(RULES[name].combine(evidence.ballots, anew), combined, rtol=1e-5)
+            anew = RULES.get(name).fit(Evidence(evidence.ballots[:, order], evidence.labels[order], "f1", 0))
+            np.testing.assert_allclose(RULES.get(name).combine(evidence.ballots, anew), combined, rtol=1e-5)
 
     @pytest.mark.parametrize("name", UNLEARNED)
     @settings(deadline=None, max_examples=40)
@@ -363,28 +359,28 @@ class TestEveryRule:
     def test_the_order_of_voters_does_not_matter(self, name: str, ballots: np.ndarray, rng: random.Random) -> None:
         order = list(range(len(ballots)))
         rng.shuffle(order)
-        combine = RULES[name].combine
+        combine = RULES.get(name).combine
         np.testing.assert_allclose(combine(ballots[order], {}), combine(ballots, {}))
 
     @pytest.mark.parametrize("name", UNLEARNED)
     @settings(deadline=None, max_examples=40)
     @given(ballots=BALLOTS)
     def test_one_voter_is_followed(self, name: str, ballots: np.ndarray) -> None:
-        np.testing.assert_array_equal(RULES[name].combine(ballots[:1], {}).argmax(axis=1), ballots[0].argmax(axis=1))
+        np.testing.assert_array_equal(RULES.get(name).combine(ballots[:1], {}).argmax(axis=1), ballots[0].argmax(axis=1))
 
     @pytest.mark.parametrize("name", WEIGHING)
     def test_one_voter_has_all_weight(self, name: str) -> None:
-        np.testing.assert_array_equal(RULES[name].fit(drawn(1, [0.5]))["weights"], [1.0])
+        np.testing.assert_array_equal(RULES.get(name).fit(drawn(1, [0.5]))["weights"], [1.0])
 
     @pytest.mark.parametrize("name", ["best", "weighted", "greedy", "weighted_hard", "logistic", "boosted"])
     def test_what_is_learnt_beats_the_even_vote_where_one_voter_knows_and_four_do_not(self, name: str) -> None:
         evidence = drawn(8, [0.0, 0.0, 3.0, 0.0, 0.0], images=400)
         assert score_of(evidence, voted(name, evidence)) > score_of(evidence, soft_vote(evidence.ballots)) + 0.1
         if name in WEIGHING:
-            assert RULES[name].fit(evidence)["weights"].argmax() == 2
+            assert RULES.get(name).fit(evidence)["weights"].argmax() == 2
 
     def test_the_simpler_ones_come_first(self) -> None:
-        assert [rule.complexity for rule in RULES.values()] == list(range(len(RULES)))
+        assert [rule.complexity for rule in RULES.components.values()] == list(range(len(RULES.names)))
 
 
 def exhaustive(evidence: Evidence, most: int, hard: bool = False) -> float:
@@ -399,7 +395,7 @@ class TestBest:
     def test_takes_the_first_of_the_best(self) -> None:
         evidence = drawn(2, [0.1, 2.0, 0.3])
         repeated = Evidence(evidence.ballots[[0, 1, 1, 2]], evidence.labels, "f1", 0)
-        np.testing.assert_array_equal(RULES["best"].fit(repeated)["weights"], [0, 1, 0, 0])
+        np.testing.assert_array_equal(RULES.get("best").fit(repeated)["weights"], [0, 1, 0, 0])
 
     @pytest.mark.parametrize("aim", AIMS)
     def test_depends_on_the_aim(self, aim: Aim) -> None:
@@ -407,7 +403,7 @@ class TestBest:
         labels = np.array([0] * 8 + [1] * 2)
         finds, right = np.array([0] * 5 + [1] * 5), np.zeros(10, int)
         evidence = Evidence(np.eye(2)[np.stack([right, finds])], labels, aim, 0)
-        np.testing.assert_array_equal(RULES["best"].fit(evidence)["weights"], {"f1": [0, 1], "accuracy": [1, 0]}[aim])
+        np.testing.assert_array_equal(RULES.get("best").fit(evidence)["weights"], {"f1": [0, 1], "accuracy": [1, 0]}[aim])
 
 
 class TestGreedy:
@@ -457,7 +453,9 @@ class TestGreedy:
 
     def test_a_seed_decides_the_bags(self) -> None:
         evidence = drawn(3, [0.5] * 8, images=120)
-        of_seed = [RULES["greedy"].fit(Evidence(evidence.ballots, evidence.labels, "f1", seed))["weights"] for seed in (1, 1, 2)]
+        of_seed = [
+            RULES.get("greedy").fit(Evidence(evidence.ballots, evidence.labels, "f1", seed))["weights"] for seed in (1, 1, 2)
+        ]
         np.testing.assert_array_equal(of_seed[0], of_seed[1])
         assert (of_seed[0] != of_seed[2]).any()
 
@@ -508,7 +506,7 @@ class TestSearch:
         confident = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.45, 0.55], [0.45, 0.55]])
         other = np.array([[0.4, 0.6], [0.4, 0.6], [0.6, 0.4], [0.4, 0.6], [0.4, 0.6]])
         evidence = Evidence(np.stack([confident, other]), labels, "accuracy", 0)
-        np.testing.assert_allclose(RULES["weighted_hard"].fit(evidence)["weights"], [0.5, 0.5])
+        np.testing.assert_allclose(RULES.get("weighted_hard").fit(evidence)["weights"], [0.5, 0.5])
         assert score_of(evidence, voted("weighted_hard", evidence)) == 1.0
 
     def test_ties_are_settled_in_the_search_as_they_are_in_the_vote(self) -> None:
@@ -517,7 +515,7 @@ class TestSearch:
         first = 0.76 + 0.01 * np.eye(2)[labels][:, 0] - 0.005
         evidence = Evidence(np.stack([np.stack([first, 1 - first], axis=1), np.tile([0.24, 0.76], (40, 1))]), labels, "f1", 0)
         assert score_of(evidence, voted("hard", evidence)) == 1.0
-        np.testing.assert_array_equal(RULES["weighted_hard"].fit(evidence)["weights"], [0.5, 0.5])
+        np.testing.assert_array_equal(RULES.get("weighted_hard").fit(evidence)["weights"], [0.5, 0.5])
         assert score_of(evidence, voted("weighted_hard", evidence)) == 1.0
 
     @pytest.mark.parametrize("aim", AIMS)
@@ -599,7 +597,7 @@ class TestBoosted:
         np.testing.assert_allclose(combined.sum(axis=1), 1)
 
     def test_is_for_tasks_alone(self) -> None:
-        assert RULES["boosted"].levels == ("task",)
+        assert RULES.get("boosted").levels == ("task",)
 
 
 def brute_sweep(evidence: Evidence, logs: np.ndarray, label: int) -> float:
@@ -710,9 +708,9 @@ class TestAdjustments:
 
     def test_an_unknown_one_is_refused(self) -> None:
         evidence = drawn(0, [1.0])
-        with pytest.raises(InputError, match=r"^vote.adjust is 'priors'; it may be 'prior' \(the nearest\), 'auto', .*'\.$"):
+        with pytest.raises(InputError, match=r"^vote.adjust is 'priors'; it may be 'prior' \(the nearest\), .*, or 'auto'\.$"):
             fit_adjustment("priors", evidence, evidence.ballots[0])
-        assert list(ADJUSTMENTS) == ["none", "prior", "thresholds"]
+        assert list(ADJUSTMENTS.names) == ["none", "prior", "thresholds"]
 
     def test_rows_of_zeros_become_even(self) -> None:
         np.testing.assert_allclose(normalised(np.array([[0.0, 0.0], [1.0, 3.0]])), [[0.5, 0.5], [0.25, 0.75]])
@@ -730,9 +728,9 @@ def own_votes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 class TestFindRule:
-    @pytest.mark.parametrize("name", RULES)
+    @pytest.mark.parametrize("name", RULES.names)
     def test_a_rule_by_its_name(self, name: str) -> None:
-        assert find_rule(name) is RULES[name]
+        assert find_rule(name) is RULES.get(name)
         assert find_rule(name).name == name
 
     def test_ones_own_function_by_its_import_path(self, own_votes: ModuleType) -> None:
@@ -742,7 +740,7 @@ class TestFindRule:
             rule.combine(evidence.ballots, rule.fit(evidence)), normalised(evidence.ballots.max(axis=0))
         )
         assert rule.name == "own_votes:loudest"
-        assert rule.complexity >= len(RULES)
+        assert rule.complexity >= len(RULES.names)
 
     def test_ones_own_rule_by_its_import_path(self, own_votes: ModuleType) -> None:
         assert find_rule("own_votes:learned") is own_votes.learned
@@ -752,7 +750,7 @@ class TestFindRule:
         [
             (
                 "sofd",
-                r"vote.rule is 'sofd'; it may be 'soft' \(the nearest\), 'auto', .*, or a path such as 'my.votes:rule'.",
+                r"vote.rule is 'sofd'; it may be 'soft' \(the nearest\), .*, or 'auto' or a path such as 'my.votes:rule'.",
             ),
             ("own_votes:nothing", r"vote.rule: 'own_votes:nothing' cannot be imported \(.*nothing.*\)."),
             ("no_such_votes:rule", r"vote.rule: 'no_such_votes:rule' cannot be imported \(No module named 'no_such_votes'\)."),
@@ -761,7 +759,7 @@ class TestFindRule:
             ("own_votes:", r"vote.rule: 'own_votes:' cannot be imported \(.*\)."),
             (
                 "own_votes:number",
-                r"vote.rule: 'own_votes:number' is neither a function of ballots nor a raymask.voting.rules.Rule.",
+                r"vote.rule: 'own_votes:number' is neither a function of ballots nor a raymask.Rule.",
             ),
         ],
     )

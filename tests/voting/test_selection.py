@@ -14,7 +14,8 @@ from raymask.core.tasks import JOINT, LabelSpace, Task
 from raymask.metrics.bootstrap import Metric
 from raymask.metrics.scores import score
 from raymask.voting.ballots import voters_of
-from raymask.voting.rules import RULES, Rule, weighted_vote
+from raymask.voting.combine import weighted_vote
+from raymask.voting.rules import RULES, Rule
 from raymask.voting.selection import (
     Candidate,
     Fitted,
@@ -68,21 +69,21 @@ def out_of_fold(
     return OofPredictions(space, members, truth, of_group, of_group % folds)
 
 
-def all_of(space: LabelSpace = SPACE, rules: tuple[str, ...] = tuple(RULES)) -> list[Candidate]:
-    return candidates(space, rules, ("joint", "task"), tuple(ADJUSTMENTS))
+def all_of(space: LabelSpace = SPACE, rules: tuple[str, ...] = RULES.names) -> list[Candidate]:
+    return candidates(space, rules, ("joint", "task"), ADJUSTMENTS.names)
 
 
 class TestCandidates:
     def test_several_tasks_are_voted_on_together_and_apart_and_trees_grow_by_task_alone(self) -> None:
         found = all_of()
-        assert len(found) == len(set(found)) == (2 * len(RULES) - 1) * len(ADJUSTMENTS)
+        assert len(found) == len(set(found)) == (2 * len(RULES.names) - 1) * len(ADJUSTMENTS.names)
         assert {candidate.level for candidate in found if candidate.rule == "boosted"} == {"task"}
         assert found[0] == SOFT
 
     def test_one_task_needs_one_level(self) -> None:
         found = all_of(ALONE)
         assert {candidate.level for candidate in found} == {"joint"}
-        assert len(found) == len(RULES) * len(ADJUSTMENTS)
+        assert len(found) == len(RULES.names) * len(ADJUSTMENTS.names)
         assert "boosted" in {candidate.rule for candidate in found}
         assert candidates(ALONE, ["soft"], ["task"], ["none"]) == [SOFT]
 
@@ -246,13 +247,13 @@ class TestChoose:
     def test_identical_voters_leave_nothing_to_learn(self) -> None:
         one = out_of_fold({"joint-a": 1.0})
         same = {f"joint-{n}": one.members["joint-a"] for n in range(4)}
-        tried = candidates(SPACE, RULES, ("joint", "task"), ("none",))
+        tried = candidates(SPACE, RULES.names, ("joint", "task"), ("none",))
         chosen = choose(OofPredictions(SPACE, same, one.truth, one.groups, one.folds), tried, JOINT_ACCURACY, "none", 0)
         assert chosen.chosen == SOFT
 
     def test_one_good_voter_among_noise_is_found(self) -> None:
         evidence = out_of_fold({"joint-a": 0.0, "joint-b": 3.5, "joint-c": 0.0, "joint-d": 0.0, "joint-e": 0.0}, groups=100)
-        tried = candidates(SPACE, RULES, ("joint",), ("none",))
+        tried = candidates(SPACE, RULES.names, ("joint",), ("none",))
         choice = choose(evidence, tried, JOINT_ACCURACY, "none", 0)
         assert choice.chosen.rule in ("best", "weighted", "greedy", "weighted_hard", "logistic")
         by_name = {row.candidate.rule: row for row in choice.rows}
@@ -268,14 +269,14 @@ class TestChoose:
             for name, heads in rare.members.items()
         }
         evidence = OofPredictions(ALONE, shifted, rare.truth, rare.groups, rare.folds)
-        tried = candidates(ALONE, ["soft"], ["joint"], list(ADJUSTMENTS))
+        tried = candidates(ALONE, ["soft"], ["joint"], ADJUSTMENTS.names)
         choice = choose(evidence, tried, JOINT_F1, "none", 0)
         assert choice.chosen.adjust in ("prior", "thresholds")
         assert next(row for row in choice.rows if row.candidate.adjust == "none").behind > 0.02
 
     def test_thresholds_are_left_where_they_do_not_pay(self) -> None:
         evidence = out_of_fold({"mask-a": 1.6, "mask-b": 1.6}, groups=250, space=ALONE)
-        tried = candidates(ALONE, ["soft"], ["joint"], list(ADJUSTMENTS))
+        tried = candidates(ALONE, ["soft"], ["joint"], ADJUSTMENTS.names)
         for metric in (JOINT_F1, JOINT_ACCURACY):
             assert choose(evidence, tried, metric, "none", 0).chosen == SOFT
 

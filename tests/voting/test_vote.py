@@ -19,10 +19,11 @@ from raymask.metrics.scores import score_joint
 from raymask.transforms.tta import ViewPlan, even, merge_views
 from raymask.voting.ballots import joint_ballots, voter_names, voters_of
 from raymask.voting.calibration import Calibration
+from raymask.voting.combine import soft_vote, weighted_vote
 from raymask.voting.reading import read_vote
-from raymask.voting.rules import RULES, Rule, soft_vote, weighted_vote
+from raymask.voting.rules import RULES, Rule
 from raymask.voting.selection import LEVELS, Candidate, OofPredictions, all_rows, calibrate, calibrated, candidates, fit
-from raymask.voting.vote import WITHOUT_RIVALS, Decision, Evidence, Vote, decide, drawn_images, fixed_weights, subset, summary
+from raymask.voting.vote import Decision, Evidence, Vote, decide, drawn_images, fixed_weights, subset, summary
 
 SPACE = LabelSpace((Task("mask", "mask", ("worn", "wrong", "none")), Task("gender", "gender", ("male", "female"))))
 ALONE = LabelSpace(SPACE.tasks[:1])
@@ -75,7 +76,7 @@ def chosen(decision: Decision) -> Candidate:
 
 
 class TestJson:
-    @pytest.mark.parametrize("candidate", candidates(SPACE, RULES, LEVELS, ["thresholds"]), ids=str)
+    @pytest.mark.parametrize("candidate", candidates(SPACE, RULES.names, LEVELS, ["thresholds"]), ids=str)
     def test_a_vote_that_was_written_down_is_the_same(self, candidate: Candidate) -> None:
         vote = vote_of(candidate)
         again = read_again(vote)
@@ -166,7 +167,7 @@ class TestDecide:
         """Every rule, level and adjustment, views and merges; a team that lacks a specialist votes with the others."""
         evidence = make_evidence(groups=40)
         decision = decide(evidence, VoteConfig(), 0)
-        assert len(decision.choice.rows) == (2 * len(RULES) - 1) * 3
+        assert len(decision.choice.rows) == (2 * len(RULES.names) - 1) * 3
         assert decision.views is not None
         assert decision.vote.views == decision.views.chosen
         assert set(decision.members) == set(KINDS)
@@ -251,7 +252,7 @@ class TestDecide:
     def test_one_task_and_one_member(self) -> None:
         decision = decide(make_evidence(ALONE, ("mask",), groups=30), VoteConfig(metric="mask.accuracy"), 0)
         assert chosen(decision).level == "joint"
-        assert len(decision.choice.rows) == len(WITHOUT_RIVALS) * 3
+        assert len(decision.choice.rows) == len(("soft", "logistic", "boosted")) * 3
         new = {"mask": NEW["mask"]}
         np.testing.assert_allclose(decision.vote(new).sum(axis=1), 1)
         np.testing.assert_array_equal(read_again(decision.vote)(new), decision.vote(new))
