@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from raymask.core.arrays import Array, as_float64
 from raymask.core.errors import InputError, shortened
 from raymask.core.spelling import MISSING, canonical, loose, mapped, spelling, tidy
-from raymask.core.types import Labels, Probabilities
+from raymask.core.types import Labels
 
 JOINT = "joint"
 MULTI = "multi"
@@ -127,19 +128,18 @@ class LabelSpace:
         split = (np.where(codes < 0, UNLABELLED, part) for part in parts)
         return dict(zip(self.names, split, strict=True))
 
-    def product(self, probabilities: Mapping[str, npt.ArrayLike]) -> Probabilities:
+    def product(self, probabilities: Mapping[str, Array]) -> Array:
         """(N, J) joint probabilities of independent tasks from each task's (N, C)."""
-        joint = np.ones((1, 1))
-        for name in self.names:
-            of_task = np.asarray(probabilities[name], dtype=np.float64)
-            joint = (joint[:, :, None] * of_task[:, None, :]).reshape(len(of_task), -1)
+        joint, *others = (as_float64(probabilities[name]) for name in self.names)
+        for of_task in others:
+            joint = (joint[:, :, None] * of_task[:, None, :]).reshape(-1, joint.shape[1] * of_task.shape[1])
         return joint
 
-    def marginal(self, joint: npt.ArrayLike, name: str) -> Probabilities:
+    def marginal(self, joint: Array, name: str) -> Array:
         """(N, C) probabilities of one task from (N, J) joint ones."""
-        table = np.asarray(joint, dtype=np.float64).reshape(-1, *self.shape)
+        table = as_float64(joint).reshape(-1, *self.shape)
         others = tuple(axis + 1 for axis, other in enumerate(self.names) if other != name)
-        return np.asarray(table.sum(axis=others))
+        return table.sum(axis=others) if others else table
 
 
 def check_task_names(names: Collection[str]) -> None:

@@ -1,24 +1,20 @@
 """Models and the vote as torch modules that can be exported: tensors in, tensors out, of any number of images.
 
-Rules and adjustments are those of `raymask.voting`, which take tensors as well as arrays; all is in float64, as there.
+Merges of views and the vote are those of `raymask.transforms` and `raymask.voting`, which take tensors as well as arrays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from raymask.core.tasks import JOINT, LabelSpace
 from raymask.inference.definition import EnsembleDefinition
 from raymask.inference.predictor import Predictor
-from raymask.metrics.calibration import FLOOR
 from raymask.models.classifier import Classifier
-from raymask.transforms.tta import LEAST, VIEWS, ViewPlan
-from raymask.voting.calibration import Calibration
-from raymask.voting.combine import adjusted
-from raymask.voting.rules import RULES
+from raymask.transforms.tta import VIEWS, merge_views
 from raymask.voting.vote import Vote
 
 Heads = Mapping[str, Tensor]
@@ -95,138 +91,21 @@ class EnsembleGraph(nn.Module):
         heads: nn.ModuleList = self.heads[index]  # type: ignore[assignment]
         return {name: head(features).softmax(dim=1) for name, head in zip(self.classes[index], heads, strict=True)}
 
-    def _merged(self, probabilities: Sequence[Heads]) -> dict[str, Tensor]:
+    def _merged(self, by_view: Sequence[Heads]) -> dict[str, Tensor]:
         """As the predictor gives them: merged in float64, kept in float32."""
-        return {head: merge_views([of_view[head] for of_view in probabilities], self.views).float() for head in probabilities[0]}
-
-
-def merge_views(probabilities: Sequence[Tensor], plan: ViewPlan) -> Tensor:
-    """(N, C) float64 from (N, C) under each view; see `raymask.transforms.tta.merge_views`."""
-    heard = [(weight, of_view) for weight, of_view in zip(plan.weights, probabilities, strict=True) if weight > 0]
-    total, stacked = sum(weight for weight, _ in heard), torch.stack([of_view.double() for _, of_view in heard])
-    if plan.merge == "max":
-        return _shares(stacked.amax(dim=0))
-    logs = plan.merge == "geometric"
-    values = stacked.clamp(min=LEAST).log() if logs else stacked
-    mean = sum((values[index] * (weight / total) for index, (weight, _) in enumerate(heard)), torch.zeros_like(values[0]))
-    return _shares(mean.exp()) if logs else mean
-
-
-def _shares(scores: Tensor) -> Tensor:
-    return scores / scores.sum(dim=1, keepdim=True)
+        weights, merge = self.views.weights, self.views.merge
+        stacked = {head: torch.stack([heads[head] for heads in by_view]) for head in by_view[0]}
+        return {head: merge_views(of_head, weights, merge).float() for head, of_head in stacked.items()}
 
 
 class VoteGraph(nn.Module):
-    """Members' (N, C) probabilities by head, their views merged -> (N, J) float64 joint probabilities, as of `Vote`."""
+    """Members' (N, C) probabilities by head, their views merged -> (N, J) float64 joint probabilities: a `Vote` on tensors."""
 
     def __init__(self, vote: Vote) -> None:
-        """Takes the vote's numbers as buffers.
-
-        Raises:
-            InputError: it is by a user's own rule, which has no graph.
-        """
         super().__init__()
-        self.space, self.members = vote.space, {name: list(heads) for name, heads in vote.calibrations.items()}
-        self.combine = RULES.get(vote.fitted.candidate.rule).combine
-        self.calibrations = nn.ModuleList(
-            CalibrationGraph(calibration) for heads in vote.calibrations.values() for calibration in heads.values()
-        )
-        self.result = CalibrationGraph(vote.result)
-        self.params = {space: list(params) for space, params in vote.fitted.params.items()}
-        self.adjusted = [space for space, factors in vote.fitted.factors.items() if factors is not None]
-        for number, (space, params) in enumerate(vote.fitted.params.items()):
-            for name, value in params.items():
-                self.register_buffer(f"{name}_{number}", torch.as_tensor(value, dtype=torch.float64), persistent=False)
-            if space in self.adjusted:
-                factors = torch.as_tensor(vote.fitted.factors[space], dtype=torch.float64)
-                self.register_buffer(f"factors_{number}", factors, persistent=False)
+        self.vote = vote.with_arrays(lambda values: torch.as_tensor(values, dtype=torch.float64))
 
     def forward(self, members: Mapping[str, Heads]) -> Tensor:
         """The vote's result."""
-        calibrations = iter(self.calibrations)
-        calibrated = {
-            name: {head: next(calibrations)(members[name][head]) for head in heads} for name, heads in self.members.items()
-        }
-        results: dict[str, Tensor] = {}
-        for number, (space, names) in enumerate(self.params.items()):
-            of_space = joint_ballots if space == JOINT else task_ballots
-            ballots = torch.stack(of_space(self.space, calibrated, space))
-            combined = self.combine(ballots, {name: getattr(self, f"{name}_{number}") for name in names})
-            if space in self.adjusted:
-                combined = adjusted(combined, getattr(self, f"factors_{number}"))
-            results[space] = combined
-        return self.result(results[JOINT] if JOINT in results else product(self.space, results))  # type: ignore[no-any-return]
-
-
-class CalibrationGraph(nn.Module):
-    """`raymask.voting.calibration.Calibration.apply`."""
-
-    scale: Tensor
-    bias: Tensor
-
-    def __init__(self, of: Calibration) -> None:
-        super().__init__()
-        self.idle = bool((of.scale == 1).all() and (of.bias == 0).all())
-        self.register_buffer("scale", torch.as_tensor(of.scale), persistent=False)
-        self.register_buffer("bias", torch.as_tensor(of.bias), persistent=False)
-
-    def forward(self, probabilities: Tensor) -> Tensor:
-        """(N, C) float64 calibrated probabilities."""
-        given = probabilities.double()
-        if self.idle:
-            return given
-        return (self.scale * given.clamp(min=FLOOR).log() + self.bias).softmax(dim=1)
-
-
-def joint_ballots(space: LabelSpace, members: Mapping[str, Heads], _: str = JOINT) -> list[Tensor]:
-    """(N, J) ballots of the voters of the joint label; see `raymask.voting.ballots.joint_ballots`."""
-    wholes = {name: whole for name, heads in members.items() if (whole := joint_of(space, heads)) is not None}
-    specialists = {
-        task: [heads[task] for name, heads in members.items() if name not in wholes and task in heads] for task in space.names
-    }
-    teams = [
-        product(
-            space,
-            {
-                task: of_task[index] if index < len(of_task) else _said_of(space, task, of_task, list(wholes.values()))
-                for task, of_task in specialists.items()
-            },
-        )
-        for index in range(max(map(len, specialists.values())))
-    ]
-    return [*teams, *wholes.values()]
-
-
-def _said_of(space: LabelSpace, task: str, specialists: Sequence[Tensor], wholes: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(specialists) or [marginal(space, whole, task) for whole in wholes]).mean(dim=0)
-
-
-def task_ballots(space: LabelSpace, members: Mapping[str, Heads], task: str) -> list[Tensor]:
-    """(N, C) ballots of the voters of a task; see `raymask.voting.ballots.task_ballots`."""
-    return [
-        heads[task] if task in heads else marginal(space, heads[JOINT], task)
-        for heads in members.values()
-        if task in heads or JOINT in heads
-    ]
-
-
-def joint_of(space: LabelSpace, heads: Heads) -> Tensor | None:
-    """(N, J) joint probabilities of a member whose heads give them, else None."""
-    if JOINT in heads:
-        return heads[JOINT]
-    return product(space, heads) if set(heads) == set(space.names) else None
-
-
-def product(space: LabelSpace, heads: Heads) -> Tensor:
-    """(N, J) joint probabilities of independent tasks."""
-    joint, *parts = (heads[name] for name in space.names)
-    for part in parts:
-        joint = (joint[:, :, None] * part[:, None, :]).flatten(1)
-    return joint
-
-
-def marginal(space: LabelSpace, joint: Tensor, task: str) -> Tensor:
-    """(N, C) probabilities of one task from (N, J) joint ones."""
-    others = [axis + 1 for axis, other in enumerate(space.names) if other != task]
-    table = joint.reshape(-1, *space.shape)
-    return table.sum(dim=others) if others else table
+        given: Any = members
+        return cast("Tensor", self.vote(given))

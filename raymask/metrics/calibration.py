@@ -7,8 +7,10 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from array_api_compat import array_namespace
 
-from raymask.core.types import Labels, Probabilities
+from raymask.core.arrays import Array, as_float64
+from raymask.core.types import Labels
 
 FLOOR = 1e-12
 CONFIDENCE_BINS = 10
@@ -63,9 +65,10 @@ def expected_calibration_error(bins: pd.DataFrame) -> float:
     return float((distance * bins["images"]).sum() / bins["images"].sum())
 
 
-def floored_log(probabilities: npt.ArrayLike) -> Probabilities:
+def floored_log(probabilities: Array) -> Array:
     """(N, C) float64 natural logarithms, of `FLOOR` where a probability is less."""
-    return np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), FLOOR))
+    values = as_float64(probabilities)
+    return array_namespace(values).log(values.clip(FLOOR))
 
 
 def at_labels(values: npt.NDArray[np.float64], labels: npt.ArrayLike) -> Vector:

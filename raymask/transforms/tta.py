@@ -1,4 +1,4 @@
-"""Views, which are test-time augmentations, and how what a model says under several of them becomes one answer.
+"""Views, which are test-time augmentations, and how a model's predictions under several of them are merged.
 
 A view takes (B, 3, H, W) pixels from 0 to 255 of any type and gives new ones of the same shape and type, made on their device
 for the whole batch at once. Integers are rounded, and are otherwise what floats would give.
@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from array_api_compat import array_namespace
 
+from raymask.core.arrays import Array, as_float64, stacked
 from raymask.core.errors import InputError, one_of
+from raymask.core.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +49,7 @@ class ViewPlan:
     @property
     def complexity(self) -> float:
         """Number of views, which is what prediction costs; then equal weights before others, and the mean before other merges."""
-        return len(self.names) + 0.2 * (len(set(self.weights)) > 1) + 0.1 * MERGES.index(self.merge)
+        return len(self.names) + 0.2 * (len(set(self.weights)) > 1) + 0.1 * MERGES.names.index(self.merge)
 
 
 View = Callable[["Tensor"], "Tensor"]
@@ -200,8 +203,34 @@ VIEW_SETS: dict[str, tuple[str, ...]] = {
 }
 """Names that stand for several views."""
 
-MERGES = ("mean", "geometric", "max")
-"""How `merge_views` makes one answer of several."""
+
+def mean_merge(probabilities: Array, shares: Array) -> Array:
+    """The weighted mean."""
+    return array_namespace(probabilities).sum(shares * probabilities, axis=0)
+
+
+def geometric_merge(probabilities: Array, shares: Array) -> Array:
+    """The weighted mean of the logarithms, normalised; probabilities of 0 count as `LEAST`.
+
+    It equals the softmax of the weighted mean of the views' logits, so that logits need no merge of their own.
+    """
+    xp = array_namespace(probabilities)
+    return _normalised(xp.exp(xp.sum(shares * xp.log(probabilities.clip(LEAST)), axis=0)))
+
+
+def max_merge(probabilities: Array, _: Array) -> Array:
+    """The greatest that any view gives, normalised."""
+    return _normalised(array_namespace(probabilities).max(probabilities, axis=0))
+
+
+def _normalised(scores: Array) -> Array:
+    return scores / array_namespace(scores).sum(scores, axis=1, keepdims=True)
+
+
+MERGES: Registry[Callable[[Array, Array], Array]] = Registry(
+    "the merge of views", {"mean": mean_merge, "geometric": geometric_merge, "max": max_merge}
+)
+"""How `merge_views` makes one distribution of several: (N, C) from (W, N, C) probabilities and (W, 1, 1) shares that sum to 1."""
 
 
 def check_views(names: Sequence[str]) -> None:
@@ -226,15 +255,12 @@ def expand_views(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(["original", *(view for name in names for view in VIEW_SETS.get(name, (name,)))]))
 
 
-def merge_views(probabilities: npt.NDArray[np.floating], weights: npt.ArrayLike, how: str) -> npt.NDArray[np.float64]:
-    """One answer of what a head says under several views.
-
-    `mean` is the weighted mean. `geometric` is the weighted mean of the logarithms, normalised again; probabilities of 0 count as
-    `LEAST`. It equals the softmax of the weighted mean of the views' logits, so that logits need no merge of their own. `max` is
-    the greatest that any view of a weight above 0 says, normalised again. Rows that hold NaN give NaN and touch no other.
+def merge_views(probabilities: Array, weights: npt.ArrayLike, how: str) -> Array:
+    """One distribution of what a head predicts under several views. Rows that hold NaN give NaN and affect no other.
 
     Args:
-        probabilities: (W, N, C) of one head under W views; heads side by side must be merged apart, as rows are normalised.
+        probabilities: (W, N, C) array or tensor of one head under W views; heads side by side must be merged apart, as rows are
+            normalised.
         weights: (W,) not below 0; only their ratios count. A view of weight 0 is not looked at.
         how: one of `MERGES`.
 
@@ -244,14 +270,10 @@ def merge_views(probabilities: npt.NDArray[np.floating], weights: npt.ArrayLike,
     Raises:
         InputError: `how` is unknown, or weights are too few or many, below 0, not finite or all 0.
     """
-    if how not in MERGES:
-        raise InputError(f"there is no merge of views '{how}'; it may be {one_of(MERGES, how)}.")
-    shares = _shares(weights, len(probabilities))
-    heard, shares = np.asarray(probabilities[shares > 0], dtype=np.float64), shares[shares > 0, None, None]
-    if how == "mean":
-        return np.asarray((shares * heard).sum(axis=0))
-    merged = np.exp((shares * np.log(np.maximum(heard, LEAST))).sum(axis=0)) if how == "geometric" else heard.max(axis=0)
-    return np.asarray(merged / merged.sum(axis=1, keepdims=True))
+    merge, shares = MERGES.get(how), _shares(weights, len(probabilities))
+    counted = np.flatnonzero(shares).tolist()
+    kept = stacked(as_float64(probabilities[index]) for index in counted)
+    return merge(kept, array_namespace(kept).asarray(shares[counted, None, None], device=kept.device))
 
 
 def _shares(weights: npt.ArrayLike, views: int) -> npt.NDArray[np.float64]:

@@ -6,14 +6,16 @@ Labels are (N,) int in 0 to C - 1, `UNLABELLED` left out by the caller; probabil
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from raymask.core.arrays import Array, as_float64
 from raymask.core.registry import Registry
 from raymask.core.types import Probabilities
 from raymask.metrics.calibration import Vector, at_labels, floored_log
+from raymask.voting.combine import softmax
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 NEGLIGIBLE = 1e-10
@@ -31,10 +33,16 @@ class Calibration:
     bias: Vector
     """(C,)"""
 
-    def apply(self, probabilities: npt.ArrayLike) -> Probabilities:
+    is_identity: bool = field(init=False)
+    """Whether it changes nothing; found once, since graphs are traced without numbers."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_identity", bool((self.scale == 1).all() and (self.bias == 0).all()))
+
+    def apply(self, probabilities: Array) -> Array:
         """(N, C) float64 calibrated probabilities, rows of sum 1; where there is nothing to calibrate, what was given."""
-        if (self.scale == 1).all() and (self.bias == 0).all():
-            return np.asarray(probabilities, dtype=np.float64)
+        if self.is_identity:
+            return as_float64(probabilities)
         return softmax(self.scale * floored_log(probabilities) + self.bias)
 
     def to_json(self) -> dict[str, list[float]]:
@@ -187,9 +195,3 @@ def curvature_of(both: npt.NDArray[np.float64], squares: Vector, expected: Vecto
     curvature[scales, biases] += expected[:classes]
     curvature[biases, scales] += expected[:classes]
     return curvature
-
-
-def softmax(scores: Probabilities) -> Probabilities:
-    """(N, C) probabilities, in proportion to the exponentials of the scores."""
-    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
+from raymask.core.arrays import Array
 from raymask.voting.trees import tree_probabilities
 
-Array = Any
-"""An array of numpy or a tensor of torch."""
 Params = Mapping[str, Any]
 """What a rule has fitted: numbers and arrays by name."""
 

@@ -14,10 +14,10 @@ from typing import Any, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from raymask.core.arrays import Array
 from raymask.core.errors import InputError
 from raymask.core.registry import Registry
 from raymask.voting.combine import (
-    Array,
     Params,
     combine_boosted,
     combine_logistic,

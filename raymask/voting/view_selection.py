@@ -80,7 +80,7 @@ def choose_views(
     parts: Labels,
     metric: Metric,
     seed: int,
-    merges: Sequence[str] = MERGES,
+    merges: Sequence[str] = MERGES.names,
 ) -> Views:
     """Compares sets of views by the score of the members' soft vote, and takes the fewest within one standard error of the best.
 

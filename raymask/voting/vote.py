@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raymask.config.vote import VoteConfig
+from raymask.core.arrays import Array, mean_of
 from raymask.core.errors import InputError, one_of
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import ByHead, Labels, Probabilities
@@ -45,7 +46,7 @@ MAX_IMAGES = 40_000
 
 @dataclass(frozen=True, eq=False)
 class Vote:
-    """All that turns members' predictions into the ensemble's."""
+    """All that turns members' predictions into the ensemble's; they are arrays, or tensors where its own numbers are tensors."""
 
     space: LabelSpace
     views: ViewPlan
@@ -57,11 +58,33 @@ class Vote:
     def __call__(self, members: Mapping[str, ByHead]) -> Probabilities:
         """(N, J) joint probabilities from each member's (N, C) probabilities by head, whose views are merged already."""
         ordered = {name: members[name] for name in self.calibrations}
-        return self.result.apply(self.fitted.combine(self.space, voters_of(self.space, calibrated(ordered, self.calibrations))))
+        voters = voters_of(self.space, calibrated(ordered, self.calibrations))
+        joint: Probabilities = self.result.apply(self.fitted.combine(self.space, voters))
+        return joint
 
     def over_rounds(self, rounds: Iterable[Mapping[str, ByHead]]) -> Probabilities:
         """(N, J) mean of the votes of several rounds of the same members, such as the replicas of each fold."""
-        return np.asarray(np.mean([self(members) for members in rounds], axis=0))
+        joint: Probabilities = mean_of(self(members) for members in rounds)
+        return joint
+
+    def with_arrays(self, convert: Callable[[Array], Array]) -> Vote:
+        """The same vote with each of its arrays converted, such as to a tensor."""
+
+        def calibration(given: Calibration) -> Calibration:
+            return replace(given, scale=convert(given.scale), bias=convert(given.bias))
+
+        fitted = replace(
+            self.fitted,
+            params={
+                name: {key: convert(value) if isinstance(value, np.ndarray) else value for key, value in params.items()}
+                for name, params in self.fitted.params.items()
+            },
+            factors={name: None if of is None else convert(of) for name, of in self.fitted.factors.items()},
+        )
+        calibrations = {
+            name: {head: calibration(of_head) for head, of_head in by_head.items()} for name, by_head in self.calibrations.items()
+        }
+        return replace(self, calibrations=calibrations, fitted=fitted, result=calibration(self.result))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values from which `raymask.voting.reading.vote_from_json` makes the same vote again."""
@@ -184,7 +207,7 @@ def subset(evidence: Evidence, kept: npt.NDArray[np.bool_]) -> Evidence:
 
 
 def _views(evidence: Evidence, config: VoteConfig, metric: Metric, parts: Labels, seed: int) -> tuple[ViewPlan, Views | None]:
-    merges = MERGES if config.merge == AUTO else (config.merge,)
+    merges = MERGES.names if config.merge == AUTO else (config.merge,)
     if config.views == AUTO:
         views = choose_views(
             evidence.space, evidence.members, evidence.views, evidence.truth, evidence.groups, parts, metric, seed, merges

@@ -322,9 +322,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 SAID = st.builds(random_said, st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(0, 5), st.integers(1, 6))
-HOWS = st.sampled_from(MERGES)
+HOWS = st.sampled_from(MERGES.names)
 
 
+@settings(deadline=None)
 @given(SAID, HOWS, st.sampled_from([np.float32, np.float64]))
 def test_merged_rows_sum_to_1_in_float64(said: tuple[np.ndarray, np.ndarray], how: str, dtype: type) -> None:
     probabilities: np.ndarray = softmax(said[0]).astype(dtype)
@@ -404,7 +405,7 @@ def test_views_that_exclude_each_other_leave_the_geometric_merge_undecided() -> 
     np.testing.assert_allclose(merge_views(np.eye(2)[:, None], [1, 1], "geometric"), [[0.5, 0.5]])
 
 
-@pytest.mark.parametrize("how", MERGES)
+@pytest.mark.parametrize("how", MERGES.names)
 def test_rows_without_an_answer_stay_so_and_touch_no_other(how: str) -> None:
     said = np.full((2, 2, 2), 0.5)
     said[:, 0] = np.nan
@@ -413,7 +414,7 @@ def test_rows_without_an_answer_stay_so_and_touch_no_other(how: str) -> None:
 
 def test_an_unknown_merge_is_refused() -> None:
     known = r"'mean' \(the nearest\), 'geometric' or 'max'"
-    with pytest.raises(InputError, match=rf"^there is no merge of views 'means'; it may be {known}\.$"):
+    with pytest.raises(InputError, match=rf"^the merge of views is 'means'; it may be {known}\.$"):
         merge_views(np.ones((1, 1, 1)), [1], "means")
 
 
@@ -429,7 +430,7 @@ def test_an_unknown_merge_is_refused() -> None:
         ([1, math.inf], "must be finite"),
     ],
 )
-@pytest.mark.parametrize("how", MERGES)
+@pytest.mark.parametrize("how", MERGES.names)
 def test_impossible_weights_are_refused(weights: list[float], said: str, how: str) -> None:
     with pytest.raises(InputError, match=rf"^views: .*{said}"):
         merge_views(np.full((2, 1, 2), 0.5), weights, how)

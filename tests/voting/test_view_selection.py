@@ -60,7 +60,7 @@ class TestPlan:
         found = [plan.complexity for plan in ordered]
         assert found == sorted(set(found))
 
-    @pytest.mark.parametrize("merge", MERGES)
+    @pytest.mark.parametrize("merge", MERGES.names)
     def test_views_are_taken_by_name(self, merge: str) -> None:
         said = seen([1.0, 2.0, 3.0])
         plan = ViewPlan(("zoom", "original"), (3.0, 1.0), merge)
@@ -118,11 +118,11 @@ class TestChooseViews:
             assert row.gain["score"] == pytest.approx(expected - plain, abs=1e-6)
         plans = [row.plan for row in views.rows]
         assert len(plans) == len(set(plans))
-        wanted = [even(["original", name]) for name in names[1:]] + [even(names, merge) for merge in MERGES]
+        wanted = [even(["original", name]) for name in names[1:]] + [even(names, merge) for merge in MERGES.names]
         assert set(wanted) <= set(plans)
         assert views.chosen in plans
 
-    @pytest.mark.parametrize("merge", MERGES)
+    @pytest.mark.parametrize("merge", MERGES.names)
     def test_only_the_merges_asked_for_are_compared(self, merge: str) -> None:
         views = choose(seen([1.0, 1.0, 0.5]), ("original", "hflip", "zoom"), merges=(merge,))
         assert {row.plan.merge for row in views.rows} == {merge}
@@ -155,7 +155,11 @@ def picked(said: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def picked_row(said: np.ndarray, names: tuple[str, ...], **others: object):
     """The row of what greedy selection picks, which is none of the fixed sets."""
     rows = choose(said, names, **others).rows
-    fixed = [even(["original"]), *(even(["original", name]) for name in names[1:]), *(even(names, merge) for merge in MERGES)]
+    fixed = [
+        even(["original"]),
+        *(even(["original", name]) for name in names[1:]),
+        *(even(names, merge) for merge in MERGES.names),
+    ]
     (row,) = [row for row in rows if row.plan not in fixed]
     return row
 
