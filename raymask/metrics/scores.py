@@ -85,8 +85,8 @@ def class_counts(truth: Labels, predicted: Labels, classes: int) -> ClassCounts:
         predicted: (N,) predicted labels.
         classes: number of classes.
     """
-    right = truth[predicted == truth]
-    return ClassCounts(*(np.bincount(labels, minlength=classes) for labels in (right, truth, predicted)))
+    hits = np.bincount(truth[predicted == truth], minlength=classes)
+    return ClassCounts(hits, np.bincount(truth, minlength=classes), np.bincount(predicted, minlength=classes))
 
 
 def macro_f1(truth: Labels, predicted: Labels, classes: int) -> float:
@@ -99,7 +99,7 @@ def macro_f1(truth: Labels, predicted: Labels, classes: int) -> float:
     hits, true, of_prediction = class_counts(truth, predicted, classes)
     labelled = true + of_prediction
     present = labelled > 0  # absent classes are left out before the mean, which rounds otherwise
-    return float(f1_of(hits[present], labelled[present]).mean()) if present.any() else 0.0
+    return float(f1_of(hits[present], labelled[present]).mean()) if len(truth) else 0.0
 
 
 def accuracy(truth: Labels, predicted: Labels) -> float:
