@@ -29,9 +29,9 @@ class Inputs:
     epoch: int
     step: int
 
-    def take(self, places: npt.NDArray[np.int64]) -> Inputs:
-        """The inputs at some places of the batch."""
-        return replace(self, tensor=self.tensor[torch.from_numpy(places).to(self.tensor.device)], rows=self.rows[places])
+    def take(self, indices: npt.NDArray[np.int64]) -> Inputs:
+        """The inputs at some indices of the batch."""
+        return replace(self, tensor=self.tensor[torch.from_numpy(indices).to(self.tensor.device)], rows=self.rows[indices])
 
     def after(self, earlier: Inputs) -> Inputs:
         """One batch of earlier inputs and then these, at these ones' step."""
@@ -45,8 +45,8 @@ class Feed(Protocol):
         """Augmented inputs, epoch after epoch."""
         ...
 
-    def select(self, model: Classifier, inputs: Inputs, places: Tensor) -> Tensor:
-        """What the trained part of a model takes of some places of a batch: normalised images, or features."""
+    def select(self, model: Classifier, inputs: Inputs, indices: Tensor) -> Tensor:
+        """What the trained part of a model takes of some indices of a batch: normalised images, or features."""
         ...
 
     def logits(self, model: Classifier, selected: Tensor) -> Logits:
@@ -71,13 +71,13 @@ class PixelFeed:
         for batch in self.batches:
             yield Inputs(to_pixels(batch.images, self.device), batch.rows, batch.epoch, batch.step)
 
-    def select(self, model: Classifier, inputs: Inputs, places: Tensor) -> Tensor:
+    def select(self, model: Classifier, inputs: Inputs, indices: Tensor) -> Tensor:
         """See `Feed`; a batch is normalised once for all models that want the same mean and deviation."""
         if self._pixels is not inputs.tensor:
             self._pixels, self._normalised = inputs.tensor, {}
         if model.statistics not in self._normalised:
             self._normalised[model.statistics] = model.normalise(inputs.tensor)
-        return self._normalised[model.statistics][places]
+        return self._normalised[model.statistics][indices]
 
     def logits(self, model: Classifier, selected: Tensor) -> Logits:
         """See `Feed`."""
@@ -106,9 +106,9 @@ class FeatureFeed:
                 rows = self.sampler.rows(epoch, step)
                 yield Inputs(self._tensor(features[rows]), rows, epoch, step)
 
-    def select(self, model: Classifier, inputs: Inputs, places: Tensor) -> Tensor:  # noqa: ARG002
+    def select(self, model: Classifier, inputs: Inputs, indices: Tensor) -> Tensor:  # noqa: ARG002
         """See `Feed`."""
-        return inputs.tensor[places]
+        return inputs.tensor[indices]
 
     def logits(self, model: Classifier, selected: Tensor) -> Logits:
         """See `Feed`."""

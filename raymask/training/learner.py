@@ -146,16 +146,16 @@ class Learner:
         if inputs.epoch < self.epoch:
             return 0
         learned = 0
-        places = np.flatnonzero(self.learned[inputs.rows])
-        self._seen += len(places)
-        if self._held is not None and len(places):
-            inputs = inputs.take(places).after(self._held)
-            self._held, places = None, np.arange(len(inputs.rows))
-        if len(places) >= MIN_ROWS and self.images - self._seen != 1:
-            self._backward(inputs, places, feed)
-            learned = len(places)
-        elif len(places):
-            self._held = inputs.take(places)
+        indices = np.flatnonzero(self.learned[inputs.rows])
+        self._seen += len(indices)
+        if self._held is not None and len(indices):
+            inputs = inputs.take(indices).after(self._held)
+            self._held, indices = None, np.arange(len(inputs.rows))
+        if len(indices) >= MIN_ROWS and self.images - self._seen != 1:
+            self._backward(inputs, indices, feed)
+            learned = len(indices)
+        elif len(indices):
+            self._held = inputs.take(indices)
         if inputs.step == self.steps_per_epoch - 1 or (inputs.step + 1) % self.recipe.optim.accumulate == 0:
             self._update()
         return learned
@@ -164,10 +164,10 @@ class Learner:
         self._train_mode()
         # Dropout and stochastic depth draw from a generator of this fold model and step, so that pack-mates change nothing.
         torch.manual_seed(int(np.random.SeedSequence([self.seed, inputs.epoch, inputs.step]).generate_state(1)[0]))
-        places = torch.from_numpy(kept).to(self.device)
+        indices = torch.from_numpy(kept).to(self.device)
         rows = torch.from_numpy(inputs.rows[kept]).to(self.device)
         with self.amp():
-            selected = feed.select(self.model, inputs, places)
+            selected = feed.select(self.model, inputs, indices)
             targets = {head: labels[rows] for head, labels in self.train_labels.items()}
             # Mixed after the selection: rows of the model's own fold must not reach it.
             selected, mixed = self.mixer(selected, targets)

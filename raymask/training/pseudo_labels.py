@@ -53,7 +53,7 @@ def confident(joint: Probabilities, least: Probabilities) -> npt.NDArray[np.bool
 def labelled_targets(
     image_ids: Sequence[str], labels: Labels, probabilities: Probabilities, truth: float, space: LabelSpace
 ) -> pd.DataFrame:
-    """Targets for every fold model: true labels mixed with what the teacher said of them; none where the truth alone counts.
+    """Targets for every fold model: true labels mixed with the teacher's probabilities; none where the truth alone counts.
 
     Args:
         image_ids: N ids.

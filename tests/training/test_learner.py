@@ -326,16 +326,16 @@ class TestPixelFeed:
     def test_logits_are_those_of_the_model_on_the_batch_to_the_bit(self, amp: str) -> None:
         recipe = recipe_of(amp=amp)
         learner, other = learner_of(recipe=recipe), learner_of(recipe=recipe_of(amp="off"))
-        feed, inputs, places = pixel_feed(), next(pixel_feed().training()), torch.tensor([4, 0, 2, 1])
+        feed, inputs, indices = pixel_feed(), next(pixel_feed().training()), torch.tensor([4, 0, 2, 1])
         autocast, _ = mixed_precision(recipe, CPU)
         with torch.no_grad(), autocast():
-            expected = learner.model.classify(learner.model.backbone(learner.model.normalise(inputs.tensor)[places]))
-            given = feed.logits(learner.model, feed.select(learner.model, inputs, places))
+            expected = learner.model.classify(learner.model.backbone(learner.model.normalise(inputs.tensor)[indices]))
+            given = feed.logits(learner.model, feed.select(learner.model, inputs, indices))
         for head in expected:
             assert torch.equal(given[head], expected[head])
         with torch.no_grad():  # a mate of another precision takes the same batch
-            wanted = other.model.classify(other.model.backbone(other.model.normalise(inputs.tensor)[places]))
-            given = feed.logits(other.model, feed.select(other.model, inputs, places))
+            wanted = other.model.classify(other.model.backbone(other.model.normalise(inputs.tensor)[indices]))
+            given = feed.logits(other.model, feed.select(other.model, inputs, indices))
             assert all(torch.equal(given[head], of_head) for head, of_head in wanted.items())
 
 
@@ -476,9 +476,9 @@ class Noted:
                 rows = self.sampler.rows(epoch, step)
                 yield Inputs(torch.from_numpy(rows)[:, None].float().expand(-1, WIDTH), rows, epoch, step)
 
-    def select(self, model: Any, inputs: Inputs, places: torch.Tensor) -> torch.Tensor:
-        self.learned.append(inputs.tensor[places, 0].int().tolist())
-        return inputs.tensor[places]
+    def select(self, model: Any, inputs: Inputs, indices: torch.Tensor) -> torch.Tensor:
+        self.learned.append(inputs.tensor[indices, 0].int().tolist())
+        return inputs.tensor[indices]
 
     def logits(self, model: Any, selected: torch.Tensor) -> Any:
         return model.classify(selected)
