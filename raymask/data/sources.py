@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,16 +33,11 @@ from raymask.core.columns import label_column, train_label_column
 from raymask.core.errors import InputError, one_of, shortened
 from raymask.core.spelling import MISSING, canonical, mapped, tidy, written_twice
 from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace, Task, alike, band_names, check_task_names, infer_classes, numbers_of
-from raymask.data.competition import COMPETITION_TASKS, read_competition
 from raymask.data.duplicates import once, read_groups
-from raymask.data.folders import list_folders, read_folders
+from raymask.data.kinds import KINDS, DataKind
 from raymask.data.parquet import Table
 from raymask.data.rejected import Rejected, check_rejected, reasons
-from raymask.data.splits import TRAIN
-from raymask.data.tables import images_of, need_columns, read_table
-from raymask.io import files
-
-IMAGE_COLUMNS = ["image_id", "path", "group", *files.State._fields]
+from raymask.data.tables import need_columns
 
 
 @dataclass(frozen=True)
@@ -65,27 +61,16 @@ def read_source(config: RunConfig) -> Source:
     """
     data = config.data
     assert data.path is not None, "the demo is written before it is read"
-    rejected, remarks = Rejected(), list[str]()
-    if data.kind in ("demo", "competition"):
-        images, table = _apart(read_competition(data, rejected))
-        wanted = deep_merge(COMPETITION_TASKS, {k: v and v.model_dump(exclude_unset=True) for k, v in config.tasks.items()})
-    elif data.kind == "csv":
-        images, table = _read_csv(data)
-        wanted = {name: task and task.model_dump() for name, task in config.tasks.items()}
-        if not wanted:
-            raise InputError(f"tasks is empty; name the label columns of '{data.path}', such as --set tasks=[colour].")
-    else:
-        found_folders = list_folders(data.path)
-        remarks += found_folders.remarks
-        images, table = _apart(read_folders(found_folders, data.path))
-        wanted = deep_merge({"label": {}}, {k: v and v.model_dump(exclude_unset=True) for k, v in config.tasks.items()})
+    kind, rejected = KINDS[data.kind], Rejected()
+    images, table, listed = kind.read(data, rejected)
+    remarks, wanted = list(listed), _wanted_tasks(config, kind)
     found = len(images) + len(rejected.image_id)
     task_configs = {name: None if given is None else _task_config(name, given) for name, given in wanted.items()}
     _check_columns(task_configs, table, data)
     values = table.values
-    space, task_configs = _label_space(task_configs, values, every=data.kind == "folders")
+    space, task_configs = _label_space(task_configs, values, every=kind.names_are_classes)
     remarks += _remarks_on_classes(config.tasks, space, values)
-    if grouped := data.kind in ("demo", "competition") or bool(data.group_column):
+    if grouped := kind.named_groups or bool(data.group_column):
         images["group"], more = read_groups(images["group"], images["image_id"])
         remarks += more
     images = _readable(_labelled(images, values, space, task_configs, rejected), rejected)
@@ -107,19 +92,13 @@ def class_counts(source: Source) -> list[str]:
     return lines
 
 
-def _apart(table: pd.DataFrame) -> tuple[pd.DataFrame, Table]:
-    """The columns of a layout's own about its images, and those of labels."""
-    return table[IMAGE_COLUMNS].copy(), Table(table.drop(columns=IMAGE_COLUMNS))
-
-
-def _read_csv(data: DataConfig) -> tuple[pd.DataFrame, Table]:
-    """What a table says about its images, under names of ours, and the table with the user's."""
-    assert data.path is not None
-    table = read_table(data.path, data, (data.image_column,), TRAIN)
-    images = images_of(table, data, data.path, data.image_root)
-    if data.group_column:
-        need_columns(table, (data.group_column,), data.path)
-    return images.assign(group=table.values[data.group_column] if data.group_column else images["image_id"]), table
+def _wanted_tasks(config: RunConfig, kind: DataKind) -> dict[str, Any]:
+    """The values of each task: the config's own, over those that the data bring; None for one that is dropped."""
+    if kind.tasks is not None:
+        return deep_merge(kind.tasks, {name: task and task.model_dump(exclude_unset=True) for name, task in config.tasks.items()})
+    if not config.tasks:
+        raise InputError(f"tasks is empty; name the label columns of '{config.data.path}', such as --set tasks=[colour].")
+    return {name: task and task.model_dump() for name, task in config.tasks.items()}
 
 
 def _task_config(name: str, values: Mapping[str, object]) -> TaskConfig:
