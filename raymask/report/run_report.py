@@ -25,7 +25,8 @@ from raymask.metrics.scores import Aim, class_counts, score
 from raymask.report.plots import plot_curves, plot_reliability
 from raymask.report.run_data import RunData, read_run_data
 from raymask.report.vote_sections import Section, counts_votes, member_calibration, vote_line, vote_section
-from raymask.runs.directory import Run, read_timings
+from raymask.runs.directory import Run
+from raymask.runs.timings import read_timings
 
 MAX_CLASSES = 40
 MAX_MISTAKES = 24

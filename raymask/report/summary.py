@@ -6,7 +6,8 @@ from raymask.core.console import Display, duration
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.metrics.scores import Scores
 from raymask.report.run_report import build_report
-from raymask.runs.directory import Run, read_timings
+from raymask.runs.directory import Run
+from raymask.runs.timings import read_timings
 
 
 def summarise(run: Run, space: LabelSpace, scores: Scores, seconds: float, display: Display) -> None:

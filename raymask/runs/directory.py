@@ -5,9 +5,7 @@ A file is written under another name and renamed when complete, so that its exis
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,8 @@ from raymask.config.schema import RunConfig, resolve_members
 from raymask.config.yaml_files import RuleOfARun, read_recipe
 from raymask.core.errors import InputError
 from raymask.core.paths import absolute
-from raymask.io.atomic import write_json, write_text
-from raymask.io.checked import DamagedFileError, damaged, read_json, read_text, within
+from raymask.io.atomic import write_text
+from raymask.io.checked import damaged, read_text, within
 from raymask.runs.folders import ModelFiles
 from raymask.runs.schemas import Ensemble, WrittenMember, read_run_file
 
@@ -337,25 +335,3 @@ def _check_member(run: Run, name: str, written: WrittenMember) -> None:
 def save_run_config(run: Run, config: RunConfig) -> None:
     """Writes the resolved config."""
     write_text(run.config, f"{dump_config(config)}{END_OF_CONFIG}\n")
-
-
-def add_timing(run: Run, stage: str, seconds: float) -> None:
-    """Records the wall time of a stage."""
-    write_json(run.timings, {**read_timings(run), stage: round(seconds, 2)})
-
-
-def read_timings(run: Run) -> dict[str, float]:
-    """Seconds by stage; none where they are lost, since nothing depends on them."""
-    try:
-        timings: dict[str, float] = read_json(run.timings, dict[str, float])
-    except DamagedFileError:
-        return {}
-    return timings
-
-
-@contextmanager
-def timed(run: Run, stage: str) -> Iterator[None]:
-    """Records the wall time of a stage."""
-    began = time.monotonic()
-    yield
-    add_timing(run, stage, time.monotonic() - began)

@@ -40,12 +40,13 @@ from raymask.io.checked import DamagedFileError
 from raymask.io.hashing import fingerprint, text_digest
 from raymask.metrics.bootstrap import group_numbers, parse_metric
 from raymask.report.run_report import build_report
-from raymask.runs.directory import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, add_timing, read_ensemble
+from raymask.runs.directory import GREEDY_SOUP, SOUP, WHOLE, ReplicaId, Run, read_ensemble
 from raymask.runs.identity import without_places
 from raymask.runs.models import soups_are_made
 from raymask.runs.predictions import check_complete
 from raymask.runs.schemas import ModelComparison, PredictionSource, StrategyScore, read_run_file, write_run_file
 from raymask.runs.tables import read_model_predictions
+from raymask.runs.timings import add_timing
 from raymask.transforms.tta import ViewPlan
 from raymask.voting.comparison import rows_of, scores_of_members, shown, strategies_of
 from raymask.voting.vote import Vote

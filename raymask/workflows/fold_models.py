@@ -15,7 +15,8 @@ from raymask.data.features import bank_folder, missing_parts
 from raymask.data.specs import bank_spec, input_spec
 from raymask.io.checked import DamagedFileError, check_archive
 from raymask.io.hashing import file_digest
-from raymask.runs.directory import ReplicaId, Run, cache_root, timed
+from raymask.runs.directory import ReplicaId, Run, cache_root
+from raymask.runs.timings import timed
 from raymask.training.backbones import check_starts, fetch_backbones
 from raymask.training.embedding import EmbedJob, embed
 from raymask.training.launch import train

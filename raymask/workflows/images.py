@@ -17,9 +17,10 @@ from raymask.data.prepare import prepare
 from raymask.data.rejected import check_rejected
 from raymask.data.specs import InputSpec, input_spec
 from raymask.io.atomic import write_table
-from raymask.runs.directory import cache_root, timed
+from raymask.runs.directory import cache_root
 from raymask.runs.identity import check_unchanged, relocate
 from raymask.runs.tables import read_manifest
+from raymask.runs.timings import timed
 from raymask.workflows.setup import PreparedRun
 from raymask.workflows.teacher import TeacherData, learn
 

@@ -17,10 +17,11 @@ from raymask.inference.voting_runs import VotingRun, columns_of, model_digests
 from raymask.io.atomic import write_table
 from raymask.io.checked import DamagedFileError
 from raymask.io.hashing import fingerprint
-from raymask.runs.directory import ReplicaId, Run, add_timing
+from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.identity import check_unchanged
 from raymask.runs.schemas import PredictionSource, read_run_file, write_run_file
 from raymask.runs.tables import read_model_predictions
+from raymask.runs.timings import add_timing
 from raymask.transforms.tta import ViewPlan
 from raymask.workflows.context import RunContext
 

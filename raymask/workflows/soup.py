@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from raymask.runs.timings import timed
 from raymask.cluster.connection import check_shared
 from raymask.cluster.resources import plan_slots
 from raymask.config.members import Member
@@ -15,7 +16,7 @@ from raymask.core.tasks import JOINT
 from raymask.data.folds import replica_folds
 from raymask.data.specs import input_spec
 from raymask.inference.voting_runs import VotingRun, voting_runs
-from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run, read_ensemble, timed
+from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run, read_ensemble
 from raymask.runs.models import soups_are_made
 from raymask.training.soup_jobs import SoupJob, SoupResult
 from raymask.training.soup_tasks import make

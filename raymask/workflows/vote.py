@@ -26,12 +26,13 @@ from raymask.io.hashing import file_digest, fingerprint, text_digest
 from raymask.metrics.bootstrap import compare, group_numbers, interval, parse_metric
 from raymask.metrics.scores import Scores, score_heads, score_joint
 from raymask.report.summary import summarise
-from raymask.runs.directory import Run, add_timing, read_ensemble, save_run_config, settled_config
+from raymask.runs.directory import Run, read_ensemble, save_run_config, settled_config
 from raymask.runs.identity import without_places
 from raymask.runs.outputs import check_output
 from raymask.runs.predictions import check_complete, prediction_table
 from raymask.runs.schemas import ENSEMBLE_FORMAT, Ensemble, Reserve, WrittenMember, write_run_file
 from raymask.runs.tables import read_ensemble_predictions, read_manifest
+from raymask.runs.timings import add_timing
 from raymask.voting.reading import read_vote
 from raymask.voting.selection import Candidate
 from raymask.voting.vote import Decision, Vote, decide, estimate_caveat, summary

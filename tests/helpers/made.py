@@ -25,9 +25,10 @@ from raymask.io.atomic import write_table
 from raymask.models.classifier import build_classifier
 from raymask.report.run_report import build_report
 from raymask.runs.digests import with_digests
-from raymask.runs.directory import ReplicaId, Run, add_timing, load_run_config, save_run_config
+from raymask.runs.directory import ReplicaId, Run, load_run_config, save_run_config
 from raymask.runs.identity import keep_source
 from raymask.runs.schemas import write_run_file
+from raymask.runs.timings import add_timing
 from raymask.training.trial import write_model
 from raymask.transforms.tta import ViewPlan
 from raymask.workflows import vote

@@ -31,8 +31,9 @@ from raymask.report import run_report
 from raymask.report.run_data import read_run_data
 from raymask.report.run_report import build_report
 from raymask.report.vote_sections import vote_section
-from raymask.runs.directory import ReplicaId, Run, load_run_config, read_timings, settled_config
+from raymask.runs.directory import ReplicaId, Run, load_run_config, settled_config
 from raymask.runs.tables import read_manifest
+from raymask.runs.timings import read_timings
 from raymask.serving.deployment import Settings, about
 from raymask.workflows import vote as workflow
 from raymask.workflows.fold_models import is_sound
