@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from pydantic import ValidationError
 
 from raymask.config.vote import why_untrusted
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.io.checked import damaged, first_problem
-from raymask.runs.schemas import CHECKED
+from raymask.runs.schemas import Record
 from raymask.transforms.tta import VIEWS, ViewPlan
 from raymask.voting.ballots import voter_names
 from raymask.voting.calibration import Calibration
@@ -25,14 +24,14 @@ from raymask.voting.thresholds import ADJUSTMENTS
 from raymask.voting.vote import Vote
 
 
-class WrittenCalibration(TypedDict):
+class WrittenCalibration(Record):
     """See `raymask.voting.calibration.Calibration`."""
 
     scale: list[float]
     bias: list[float]
 
 
-class WrittenViews(TypedDict):
+class WrittenViews(Record):
     """See `raymask.transforms.tta.ViewPlan`."""
 
     names: list[str]
@@ -40,10 +39,8 @@ class WrittenViews(TypedDict):
     merge: Literal["mean", "geometric", "max"]
 
 
-class WrittenVote(TypedDict):
+class WrittenVote(Record):
     """What `raymask.voting.vote.Vote.to_json` gives."""
-
-    __pydantic_config__ = CHECKED  # type: ignore[misc]
 
     rule: str
     level: str
@@ -73,7 +70,7 @@ def read_vote(file: Path, written: Mapping[str, Any], space: LabelSpace, rule: s
     if isinstance(name, str) and ":" in name and name != rule:
         raise InputError(f"{why_untrusted(name, file)}.")
     try:
-        vote = _vote(_SCHEMA.validate_python(dict(written), strict=True), space)
+        vote = _vote(WrittenVote.model_validate(dict(written), strict=True), space)
     except ValidationError as error:
         raise damaged(file, f"its vote: {first_problem(error)}") from None
     except (KeyError, ValueError, TypeError, OverflowError) as error:
@@ -85,29 +82,26 @@ def read_vote(file: Path, written: Mapping[str, Any], space: LabelSpace, rule: s
     return vote
 
 
-_SCHEMA = TypeAdapter(WrittenVote)
-
-
 def _vote(written: WrittenVote, space: LabelSpace) -> Vote:
-    candidate, views = Candidate(written["rule"], written["level"], written["adjust"]), written["views"]
+    candidate, views = Candidate(written.rule, written.level, written.adjust), written.views
     return Vote(
         space=space,
-        views=ViewPlan(tuple(views["names"]), tuple(views["weights"]), views["merge"]),
+        views=ViewPlan(tuple(views.names), tuple(views.weights), views.merge),
         calibrations={
             name: {head: _calibration(head_probs) for head, head_probs in by_head.items()}
-            for name, by_head in written["calibrations"].items()
+            for name, by_head in written.calibrations.items()
         },
         fitted=Fitted(
             candidate,
-            {name: _params(params) for name, params in written["params"].items()},
-            {name: None if of is None else np.asarray(of, dtype=np.float64) for name, of in written["factors"].items()},
+            {name: _params(params) for name, params in written.params.items()},
+            {name: None if of is None else np.asarray(of, dtype=np.float64) for name, of in written.factors.items()},
         ),
-        result=_calibration(written["result"]),
+        result=_calibration(written.result),
     )
 
 
 def _calibration(written: WrittenCalibration) -> Calibration:
-    return Calibration(np.asarray(written["scale"], dtype=np.float64), np.asarray(written["bias"], dtype=np.float64))
+    return Calibration(np.asarray(written.scale, dtype=np.float64), np.asarray(written.bias, dtype=np.float64))
 
 
 def _params(plain: Mapping[str, Any]) -> Params:

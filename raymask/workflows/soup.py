@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from raymask.runs.timings import timed
 from raymask.cluster.connection import check_shared
 from raymask.cluster.resources import plan_slots
 from raymask.config.members import Member
@@ -18,6 +17,7 @@ from raymask.data.specs import input_spec
 from raymask.inference.voting_runs import VotingRun, voting_runs
 from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run, read_ensemble
 from raymask.runs.models import soups_are_made
+from raymask.runs.timings import timed
 from raymask.training.soup_jobs import SoupJob, SoupResult
 from raymask.training.soup_tasks import make
 from raymask.transforms.tta import ViewPlan
