@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageCms
 
 from raymask.core.types import Pixels
 
@@ -107,8 +107,6 @@ def _on_white(rgba: Pixels) -> Pixels:
 
 
 def _from_lab(image: Image.Image) -> Pixels:
-    from PIL import ImageCms
-
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     turned = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
     assert turned is not None

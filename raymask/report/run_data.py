@@ -94,57 +94,75 @@ class RunData:
             return list(pool.map(lambda path: None if path is None else thumbnail(path), own))
 
 
+@dataclass(frozen=True)
+class WholeFiles:
+    """Reads files that may be missing or damaged, and keeps a sentence on each that is damaged."""
+
+    left_out: list[str] = field(default_factory=list)
+
+    def read(self, file: Path, reader: Callable[[], Found], otherwise: Found) -> Found:
+        """What is read of a file, if it is there and whole."""
+        try:
+            return reader() if file.exists() else otherwise
+        except DamagedFileError as error:
+            self.left_out.append(f"{error.fault}; it is left out here.")
+            return otherwise
+
+    def table(self, file: Path, reader: Callable[[], pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+        """The same of a table; one of these columns without rows where there is none."""
+        return self.read(file, reader, pd.DataFrame({name: [] for name in columns}))
+
+
 def read_run_data(run: Run) -> RunData:
     """All that the page is made of, but the photos; what is damaged is left out, and that is said.
 
     Raises:
         InputError: the directory holds no run, or its config or manifest is damaged.
     """
-    config = load_run_config(run)
+    config, whole = load_run_config(run), WholeFiles()
     space, members = label_space(config.tasks), resolve_members(config)
     manifest = read_manifest(run, space) if run.manifest.exists() else _no_images(space)
     replicas = [ReplicaId(member.name, fold) for member in members for fold in range(config.folds.k)]
-    left_out: list[str] = []
-
-    def whole(file: Path, read: Callable[[], Found], otherwise: Found) -> Found:
-        """What is read of a file, if it is there and whole."""
-        try:
-            return read() if file.exists() else otherwise
-        except DamagedFileError as error:
-            left_out.append(f"{error.fault}; it is left out here.")
-            return otherwise
-
-    def history(replica: ReplicaId) -> pd.DataFrame:
-        table = read_table(run.history(replica), {"epoch": "whole", **NUMBERS}, others="number")
-        return table.assign(member=replica.member, fold=replica.fold)
-
-    no_epochs = pd.DataFrame({name: [] for name in ("epoch", "member", "fold")})
-    epochs = [whole(run.history(replica), partial(history, replica), no_epochs) for replica in replicas]
-    models: list[ModelFolder | None] = [
-        whole(run.meta(replica), partial(read_model, run.replica(replica)), None) for replica in replicas
-    ]
-    nothing = pd.DataFrame({"image_id": [], "reason": []}, dtype=str)
-    no_answers = pd.DataFrame({"image_id": [], "problem": [], JOINT: []})
-    no_ballots = pd.DataFrame({name: [] for name in ("image_id", *joint_columns(space))})
+    history = _history(run, replicas, whole)
+    models = _models(run, replicas, whole)
+    no_rejected = pd.DataFrame({"image_id": [], "reason": []}, dtype=str)
+    read_rejected = partial(read_table, run.rejected, {"image_id": "text", "reason": "text"})
     no_decision: tuple[Ensemble, Vote | None] = (Ensemble(), None)
-    ensemble, vote = whole(run.ensemble, partial(read_decision, run, space), no_decision)
+    read_oof, read_predictions = (partial(read_ensemble_predictions, file, space) for file in (run.oof_ensemble, run.predictions))
+    oof = whole.table(run.oof_ensemble, read_oof, ("image_id", *joint_columns(space)))
+    ensemble, vote = whole.read(run.ensemble, partial(read_decision, run, space), no_decision)
     return RunData(
         run=run,
         config=config,
         space=space,
         members=members,
         manifest=manifest,
-        evaluated=judge(
-            space, manifest, whole(run.oof_ensemble, lambda: read_ensemble_predictions(run.oof_ensemble, space), no_ballots)
-        ),
-        history=pd.concat([of_replica for of_replica in epochs if len(of_replica)] or epochs[:1], ignore_index=True),
-        models=[model for model in models if model],
+        evaluated=judge(space, manifest, oof),
+        history=history,
+        models=models,
         ensemble=ensemble,
         vote=vote,
-        rejected=whole(run.rejected, lambda: read_table(run.rejected, {"image_id": "text", "reason": "text"}), nothing),
-        predictions=whole(run.predictions, lambda: read_ensemble_predictions(run.predictions, space), no_answers),
-        left_out=left_out,
+        rejected=whole.read(run.rejected, read_rejected, no_rejected),
+        predictions=whole.table(run.predictions, read_predictions, ("image_id", "problem", JOINT)),
+        left_out=whole.left_out,
     )
+
+
+def _history(run: Run, replicas: Sequence[ReplicaId], whole: WholeFiles) -> pd.DataFrame:
+    """The epochs of all fold models."""
+
+    def read(replica: ReplicaId) -> pd.DataFrame:
+        table = read_table(run.history(replica), {"epoch": "whole", **NUMBERS}, others="number")
+        return table.assign(member=replica.member, fold=replica.fold)
+
+    epochs = [whole.table(run.history(each), partial(read, each), ("epoch", "member", "fold")) for each in replicas]
+    return pd.concat([table for table in epochs if len(table)] or epochs[:1], ignore_index=True)
+
+
+def _models(run: Run, replicas: Sequence[ReplicaId], whole: WholeFiles) -> list[ModelFolder]:
+    nothing: ModelFolder | None = None
+    found = [whole.read(run.meta(each), partial(read_model, run.replica(each)), nothing) for each in replicas]
+    return [model for model in found if model]
 
 
 def read_decision(run: Run, space: LabelSpace) -> tuple[Ensemble, Vote | None]:
