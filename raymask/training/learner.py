@@ -112,7 +112,7 @@ class Learner:
             head: build_loss(recipe.loss, labels.counts(head, classes, self.fold)).to(device)
             for head, classes in self.heads.items()
         }
-        self.train_labels = {head: torch.from_numpy(labels.train[head]).to(device) for head in self.heads}
+        self.train_labels = {head: torch.tensor(labels.train[head], device=device) for head in self.heads}
         self.mixer = build_mixer(recipe.mix)
         self.steps_per_epoch = spec.steps_per_epoch
         self.optimizer_steps = -(-self.steps_per_epoch // recipe.optim.accumulate) * recipe.schedule.epochs

@@ -80,7 +80,8 @@ class TestWatch:
 
 class TestALostGpu:
     @pytest.fixture(scope="class")
-    def out(self, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def out(cls, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """In a process of its own, which has a Ray of two machines."""
         folder = tmp_path_factory.mktemp("lost")
         script = HELPERS / "lost_gpu.py"

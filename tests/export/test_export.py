@@ -334,7 +334,8 @@ class TestExport:
 
 class TestParts:
     @pytest.fixture(scope="class")
-    def small(self, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    @classmethod
+    def small(cls, tmp_path_factory: pytest.TempPathFactory) -> Run:
         boosted = Candidate("boosted", "task", "none")
         return make_run(tmp_path_factory.mktemp("runs") / "small", [{"task": "multi"}], boosted, folds=1, photos=0)
 

@@ -114,7 +114,8 @@ def test_targets_of_images_that_were_set_aside_are_passed_over() -> None:
 
 class TestTakeUp:
     @pytest.fixture(scope="class")
-    def job(self, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    @classmethod
+    def job(cls, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
         run = make_run(tmp_path_factory.mktemp("begun") / "run", photos, members=[{"task": "joint"}])
         config = load_run_config(run)
         members = {member.name: member for member in resolve_members(config)}
