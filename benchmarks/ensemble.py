@@ -59,7 +59,7 @@ def raymask_run(folder: Path, settings: Settings) -> tuple[dict[str, Any], Path]
 def first_step(run: Path) -> float:
     """When the first training step of a run was done, in seconds since 1970."""
     reports = [json.loads(line) for file in run.glob("tune/*/*/result.json") for line in file.read_text().splitlines()]
-    return min(report["timestamp"] for report in reports if report["phase"] == "training")
+    return float(min(report["timestamp"] for report in reports if report["phase"] == "training"))
 
 
 def speed_of(run: Path) -> dict[str, Any]:
@@ -94,8 +94,8 @@ def tune_run(table: pd.DataFrame, settings: Settings, replicas: int) -> float:
     started = time.perf_counter() - began
 
     def trial(config: dict[str, Any]) -> None:
-        said = train_replica(table, *config["replica"], settings)
-        tune.report({"done": len(said)})
+        task, fold = config["replica"]
+        tune.report({"done": len(train_replica(table, task, fold, settings))})
 
     wanted = [(task, fold) for fold in range(settings.folds) for task in TASKS]
     tuner = tune.Tuner(
@@ -161,7 +161,7 @@ def _own_step(settings: Settings) -> Any:
     def step() -> None:
         with autocast():
             loss = torch.nn.functional.cross_entropy(model.classify(model.backbone(inputs))["task"].float(), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -303,7 +303,7 @@ class TestHealing:
         voters = [row for row in actors if "ServeReplica:raymask:voter" in row.class_name]
         assert len(voters) == 1
         os.kill(voters[0].pid, signal.SIGKILL)
-        statuses = []
+        statuses: list[int] = []
         until = time.monotonic() + 120
         while statuses[-3:] != [200] * 3 and time.monotonic() < until:
             statuses.append(server.post("/predict", files={"image": PHOTOS[0]}).status_code)
@@ -331,7 +331,7 @@ class TestVoter:
 
         async def all_of(batches: list[list[Any]]) -> list[Any]:
             voter.batch_size, voter.free, voter.closed = 4, asyncio.Lock(), deque()
-            voter.worker, voter.told = ThreadPoolExecutor(1), told  # type: ignore[method-assign]
+            voter.worker, voter.predict_images = ThreadPoolExecutor(1), told  # type: ignore[method-assign, assignment]
             asked = (ModelDeployment.predict.__wrapped__(voter, batch) for batch in batches)
             return await asyncio.gather(*asked, return_exceptions=True)
 
