@@ -189,7 +189,8 @@ def test_commits_are_checked_as_ci_checks() -> None:
     assert checks == [*hooks, "uv run pytest"]
 
 
-WITH_EXAMPLES = [file for file in sorted(PACKAGE.rglob("*.py")) if ">>> " in file.read_text()]
+EXAMPLE = re.compile(r">>> (?!.*doctest: \+SKIP)")
+WITH_EXAMPLES = [file for file in sorted(PACKAGE.rglob("*.py")) if EXAMPLE.search(file.read_text())]
 
 
 @pytest.mark.parametrize("file", WITH_EXAMPLES, ids=lambda file: str(file.relative_to(PACKAGE)))
