@@ -17,6 +17,29 @@ import pytest
 from raymask.config.compute import ComputeConfig
 from raymask.data.demo.dataset import write_demo
 
+RUNS = ("finished", "reserving")
+"""Runs that whole files share; tests that start from one go to one process, which makes it once."""
+SLOWEST = (
+    "workflows",
+    "cluster",
+    "serving",
+    "whole",
+    "inference",
+    "data/test_careful",
+    "export",
+    "training/test_launch",
+    "training/test_soup",
+)
+"""Where tests wait for Ray's processes; they begin first, so that the two processes end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sends the tests of a file, or of a run that files share, to one process."""
+    for item in items:
+        shared = [name for name in RUNS if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: next((n for n, part in enumerate(SLOWEST) if f"tests/{part}" in item.nodeid), len(SLOWEST)))
+
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
