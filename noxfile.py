@@ -8,6 +8,7 @@ import nox
 
 PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 WITHOUT_RAY = ("core", "config", "io", "metrics", "transforms", "models", "voting", "runs", "report")
+MIN_COVERAGE = 80
 BENCHMARKS = ("ensemble", "tta")
 
 nox.options.default_venv_backend = "none"
@@ -36,8 +37,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """All tests with branch coverage of this process, Ray's workers left out, and its floor."""
-    session.run("uv", "run", "pytest", "--cov", "--cov-report=term-missing:skip-covered", *session.posargs)
+    """Branch coverage, with a floor, of the packages whose tests start no Ray; it nearly doubles their time."""
+    measured = [f"--cov=raymask.{package}" for package in WITHOUT_RAY]
+    options = ("--cov-branch", "--cov-report=term-missing:skip-covered", f"--cov-fail-under={MIN_COVERAGE}")
+    session.run("uv", "run", "pytest", *(f"tests/{package}" for package in WITHOUT_RAY), *measured, *options, *session.posargs)
 
 
 @nox.session(venv_backend="uv", python=PYTHONS)
