@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray.data
 
-from raymask.cluster.resources import split_pool
 from raymask.config.schema import RunConfig
 from raymask.core.errors import InputError
-from raymask.core.types import ActorPool
-from raymask.data.specs import InputSpec
-from raymask.data.stream import by_actors, by_tasks, limit_execution
-from raymask.inference.actors import PIXELS, decoded_block
+from raymask.core.types import ActorPool, ByHead, Progress
+from raymask.data.stream import limit_execution
+from raymask.inference.actors import Block, Pipeline
 from raymask.inference.definition import EnsembleDefinition, Models, weights_bytes
-from raymask.inference.predictor import Predictor, specs_of
 from raymask.io.atomic import replacing, write_table
 from raymask.io.checked import read_table
 from raymask.io.hashing import UNKNOWN, Version, file_stamp, fingerprint, text_digest, versions_of
@@ -33,9 +28,6 @@ from raymask.runs.schemas import PredictionJob, read_run_file, write_run_file
 
 IMAGES_PER_CHUNK = 64
 CHUNKS_PER_SHARD = 32
-SAID = "said"
-
-Progress = Callable[[int, int], None]
 
 
 def begin(output: PredictionFolder, images: pd.DataFrame, identity: str) -> list[str]:
@@ -151,17 +143,8 @@ def predict_shards(
         return
     chunks = [chunk for number in shards for chunk in _chunks_of(number, images)]
     limit_execution(memory)
-    specs, of_group = specs_of(definition.models), split_pool(pool, len(groups))
-    blocks = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
-        _decode, batch_size=None, **by_tasks(of_group), fn_kwargs={"output": output, "specs": specs}
-    )
-    for number, group in enumerate(groups):
-        last = definition if number == len(groups) - 1 else None
-        blocks = blocks.map_batches(
-            ShardActor,
-            fn_constructor_args=(group, definition.vote.views, specs, pool.threads, last),
-            **by_actors(of_group, len(chunks), IMAGES_PER_CHUNK),
-        )
+    rows, finish = partial(chunk_rows, output), partial(voted_rows, definition)
+    blocks = Pipeline(groups, definition.vote.views, pool, output.root, rows, finish).blocks(chunks, IMAGES_PER_CHUNK)
     waiting: dict[int, list[pd.DataFrame]] = {}
     for block in blocks.iter_batches(batch_size=None, batch_format="pandas", prefetch_batches=0):
         for chunk, rows in block.groupby("chunk", sort=False):
@@ -192,44 +175,25 @@ def _opened(file: Path, stamp: str) -> pq.ParquetFile:
     return open_parquet(file)
 
 
-def _decode(chunks: dict[str, Any], output: PredictionFolder, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
-    """Blocks of one chunk: its number, row, image_id, version and problem, and (n, H, W, 3) uint8 pixels for each spec."""
-    for chunk in chunks["item"].tolist():
-        rows = _opened(output.images, file_stamp(output.images)).read_row_group(chunk).to_pandas()
-        paths = rows["path"].tolist()
-        versions = versions_of(paths, [UNKNOWN] * len(paths))
-        yield {
-            "chunk": np.full(len(rows), chunk),
-            "row": chunk * IMAGES_PER_CHUNK + np.arange(len(rows)),
-            "image_id": rows["image_id"].to_numpy(dtype=object),
-            "stamp": np.asarray([version.stamp for version in versions], dtype=object),
-            "digest": np.asarray([version.digest for version in versions], dtype=object),
-            **decoded_block(paths, specs, output.root),
-        }
+def chunk_rows(output: PredictionFolder, chunk: int) -> Block:
+    """The columns of a chunk's images: its number, row, image_id, path, and the stamp and digest of each file."""
+    table = _opened(output.images, file_stamp(output.images)).read_row_group(chunk).to_pandas()
+    paths = table["path"].tolist()
+    versions = versions_of(paths, [UNKNOWN] * len(paths))
+    return {
+        "chunk": np.full(len(table), chunk),
+        "row": chunk * IMAGES_PER_CHUNK + np.arange(len(table)),
+        "image_id": table["image_id"].to_numpy(dtype=object),
+        "path": paths,
+        "stamp": np.asarray([version.stamp for version in versions], dtype=object),
+        "digest": np.asarray([version.digest for version in versions], dtype=object),
+    }
 
 
-class ShardActor:
-    """An actor that holds one group of models; that of the last group counts the votes."""
-
-    def __init__(
-        self, models: Models, views: Any, specs: Sequence[InputSpec], threads: int, definition: EnsembleDefinition | None
-    ) -> None:
-        self.predictor, self.places, self.definition = Predictor(models, views, specs, threads), range(len(specs)), definition
-
-    def __call__(self, block: dict[str, Any]) -> Any:
-        """Blocks of `_decode`, with what the groups before said -> the same with this group's; of the last the shard's rows."""
-        probabilities = self.predictor([block[f"{PIXELS}{index}"] for index in self.places])
-        for name, of_model in zip(self.predictor.names, probabilities, strict=True):
-            block |= {f"{SAID}|{name}|{head}": head_probs for head, head_probs in of_model.items()}
-        if self.definition is None:
-            return block
-        by_model: dict[str, dict[str, Any]] = {name: {} for name in self.definition.models}
-        for column, values in block.items():
-            if column.startswith(f"{SAID}|"):
-                model, head = column.removeprefix(f"{SAID}|").rsplit("|", 1)  # a run's folder, and so a model, may hold a bar
-                by_model[model][head] = values
-        table = self.definition.table(block["image_id"], block["problem"], by_model)
-        return table.assign(**{name: block[name] for name in ("chunk", "row", "stamp", "digest")})
+def voted_rows(definition: EnsembleDefinition, block: Block, probabilities: Mapping[str, ByHead]) -> pd.DataFrame:
+    """The voted rows of a block, with where they belong and what their files held."""
+    table = definition.table(block["image_id"], block["problem"], probabilities)
+    return table.assign(**{name: block[name] for name in ("chunk", "row", "stamp", "digest")})
 
 
 def read_predictions(output: PredictionFolder, columns: Sequence[str] | None = None) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ import raymask
 from raymask.core.console import Display
 from raymask.core.errors import InputError
 from raymask.data.test_sets import ImageList
-from raymask.inference import bulk
-from raymask.inference.actors import decoded_block
+from raymask.inference import actors, bulk
+from raymask.inference.actors import PredictActor, decoded_block
 from raymask.inference.bulk import missing_shards, read_predictions, split_models
 from raymask.inference.definition import read_definition
 from raymask.inference.predictor import specs_of
@@ -76,9 +77,28 @@ def test_models_of_a_run_whose_folder_holds_a_bar_are_told_apart(
     specs, files = specs_of(renamed.models), sorted(folder.iterdir())[:3]
     block = {"chunk": np.zeros(3), "row": np.arange(3), "image_id": np.array([file.name for file in files], dtype=object)}
     block |= {"stamp": np.full(3, ""), "digest": np.full(3, "")}
-    speaker = bulk.ShardActor(renamed.models, renamed.vote.views, specs, 1, renamed)
-    table = speaker(block | decoded_block([str(file) for file in files], specs, tmp_path))
+    actor = PredictActor(renamed.models, renamed.vote.views, specs, 1, partial(bulk.voted_rows, renamed))
+    table = actor(block | decoded_block([str(file) for file in files], specs, tmp_path))
     check_same(table.drop(columns=["chunk", "row", "stamp", "digest"]), expected[:3])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_block_that_passes_groups_of_models_ends_as_by_one_actor(run: Run, folder: Path, tmp_path: Path) -> None:
+    models = dict(sorted(read_definition(run.root).models.items()))
+    specs, files, views = specs_of(models), sorted(folder.iterdir())[3:7], read_definition(run.root).vote.views
+    chunks = pd.DataFrame({"chunk": [{"image_id": [file.name for file in files], "path": list(map(str, files))}]})
+    [block] = actors.decode_chunks(chunks, actors.rows_of_chunk, specs, tmp_path)
+    whole = PredictActor(models, views, specs, 1, actors.joined)(dict(block))
+    names = list(models)
+    groups = [{name: models[name] for name in part} for part in (names[:1], names[1:])]
+    passed = PredictActor(groups[0], views, specs, 1)(dict(block))
+    last = PredictActor(groups[1], views, specs, 1, actors.joined)(passed)
+    assert whole.keys() == last.keys() == {"image_id", "problem", "probabilities"}
+    assert whole["image_id"].tolist() == [file.name for file in files]
+    assert np.isnan(whole["probabilities"][2]).all(), "the sixth file is cut off"
+    np.testing.assert_array_equal(last["probabilities"], whole["probabilities"])
+    assert whole["probabilities"].shape == (4, len(actors.columns_of(models)))
+    assert whole["probabilities"].dtype == np.float32
 
 
 @pytest.mark.usefixtures("ray_session")
