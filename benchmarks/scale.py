@@ -40,7 +40,8 @@ from raymask.report.run_report import build_report
 from raymask.runs.directory import ReplicaId, Run, save_run_config
 from raymask.runs.predictions import collect_oof, oof_by_view, prediction_table
 from raymask.training.packs import Job, Pack, Plan, makespan, plan_run
-from raymask.voting.vote import Evidence, decide
+from raymask.voting.view_selection import OofByView
+from raymask.voting.vote import decide
 
 Results = list[dict[str, Any]]
 
@@ -317,7 +318,7 @@ def measure_vote() -> Results:
     return [{**figures, "chosen": str(decision.choice.chosen)}]
 
 
-def drawn_evidence() -> Evidence:
+def drawn_evidence() -> OofByView:
     """Predictions of members of all kinds that err by person and by image, the older the more."""
     rng, space = np.random.default_rng(0), rows_space()
     images = len(PHOTOS_OF_PERSON)
@@ -340,7 +341,7 @@ def drawn_evidence() -> Evidence:
         members |= {f"{name}-{team}": {name: said(by_task[name], size, 1.5)} for name, size in heads.items()}
         members[f"multi-{team}"] = {name: said(by_task[name], size, 1.4) for name, size in heads.items()}
         members[f"joint-{team}"] = {JOINT: said(truth, space.joint_size, 2.0)}
-    return Evidence(space, members, VOTING_VIEWS, truth, groups, groups % FOLDS.k)
+    return OofByView(space, members, VOTING_VIEWS, truth, groups, groups % FOLDS.k)
 
 
 # --- the command

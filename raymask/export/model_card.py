@@ -90,11 +90,11 @@ def preprocessing(
 
 
 def vote_in_words(vote: Vote) -> str:
-    """One paragraph about how the members' answers become one."""
+    """One paragraph about how the members' predictions become one."""
     candidate, views = vote.fitted.candidate, vote.views
     seen = f"under the view {views.names[0]}"
     if len(views.names) > 1:
-        seen = f"under {len(views.names)} views ({views}), whose answers are merged by {views.merge}"
+        seen = f"under {len(views.names)} views ({views}), whose predictions are merged by {views.merge}"
     where = "for the joint label" if candidate.level == JOINT else "task by task"
     adjusted = "" if candidate.adjust == "none" else f", {ADJUSTMENTS.get(candidate.adjust).words}"
     return (
@@ -219,19 +219,19 @@ def _data(written: Ensemble, config: RunConfig) -> str:
 
 
 def _usage(result: Mapping[str, Any]) -> str:
-    ways = [
+    examples = [
         _with_onnxruntime(result),
         "`preprocessing.json` says in full how to feed the graphs, and `check.json` how near they are to raymask.",
     ]
     if result["part"]:
         part = "" if result["part"] == FOLDS else f', "{result["part"]}"'
         code = f'import raymask\n\nprint(raymask.load("."{part}).predict(["photo.jpg"]))\n'
-        ways.append(f"With raymask, in this folder:\n\n```python\n{code}```")
+        examples.append(f"With raymask, in this folder:\n\n```python\n{code}```")
     if result["timm"]:
         file, example = next(iter(result["timm"].items()))
         code = f'timm.create_model("{example["model_name"]}", num_classes={example["num_classes"]}, checkpoint_path="{file}")'
-        ways.append(f"One model with timm, which takes images that are normalised:\n\n```python\n{code}\n```")
-    return "\n\n".join(filter(None, ways))
+        examples.append(f"One model with timm, which takes images that are normalised:\n\n```python\n{code}\n```")
+    return "\n\n".join(filter(None, examples))
 
 
 def _with_onnxruntime(result: Mapping[str, Any]) -> str:

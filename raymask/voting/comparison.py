@@ -1,4 +1,4 @@
-"""Ways to predict with the models of a run, scored beside each other on the same resamples of people: pure functions."""
+"""Strategies to predict with the models of a run, scored on the same resamples of people: pure functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raymask.voting.vote import Vote
 
 TITLES = {
     "ensemble": "ensemble of all folds",
-    "fold": "one fold's replicas",
+    "fold": "one fold's models",
     "soup": "soups",
     "greedy-soup": "greedy soups",
     "all": "refits",
@@ -28,33 +28,33 @@ Members = Mapping[str, ByHead]
 
 @dataclass(frozen=True, eq=False)
 class Strategy:
-    """A way to predict with models of a run."""
+    """Models of a run that predict together."""
 
     name: str
     models: int
-    elected: tuple[Labels, ...]
+    predicted: tuple[Labels, ...]
     """(N,) joint labels; with several of them, scores are their mean."""
 
 
 def strategies_of(vote: Vote, rounds: Sequence[Members], probabilities: Mapping[str, Members]) -> list[Strategy]:
-    """The ways to predict, the whole ensemble first.
+    """The strategies, the whole ensemble first.
 
     Args:
         vote: the vote.
         rounds: members' predictions by fold.
-        probabilities: those of the models that stand for all folds, by part; a way is of all members or none.
+        probabilities: those of the models that stand for all folds, by part; a strategy is of all members or none.
     """
     count = len(rounds[0])
-    ways = [
+    strategies = [
         Strategy("ensemble", count * len(rounds), (vote.over_rounds(rounds).argmax(axis=1),)),
         Strategy("fold", count, tuple(vote(members).argmax(axis=1) for members in rounds)),
     ]
     whole = [part for part in TITLES if part in probabilities and probabilities[part].keys() == rounds[0].keys()]
-    return ways + [Strategy(part, count, (vote(probabilities[part]).argmax(axis=1),)) for part in whole]
+    return strategies + [Strategy(part, count, (vote(probabilities[part]).argmax(axis=1),)) for part in whole]
 
 
 def rows_of(
-    ways: Sequence[Strategy],
+    strategies: Sequence[Strategy],
     metric: Metric,
     space: LabelSpace,
     truth: Mapping[str, Labels],
@@ -65,36 +65,38 @@ def rows_of(
     """The rows of `singles.json`.
 
     Args:
-        ways: the whole ensemble first.
+        strategies: the whole ensemble first.
         metric: the metric to maximise.
         space: the label space.
         truth: (N,) true labels by task, and the joint.
         groups: (N,) numbers of groups from 0 on.
         seed: decides the resamples.
-        milliseconds: an image, of the whole ensemble and of each other way.
+        milliseconds: an image, of the whole ensemble and of each other strategy.
     """
-    scores, resampled = compare(metric, space, truth[JOINT], [each for way in ways for each in way.elected], groups, seed)
-    ends = np.cumsum([len(way.elected) for way in ways])[:-1]
-    found = [float(of_way.mean()) for of_way in np.split(scores, ends)]
-    drawn = [of_way.mean(axis=0) for of_way in np.split(resampled, ends)]
+    scores, resampled = compare(
+        metric, space, truth[JOINT], [each for strategy in strategies for each in strategy.predicted], groups, seed
+    )
+    ends = np.cumsum([len(strategy.predicted) for strategy in strategies])[:-1]
+    found = [float(of_strategy.mean()) for of_strategy in np.split(scores, ends)]
+    drawn = [of_strategy.mean(axis=0) for of_strategy in np.split(resampled, ends)]
     return [
         StrategyScore(
-            name=way.name,
-            title=TITLES[way.name],
-            models=way.models,
-            scores=mean_scores([score_joint(space, elected, truth) for elected in way.elected]),
+            name=strategy.name,
+            title=TITLES[strategy.name],
+            models=strategy.models,
+            scores=mean_scores([score_joint(space, predicted, truth) for predicted in strategy.predicted]),
             score=Interval(**interval(found[index], drawn[index])),
             gain=Interval(**interval(found[index] - found[0], drawn[index] - drawn[0])) if index else None,
             ms_an_image=milliseconds[min(index, 1)],
         )
-        for index, way in enumerate(ways)
+        for index, strategy in enumerate(strategies)
     ]
 
 
 def scores_of_members(
     space: LabelSpace, rounds: Sequence[Members], probabilities: Mapping[str, Members], truth: Mapping[str, Labels]
 ) -> dict[str, dict[str, dict[str, Score]]]:
-    """Scores by member, way and target of members alone; `fold` is the mean over the folds."""
+    """Scores by member, strategy and target of members alone; `fold` is the mean over the folds."""
     return {
         name: {
             "fold": mean_scores([score_heads(space, members[name], truth) for members in rounds]),

@@ -241,8 +241,8 @@ def choose(
         fixed: what the rule would have fitted by the space that it votes in, where the user says so.
     """
     results, seconds = cross_fit(evidence, tried, metric, method, seed, fixed)
-    elected = [results[candidate].argmax(axis=1) for candidate in tried]
-    scores, resampled = compare(metric, evidence.space, evidence.truth, elected, evidence.groups, seed)
+    predicted = [results[candidate].argmax(axis=1) for candidate in tried]
+    scores, resampled = compare(metric, evidence.space, evidence.truth, predicted, evidence.groups, seed)
     errors = difference_errors(resampled)
     complexities = np.array([candidate.complexity for candidate in tried])
     chosen = int(simplest(scores[:, None], errors, complexities)[0])
@@ -258,7 +258,7 @@ def choose(
         for index, candidate in enumerate(tried)
     ]
     ranked = tuple(sorted(rows, key=lambda row: (-row.score["score"], row.candidate.complexity)))
-    optimism = selection_optimism(evidence, metric, elected, chosen, errors, complexities, seed)
+    optimism = selection_optimism(evidence, metric, predicted, chosen, errors, complexities, seed)
     return Choice(tried[chosen], ranked, results[tried[chosen]].astype(np.float64), optimism)
 
 
@@ -286,7 +286,7 @@ def simplest(
 def selection_optimism(
     evidence: OofPredictions,
     metric: Metric,
-    elected: Sequence[Labels],
+    predicted: Sequence[Labels],
     chosen: int,
     errors: npt.NDArray[np.floating],
     complexities: npt.NDArray[np.floating],
@@ -300,7 +300,7 @@ def selection_optimism(
     groups = int(evidence.groups.max()) + 1
     inside = resample(groups, seed + 1)
     outside = (inside == 0).astype(np.float32)
-    counts = [count(metric, evidence.space, evidence.truth, labels, evidence.groups) for labels in elected]
+    counts = [count(metric, evidence.space, evidence.truth, labels, evidence.groups) for labels in predicted]
     seen = np.stack([score_counts(metric, of_one, inside) for of_one in counts])
     unseen = np.stack([score_counts(metric, of_one, outside) for of_one in counts])
     anew = simplest(seen, errors, complexities)

@@ -51,7 +51,7 @@ def _filled(nodes: list[npt.NDArray[Any]], field: str, fill: npt.NDArray[Any]) -
 
 
 def constant(label: int) -> dict[str, npt.NDArray[Any]]:
-    """Trees that always say one label: what is learned where there is but one."""
+    """Trees that always predict one label, learned where there is no other."""
     return {"classes": np.array([label]), "baseline": np.zeros(1), **{name: np.empty(0) for name in NODES}}
 
 
@@ -76,19 +76,19 @@ def tree_scores(trees: Trees, features: Floats) -> Floats:
     if not trees["features"].size:
         return scores
     count, nodes = trees["features"].shape
-    asked, thresholds, values = (trees[name].ravel() for name in ("features", "thresholds", "values"))
+    chosen, thresholds, values = (trees[name].ravel() for name in ("features", "thresholds", "values"))
     roots = np.arange(count) * nodes
     left, right = ((trees[side] + roots[:, None]).ravel() for side in ("left", "right"))
     size = max(1, STEPS_AT_ONCE // count)
     for start in range(0, len(features), size):
         some = features[start : start + size]
-        rows, place = np.arange(len(some))[:, None], np.tile(roots, (len(some), 1))
+        rows, node = np.arange(len(some))[:, None], np.tile(roots, (len(some), 1))
         while True:
-            onward = np.where(some[rows, asked[place]] <= thresholds[place], left[place], right[place])
-            if (onward == place).all():
+            onward = np.where(some[rows, chosen[node]] <= thresholds[node], left[node], right[node])
+            if (onward == node).all():
                 break
-            place = onward
-        scores[start : start + size] += values[place].reshape(len(some), -1, outputs).sum(axis=1)
+            node = onward
+        scores[start : start + size] += values[node].reshape(len(some), -1, outputs).sum(axis=1)
     return scores
 
 

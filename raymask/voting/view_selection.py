@@ -23,6 +23,22 @@ ByView = Mapping[str, npt.NDArray[np.floating]]
 """(W, N, C) probabilities by head, under each of W views."""
 
 
+@dataclass(frozen=True, eq=False)
+class OofByView:
+    """Out-of-fold predictions of the members under every view, and the truth."""
+
+    space: LabelSpace
+    members: Mapping[str, ByView]
+    views: tuple[str, ...]
+    """Names of the W views."""
+    truth: Labels
+    """(N,) joint labels."""
+    groups: Labels
+    """(N,) numbers of groups from 0 on."""
+    folds: Labels
+    """(N,) folds that the members' models left out."""
+
+
 @dataclass(frozen=True)
 class ViewRow:
     """How one set of views did."""
@@ -49,63 +65,46 @@ def merged(member: ByView, names: Sequence[str], plan: ViewPlan) -> ByHead:
 
 
 @dataclass(frozen=True, eq=False)
-class _Judge:
+class _Scorer:
     """Scores sets of views by the soft vote of all members, each set once."""
 
-    space: LabelSpace
-    members: Mapping[str, ByView]
-    names: tuple[str, ...]
-    truth: Labels
-    groups: Labels
+    oof: OofByView
     metric: Metric
     known: dict[ViewPlan, Counts]
 
     def counts(self, plan: ViewPlan) -> Counts:
         if plan not in self.known:
-            members = {name: merged(member, self.names, plan) for name, member in self.members.items()}
-            elected = soft_vote(np.stack(list(joint_ballots(self.space, members).values()))).argmax(axis=1)
-            self.known[plan] = count(self.metric, self.space, self.truth, elected, self.groups)
+            space = self.oof.space
+            members = {name: merged(member, self.oof.views, plan) for name, member in self.oof.members.items()}
+            predicted = soft_vote(np.stack(list(joint_ballots(space, members).values()))).argmax(axis=1)
+            self.known[plan] = count(self.metric, space, self.oof.truth, predicted, self.oof.groups)
         return self.known[plan]
 
     def scores(self, plan: ViewPlan, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         return score_counts(self.metric, self.counts(plan), weights)
 
 
-def choose_views(
-    space: LabelSpace,
-    members: Mapping[str, ByView],
-    names: Sequence[str],
-    truth: Labels,
-    groups: Labels,
-    parts: Labels,
-    metric: Metric,
-    seed: int,
-    merges: Sequence[str] = MERGES.names,
-) -> Views:
+def choose_views(oof: OofByView, parts: Labels, metric: Metric, seed: int, merges: Sequence[str] = MERGES.names) -> Views:
     """Compares sets of views by the score of the members' soft vote, and takes the fewest within one standard error of the best.
 
     Sets are the original alone and with each other view, the families of `VIEW_SETS`, all views by each merge, and the views and
     weights that greedy selection with replacement picks, which are scored by what is picked on other parts.
 
     Args:
-        space: the label space.
-        members: each member's (W, N, C) probabilities by head.
-        names: the W views' names.
-        truth: (N,) joint labels.
-        groups: (N,) numbers of groups from 0 on.
+        oof: out-of-fold predictions under every view.
         parts: (N,) parts for cross-fitting the greedy selection, no group in two.
         metric: the metric to maximise.
         seed: decides the resamples.
         merges: merges to compare.
     """
-    judge = _Judge(space, members, tuple(names), truth, groups, metric, {})
-    number = int(groups.max()) + 1
+    scorer = _Scorer(oof, metric, {})
+    number = int(oof.groups.max()) + 1
     all_of_them, weights = unit_weights(number), resample(number, seed)
-    plans, counts = _sets(names, merges), {}
-    if (picked := _pick(judge, all_of_them, merges[0])) not in plans:
+    plans, counts = _sets(oof.views, merges), {}
+    if (picked := _pick(scorer, all_of_them, merges[0])) not in plans:
         plans.append(picked)
-        counts[picked] = _honest_counts(judge, parts, merges[0])  # it was picked by its score, which therefore flatters
-    counts = {plan: counts.get(plan, judge.counts(plan)) for plan in plans}
+        counts[picked] = _honest_counts(scorer, parts, merges[0])  # it was picked by its score, which therefore flatters
+    counts = {plan: counts.get(plan, scorer.counts(plan)) for plan in plans}
     scores = np.array([score_counts(metric, counts[plan], all_of_them)[0] for plan in plans])
     resampled = np.stack([score_counts(metric, counts[plan], weights) for plan in plans])
     index = int(simplest(scores[:, None], difference_errors(resampled), np.array([plan.complexity for plan in plans]))[0])
@@ -126,18 +125,18 @@ def _sets(names: Sequence[str], merges: Sequence[str]) -> list[ViewPlan]:
     return list(dict.fromkeys([*plans, *(even([ORIGINAL, *others], merge) for merge in merges if others)]))
 
 
-def _pick(judge: _Judge, weights: npt.NDArray[np.float32], merge: str) -> ViewPlan:
+def _pick(scorer: _Scorer, weights: npt.NDArray[np.float32], merge: str) -> ViewPlan:
     """Greedy selection with replacement, from the original on: views are added as long as the score rises."""
     counts = {ORIGINAL: 1.0}
-    best = judge.scores(_plan_of(counts, judge.names, merge), weights)[0]
+    best = scorer.scores(_plan_of(counts, scorer.oof.views, merge), weights)[0]
     for _ in range(MAX_PICKS):
-        tried = {name: _plan_of({**counts, name: counts.get(name, 0) + 1}, judge.names, merge) for name in judge.names}
-        scores = {name: float(judge.scores(plan, weights)[0]) for name, plan in tried.items()}
+        tried = {name: _plan_of({**counts, name: counts.get(name, 0) + 1}, scorer.oof.views, merge) for name in scorer.oof.views}
+        scores = {name: float(scorer.scores(plan, weights)[0]) for name, plan in tried.items()}
         name = max(scores, key=lambda of_name: scores[of_name])
         if scores[name] <= best + 1e-12:
             break
         counts[name], best = counts.get(name, 0) + 1, scores[name]
-    return _plan_of(counts, judge.names, merge)
+    return _plan_of(counts, scorer.oof.views, merge)
 
 
 def _plan_of(counts: Mapping[str, float], names: Sequence[str], merge: str) -> ViewPlan:
@@ -146,12 +145,12 @@ def _plan_of(counts: Mapping[str, float], names: Sequence[str], merge: str) -> V
     return ViewPlan(tuple(present), tuple(counts[name] / least for name in present), merge)
 
 
-def _honest_counts(judge: _Judge, parts: Labels, merge: str) -> Counts:
+def _honest_counts(scorer: _Scorer, parts: Labels, merge: str) -> Counts:
     """Counts of greedy selection when each part of the images is seen under the views that were picked on the others."""
     numbers = np.unique(parts)
-    groups = int(judge.groups.max()) + 1
-    in_part = np.stack([np.bincount(judge.groups[parts == part], minlength=groups) > 0 for part in numbers])
+    groups = int(scorer.oof.groups.max()) + 1
+    in_part = np.stack([np.bincount(scorer.oof.groups[parts == part], minlength=groups) > 0 for part in numbers])
     others = [~own if len(numbers) > 1 else own for own in in_part]
-    plans = [_pick(judge, kept[None].astype(np.float32), merge) for kept in others]
+    plans = [_pick(scorer, kept[None].astype(np.float32), merge) for kept in others]
     # Counts are by group and no group lies in two parts, so that parts of different plans can be put together.
-    return np.asarray(np.sum([judge.counts(plan) * own[:, None] for plan, own in zip(plans, in_part, strict=True)], axis=0))
+    return np.asarray(np.sum([scorer.counts(plan) * own[:, None] for plan, own in zip(plans, in_part, strict=True)], axis=0))

@@ -38,7 +38,7 @@ from raymask.voting.selection import (
     spaces_of,
 )
 from raymask.voting.thresholds import ADJUSTMENTS
-from raymask.voting.view_selection import ByView, Views, choose_views, merged
+from raymask.voting.view_selection import OofByView, Views, choose_views, merged
 
 AUTO = "auto"
 MAX_IMAGES = 40_000
@@ -111,21 +111,6 @@ def _plain(params: Params) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """Out-of-fold predictions of the members under every view, and the truth."""
-
-    space: LabelSpace
-    members: Mapping[str, ByView]
-    views: tuple[str, ...]
-    truth: Labels
-    """(N,) joint labels."""
-    groups: Labels
-    """(N,) numbers of groups from 0 on."""
-    folds: Labels
-    """(N,)"""
-
-
-@dataclass(frozen=True, eq=False)
 class Decision:
     """A vote and what speaks for it."""
 
@@ -153,7 +138,7 @@ class Decision:
         }
 
 
-def decide(evidence: Evidence, config: VoteConfig, seed: int) -> Decision:
+def decide(oof: OofByView, config: VoteConfig, seed: int) -> Decision:
     """Decides a vote on out-of-fold predictions; what the config fixes is not compared.
 
     Of more than `MAX_IMAGES` images, those of randomly drawn groups decide.
@@ -161,8 +146,8 @@ def decide(evidence: Evidence, config: VoteConfig, seed: int) -> Decision:
     Raises:
         InputError: the config names a rule, level, view or member that there is not.
     """
-    space, drawn = evidence.space, drawn_images(evidence.groups, seed)
-    metric, known = parse_metric(config.metric, space), subset(evidence, drawn)
+    space, drawn = oof.space, drawn_images(oof.groups, seed)
+    metric, known = parse_metric(config.metric, space), subset(oof, drawn)
     folded = OofPredictions(space, {}, known.truth, known.groups, known.folds)
     plan, views = _views(known, config, metric, parts_of(folded, seed), seed)
     folded = replace(folded, members={name: merged(member, known.views, plan) for name, member in known.members.items()})
@@ -175,7 +160,7 @@ def decide(evidence: Evidence, config: VoteConfig, seed: int) -> Decision:
     vote = Vote(space, plan, calibrations, fitted, fit_calibration(of_result, choice.joint, folded.truth))
     members, joint = folded.members, cross_fitted(of_result, choice.joint, folded.truth, parts_of(folded, seed))
     if not drawn.all():  # nothing was fitted on the other images, so that the vote itself is honest there
-        members = {name: merged(member, evidence.views, plan) for name, member in evidence.members.items()}
+        members = {name: merged(member, oof.views, plan) for name, member in oof.members.items()}
         known_joint, joint = joint, vote(members)
         joint[drawn] = known_joint
     return Decision(vote, metric, views, choice, members, joint, _calibration_table(folded, config.calibrate, seed))
@@ -190,35 +175,31 @@ def drawn_images(groups: Labels, seed: int) -> npt.NDArray[np.bool_]:
     return np.asarray(chosen[groups])
 
 
-def subset(evidence: Evidence, kept: npt.NDArray[np.bool_]) -> Evidence:
-    """The evidence of some images alone."""
+def subset(oof: OofByView, kept: npt.NDArray[np.bool_]) -> OofByView:
+    """The predictions of some images alone."""
     if kept.all():
-        return evidence
+        return oof
     return replace(
-        evidence,
+        oof,
         members={
-            name: {head: probabilities[:, kept] for head, probabilities in member.items()}
-            for name, member in evidence.members.items()
+            name: {head: probabilities[:, kept] for head, probabilities in member.items()} for name, member in oof.members.items()
         },
-        truth=evidence.truth[kept],
-        groups=np.unique(evidence.groups[kept], return_inverse=True)[1],
-        folds=evidence.folds[kept],
+        truth=oof.truth[kept],
+        groups=np.unique(oof.groups[kept], return_inverse=True)[1],
+        folds=oof.folds[kept],
     )
 
 
-def _views(evidence: Evidence, config: VoteConfig, metric: Metric, parts: Labels, seed: int) -> tuple[ViewPlan, Views | None]:
+def _views(oof: OofByView, config: VoteConfig, metric: Metric, parts: Labels, seed: int) -> tuple[ViewPlan, Views | None]:
     merges = MERGES.names if config.merge == AUTO else (config.merge,)
     if config.views == AUTO:
-        views = choose_views(
-            evidence.space, evidence.members, evidence.views, evidence.truth, evidence.groups, parts, metric, seed, merges
-        )
+        views = choose_views(oof, parts, metric, seed, merges)
         return views.chosen, views
-    names = evidence.views if config.views == "all" else config.views
+    names = oof.views if config.views == "all" else config.views
     for name in names:
-        if name not in evidence.views:
+        if name not in oof.views:
             raise InputError(
-                f"vote.views: there are no out-of-fold predictions under the view '{name}'; it may be "
-                f"{one_of(evidence.views, name)}."
+                f"vote.views: there are no out-of-fold predictions under the view '{name}'; it may be {one_of(oof.views, name)}."
             )
     return even(names, merges[0]), None
 

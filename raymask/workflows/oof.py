@@ -17,7 +17,7 @@ from raymask.io.checked import DamagedFileError, damaged
 from raymask.metrics.bootstrap import group_numbers
 from raymask.runs.directory import ReplicaId
 from raymask.runs.predictions import collect_oof, oof_by_view, read_oof
-from raymask.voting.vote import Evidence
+from raymask.voting.view_selection import OofByView
 from raymask.workflows.context import RunContext
 
 
@@ -63,7 +63,7 @@ def _check_heads(voting_run: VotingRun, member: str) -> None:
         raise damaged(voting_run.oof(member), "it holds predictions of other classes than those of the run's config")
 
 
-def read_evidence(runs: Sequence[VotingRun], images: pd.DataFrame) -> Evidence:
+def read_evidence(runs: Sequence[VotingRun], images: pd.DataFrame) -> OofByView:
     """What a vote is decided on.
 
     Args:
@@ -76,7 +76,7 @@ def read_evidence(runs: Sequence[VotingRun], images: pd.DataFrame) -> Evidence:
         for voting_run in runs
         for name, of_run in voting_run.names.items()
     }
-    return Evidence(
+    return OofByView(
         space=runs[0].space,
         members=members,
         views=tuple(views),

@@ -29,7 +29,8 @@ from raymask.report.run_report import build_report
 from raymask.runs.directory import ReplicaId, Run, save_run_config
 from raymask.runs.predictions import prediction_table
 from raymask.runs.schemas import Interval, RuleRow
-from raymask.voting.vote import Evidence, decide, estimate_caveat, summary
+from raymask.voting.view_selection import OofByView
+from raymask.voting.vote import decide, estimate_caveat, summary
 
 HOSTILE = "<b>x"
 TASKS = {"shape": {"classes": ["round", HOSTILE]}, "size": {"classes": ["small", "medium", "large"]}}
@@ -466,7 +467,7 @@ class TestVote:
         images, space = data.manifest, data.space
         members = {name: {JOINT: rng.dirichlet(np.ones(6), (2, 24)).astype(np.float32)} for name in "ab"}
         groups, folds = pd.factorize(images["group"])[0].astype(np.int64), images["fold"].to_numpy()
-        evidence = Evidence(space, members, ("original", "hflip"), images[f"label_{JOINT}"].to_numpy(), groups, folds)
+        evidence = OofByView(space, members, ("original", "hflip"), images[f"label_{JOINT}"].to_numpy(), groups, folds)
         change(run, **summary(decide(evidence, VoteConfig(rule="best", level="joint"), seed=0)))
         said = section_of(page_of(run), "vote")
         assert "is the prediction of the single best voter over joint classes" in said

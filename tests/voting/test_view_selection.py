@@ -9,7 +9,7 @@ from raymask.core.tasks import JOINT, LabelSpace, Task
 from raymask.metrics.bootstrap import Metric
 from raymask.metrics.scores import score
 from raymask.transforms.tta import MERGES, ViewPlan, even, merge_views
-from raymask.voting.view_selection import choose_views, merged
+from raymask.voting.view_selection import OofByView, choose_views, merged
 
 SPACE = LabelSpace((Task("mask", "mask", ("worn", "wrong", "none")), Task("gender", "gender", ("male", "female"))))
 METRIC = Metric(JOINT, "accuracy")
@@ -29,8 +29,9 @@ def seen(strengths: list[float], seed: int = 0, sureness: list[float] | None = N
 
 
 def choose(said: np.ndarray, names: tuple[str, ...], **others: object):
-    arguments = {"truth": TRUTH, "groups": GROUPS, "parts": PARTS, "metric": METRIC, "seed": 0, **others}
-    return choose_views(SPACE, {"joint": {JOINT: said}}, names, **arguments)
+    given = {"truth": TRUTH, "groups": GROUPS, "parts": PARTS, "metric": METRIC, "seed": 0, **others}
+    oof = OofByView(SPACE, {"joint": {JOINT: said}}, names, given.pop("truth"), given.pop("groups"), PARTS)
+    return choose_views(oof, **given)
 
 
 class TestPlan:
@@ -104,7 +105,7 @@ class TestChooseViews:
     def test_rows_are_the_scores_of_the_soft_vote_best_first(self) -> None:
         names = ("original", "hflip", "zoom", "zoom_hflip", "crop_centre", "rotate_5")
         members = {"one": {JOINT: seen([1.0, 0.8, 1.2, 0.5, 1.0, 0.7])}, "two": {JOINT: seen([0.6] * 6, seed=1)}}
-        views = choose_views(SPACE, members, names, TRUTH, GROUPS, PARTS, METRIC, 0)
+        views = choose_views(OofByView(SPACE, members, names, TRUTH, GROUPS, PARTS), PARTS, METRIC, 0)
         scores = [row.score["score"] for row in views.rows]
         assert scores == sorted(scores, reverse=True)
         plain = next(row.score["score"] for row in views.rows if row.plan == even(["original"]))
@@ -136,7 +137,7 @@ class TestChooseViews:
         said = seen([1.0, 1.0])
         of_gender = np.stack([SPACE.marginal(seen([2.0])[0], "gender")] * 2)
         members = {"m": {"mask": np.stack([SPACE.marginal(view, "mask") for view in said])}, "g": {"gender": of_gender}}
-        views = choose_views(SPACE, members, ("original", "hflip"), TRUTH, GROUPS, PARTS, METRIC, 0)
+        views = choose_views(OofByView(SPACE, members, ("original", "hflip"), TRUTH, GROUPS, PARTS), PARTS, METRIC, 0)
         assert len(views.chosen.names) == 2
 
 

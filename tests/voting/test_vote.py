@@ -23,7 +23,8 @@ from raymask.voting.combine import soft_vote, weighted_vote
 from raymask.voting.reading import read_vote
 from raymask.voting.rules import RULES, Rule
 from raymask.voting.selection import LEVELS, Candidate, OofPredictions, all_rows, calibrate, calibrated, candidates, fit
-from raymask.voting.vote import Decision, Evidence, Vote, decide, drawn_images, fixed_weights, subset, summary
+from raymask.voting.view_selection import OofByView
+from raymask.voting.vote import Decision, Vote, decide, drawn_images, fixed_weights, subset, summary
 
 SPACE = LabelSpace((Task("mask", "mask", ("worn", "wrong", "none")), Task("gender", "gender", ("male", "female"))))
 ALONE = LabelSpace(SPACE.tasks[:1])
@@ -33,7 +34,7 @@ KINDS = ("mask", "gender", "mask_b", "multi", JOINT)
 WEIGHTS = {"mask": 1.0, "gender": 2.0, "mask_b": 0.0, "multi": 3.0, "joint": 1.0}
 
 
-def make_evidence(space: LabelSpace = SPACE, kinds: tuple[str, ...] = KINDS, groups: int = 60, seed: int = 0) -> Evidence:
+def make_evidence(space: LabelSpace = SPACE, kinds: tuple[str, ...] = KINDS, groups: int = 60, seed: int = 0) -> OofByView:
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, space.joint_size, 4 * groups)
     labels = {**space.split(truth), JOINT: truth}
@@ -45,7 +46,7 @@ def make_evidence(space: LabelSpace = SPACE, kinds: tuple[str, ...] = KINDS, gro
             raised = np.exp(rng.normal(0, 1, (len(VIEWS), len(truth), classes)) + 1.2 * np.eye(classes)[labels[head]])
             members[kind][head] = (raised / raised.sum(axis=2, keepdims=True)).astype(np.float32)
     of_group = np.repeat(np.arange(groups), 4)
-    return Evidence(space, members, VIEWS, truth, of_group, of_group % 4)
+    return OofByView(space, members, VIEWS, truth, of_group, of_group % 4)
 
 
 EVIDENCE = make_evidence()
@@ -203,7 +204,7 @@ class TestDecide:
     def test_members_in_another_order_make_the_same_soft_vote(self) -> None:
         """The order of members of one kind decides who makes a team; that of others decides nothing."""
         order = ("joint", "mask", "multi", "mask_b", "gender")
-        turned = Evidence(SPACE, {name: EVIDENCE.members[name] for name in order}, VIEWS, *EVIDENCE_LABELS)
+        turned = OofByView(SPACE, {name: EVIDENCE.members[name] for name in order}, VIEWS, *EVIDENCE_LABELS)
         config = configured(level="auto", adjust="auto", views="auto", merge="auto")
         one, other = decide(EVIDENCE, config, 0), decide(turned, config, 0)
         assert chosen(one) == chosen(other)
@@ -229,7 +230,7 @@ class TestDecide:
         np.testing.assert_allclose(decision.joint[~drawn], decision.vote(decision.members)[~drawn])
         truth = EVIDENCE.truth.copy()
         truth[~drawn] = 0
-        other = decide(Evidence(SPACE, EVIDENCE.members, VIEWS, truth, *EVIDENCE_LABELS[1:]), config, 0)
+        other = decide(OofByView(SPACE, EVIDENCE.members, VIEWS, truth, *EVIDENCE_LABELS[1:]), config, 0)
         np.testing.assert_array_equal(other.joint, decision.joint)
         alone = decide(subset(EVIDENCE, drawn), config, 0)
         np.testing.assert_array_equal(alone.joint, decision.joint[drawn])
@@ -259,7 +260,7 @@ class TestDecide:
 
     @pytest.mark.parametrize("folds", [1, 2])
     def test_few_folds_are_no_trouble(self, folds: int) -> None:
-        evidence = Evidence(SPACE, EVIDENCE.members, VIEWS, EVIDENCE.truth, EVIDENCE.groups, EVIDENCE.groups % folds)
+        evidence = OofByView(SPACE, EVIDENCE.members, VIEWS, EVIDENCE.truth, EVIDENCE.groups, EVIDENCE.groups % folds)
         decision = decide(evidence, configured(rule="weighted", adjust="auto", views="auto"), 0)
         assert decision.views is not None
         assert len(decision.choice.rows) == 3

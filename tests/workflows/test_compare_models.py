@@ -61,8 +61,8 @@ class TestWays:
         rounds: list[Mapping[str, ByHead]] = [{"a": confident(labels)} for labels in said]
         whole, fold = strategies_of(plain_vote("a"), rounds, {})
         assert (whole.name, whole.models, fold.name, fold.models) == ("ensemble", 3, "fold", 1)
-        np.testing.assert_array_equal(whole.elected, [JOINTS])  # two against one
-        np.testing.assert_array_equal(fold.elected, said)
+        np.testing.assert_array_equal(whole.predicted, [JOINTS])  # two against one
+        np.testing.assert_array_equal(fold.predicted, said)
 
     def test_soups_are_a_way_where_all_members_have_one(self) -> None:
         rounds = [{"a": confident(JOINTS), "b": confident(JOINTS)}] * 2
@@ -73,7 +73,7 @@ class TestWays:
         }
         ways = strategies_of(plain_vote("a", "b"), rounds, said)
         assert [(way.name, way.models) for way in ways] == [("ensemble", 4), ("fold", 2), ("greedy-soup", 2), ("all", 2)]
-        np.testing.assert_array_equal(ways[2].elected, [wrong(0.5)])
+        np.testing.assert_array_equal(ways[2].predicted, [wrong(0.5)])
 
     def test_members_alone_are_told_where_others_lack_one(self) -> None:
         rounds = [{"a": confident(JOINTS), "b": confident(wrong(share))} for share in (0.0, 1.0)]
@@ -95,7 +95,7 @@ class TestRows:
         rows = rows_of(self.WAYS, METRIC, SPACE, TRUTH, GROUPS, 0, (9.0, 3.0))
         alone = [
             rows_of([Strategy("ensemble", 1, (labels,))], METRIC, SPACE, TRUTH, GROUPS, 0, (9.0, 3.0))[0]
-            for labels in self.WAYS[1].elected
+            for labels in self.WAYS[1].predicted
         ]
         for target in (*SPACE.names, JOINT):
             for kind in ("f1", "accuracy"):
@@ -126,7 +126,7 @@ class TestRows:
     def test_are_shown_with_every_targets_score(self) -> None:
         columns, cells = shown("joint.f1", rows_of(self.WAYS, METRIC, SPACE, TRUTH, GROUPS, 0, (9.0, 3.25)))
         assert columns[-4:] == ["colour F1", "half F1", "joint F1", "ms/image"]
-        assert [row[0] for row in cells] == ["ensemble of all folds", "one fold's replicas", "soups"]
+        assert [row[0] for row in cells] == ["ensemble of all folds", "one fold's models", "soups"]
         assert {len(row) for row in cells} == {len(columns)}
         assert cells[0][5:8] == ["", "", ""]
         assert cells[2][5:8] == ["+0.0000"] * 3
