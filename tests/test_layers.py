@@ -21,7 +21,7 @@ ROOT = Path(raymask.__file__).parent
 # From bottom to top: a package imports only from floors below its own, at the top of a file or inside a function.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"core", "recipes"}),
-    frozenset({"config", "io", "metrics", "transforms"}),
+    frozenset({"config", "io", "metrics", "ray_internals", "transforms"}),
     frozenset({"cluster", "data", "models", "runs"}),
     frozenset({"training", "voting"}),
     frozenset({"inference", "report"}),
@@ -30,7 +30,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 )
 FLOOR_OF = {package: floor for floor, packages in enumerate(FLOORS, 1) for package in packages}
 
-MAY_IMPORT_RAY = {"cluster", "data", "inference", "serving", "training", "workflows"}
+MAY_IMPORT_RAY = {"cluster", "data", "inference", "ray_internals", "serving", "training", "workflows"}
 MAY_IMPORT_TORCH = {"cluster", "export", "inference", "models", "serving", "training", "transforms", "workflows"}
 KNOWS_ALBUMENTATIONS = {"transforms.augment"}
 IMPORTS_LAZILY = {"cli"}
@@ -72,7 +72,7 @@ def imports_of(module: str, inside: bool = True) -> frozenset[str]:
 def own(names: frozenset[str]) -> set[str]:
     """The modules of raymask among imported names."""
     found = {name.removeprefix("raymask.") for name in names if name.split(".")[0] == "raymask"}
-    return {name for name in found if name in FILES and name not in PACKAGES} | (found & {"cli"})
+    return {name for name in found if name in FILES and FILES[name].name != "__init__.py"}
 
 
 def libraries(names: frozenset[str]) -> set[str]:

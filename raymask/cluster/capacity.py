@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,17 +10,14 @@ from functools import lru_cache
 from typing import Any
 
 import ray
-from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import RayError
-from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymask.cluster.connection import alive_nodes
 from raymask.cluster.resources import Node
 from raymask.config.compute import ComputeConfig
 from raymask.core.errors import InputError
+from raymask.ray_internals import autoscaler_report, autoscales_by_v2, pending_by_v2
 
 SECONDS_TO_LOOK = 120.0
 SECONDS_TO_ANSWER = 40.0
@@ -141,31 +137,25 @@ def _wait_while_they_come(gpus: int, seconds: float) -> None:
 
 def autoscales() -> bool:
     """Whether an autoscaler may start machines; where none does, Ray runs one that only looks, and names no kinds of machines."""
-    if is_autoscaler_v2():
+    if autoscales_by_v2():
         return any(node["Labels"].get("ray.io/node-group") for node in alive_nodes())
     return any(not kind.startswith("node_") for kind in (_first_report().get("node_type_mapping") or {}).values())
 
 
 def _on_their_way() -> int:
     """Machines that the autoscaler is starting."""
-    if is_autoscaler_v2():
-        status = get_cluster_status(ray.get_runtime_context().gcs_address)
-        return len(status.pending_nodes) + len(status.pending_launches)
-    return len(_report().get("pending_nodes", ())) + len(_report().get("pending_launches", ()))
+    if autoscales_by_v2():
+        return pending_by_v2()
+    report = autoscaler_report()
+    return len(report.get("pending_nodes", ())) + len(report.get("pending_launches", ()))
 
 
 def _first_report() -> dict[str, Any]:
     """The report, waited for where a cluster is so young that there is none."""
     began = time.monotonic()
-    while not (report := _report()) and time.monotonic() - began < SECONDS_TO_REPORT:
+    while not (report := autoscaler_report()) and time.monotonic() - began < SECONDS_TO_REPORT:
         time.sleep(0.5)
     return report
-
-
-def _report() -> dict[str, Any]:
-    """What an autoscaler of the first version says of itself."""
-    report = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}").get("autoscaler_report")
-    return dict(report or {})
 
 
 def _told(records: list[dict[str, Any]], why: Mapping[str, str], wanted: bool) -> str:

@@ -23,7 +23,6 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends a run w
 
 import ray
 import ray.data
-from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymask.cluster.environment import address_to_join, beside_the_jobs, bytecode_folder, short_folder, why_not_joined
@@ -31,6 +30,7 @@ from raymask.cluster.resources import Node
 from raymask.config.compute import ComputeConfig
 from raymask.core.errors import InputError
 from raymask.core.machine import usable_cpus, usable_memory
+from raymask.ray_internals import dashboard_url, store_share, system_memory
 
 # What every worker of a run finds in its environment.
 WORKER_ENVIRONMENT = {
@@ -50,6 +50,7 @@ LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "120",  # its 30 s are too few on a machine that is busy
 }
 INIT: dict[str, Any] = {
     "log_to_driver": False,
@@ -86,7 +87,7 @@ def connect(compute: ComputeConfig) -> Iterator[Cluster]:
         elif not joined:
             _start(compute, folder)
     try:
-        yield Cluster(_nodes(), _dashboard(), started_here=not joined and not address, folder=folder)
+        yield Cluster(_nodes(), dashboard_url(), started_here=not joined and not address, folder=folder)
     finally:
         if not joined:
             ray.shutdown()
@@ -150,9 +151,9 @@ def _start(compute: ComputeConfig, folder: Path | None) -> None:
 def _store_memory() -> int | None:
     """Bytes of the object store by Ray's own share, where Ray takes the container for larger than it is; else None."""
     memory = usable_memory()
-    if memory >= ray._common.utils.get_system_memory():
+    if memory >= system_memory():
         return None
-    return int(memory * ray_constants.DEFAULT_OBJECT_STORE_MEMORY_PROPORTION)
+    return int(memory * store_share())
 
 
 @contextmanager
@@ -224,8 +225,3 @@ def alive_nodes() -> list[dict[str, Any]]:
 def _nodes() -> tuple[Node, ...]:
     resources = [node["Resources"] for node in alive_nodes()]
     return tuple(Node(offered["CPU"], offered.get("GPU", 0.0)) for offered in resources if offered.get("CPU"))
-
-
-def _dashboard() -> str | None:
-    url = ray._private.worker.get_dashboard_url()
-    return f"http://{url}" if url and "://" not in url else url or None

@@ -9,10 +9,10 @@ from typing import Any
 
 import ray
 from ray.data import DataContext
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from raymask.cluster.connection import alive_nodes
 from raymask.core.errors import RunError
+from raymask.ray_internals import ExecutionCallback, call_after_each_step, unfinished_needs
 
 SECONDS_BETWEEN_LOOKS = 5.0
 
@@ -94,8 +94,7 @@ def watched(minutes: float, say: Say) -> Iterator[None]:
     global _watch
     context, before = DataContext.get_current(), _watch
     _watch = Watch(minutes, say, lambda: [node["Resources"] for node in alive_nodes()])
-    if Watchman not in context.custom_execution_callback_classes:
-        context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Watchman]
+    call_after_each_step(Watchman, context)
     try:
         yield
     finally:
@@ -113,10 +112,8 @@ class Watchman(ExecutionCallback):  # type: ignore[misc]
 
     def on_execution_step(self, executor: Any) -> None:
         """Called by the execution's loop after each of its steps."""
-        if _watch is None:
-            return
-        steps = [step.min_scheduling_resources() for step in executor._topology if not step.has_completed()]
-        check([{"CPU": step.cpu, "GPU": step.gpu} for step in steps])
+        if _watch is not None:
+            check(unfinished_needs(executor))
 
 
 def wait_for(references: list[ray.ObjectRef[Any]], need: Need) -> tuple[list[ray.ObjectRef[Any]], list[ray.ObjectRef[Any]]]:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionResources, TaskPoolStrategy
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from raymask.core.types import ActorPool
 from raymask.data.cache import PreparedImages, index_path, open_cache
@@ -21,6 +20,7 @@ from raymask.data.sampling import Batch, BatchSampler, from_columns, make_batch,
 from raymask.data.specs import StreamSpec
 from raymask.io.checked import read_table
 from raymask.io.hashing import file_stamp
+from raymask.ray_internals import ExecutionCallback, call_after_each_step
 from raymask.transforms.augment import Augmenter
 
 IMAGES_PER_TASK = 256
@@ -152,7 +152,7 @@ def limit_execution(memory: int) -> None:
     """Keeps order, and bounds the bytes of blocks that wait, in this process's next executions."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.custom_execution_callback_classes = list({*context.custom_execution_callback_classes, ThrottleExecution})
+    call_after_each_step(ThrottleExecution, context)
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=memory)
 
