@@ -201,9 +201,10 @@ def export(
     rule: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by")] = None,
 ) -> None:
     """Writes a finished run as ONNX and torch graphs, the vote among them, to be used without raymask; and checks them."""
+    from raymask.export.export import GraphFormat
     from raymask.export.export import export as export_run
 
-    export_run(run, out, models, member or (), format_, opset, rule=rule)
+    export_run(run, out, models, member or (), GraphFormat(format_, opset), rule=rule)
 
 
 @app.command()

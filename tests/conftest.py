@@ -33,6 +33,7 @@ SLOWEST = (
 """Where tests wait for Ray's processes; they begin first, so that the two processes end together."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sends the tests of a file, or of a run that files share, to one process."""
     for item in items:

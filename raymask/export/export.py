@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,25 @@ OPSET, MIN_OPSET, MAX_OPSET = 20, 18, 23
 MAX_ROWS = 30
 
 
+@dataclass(frozen=True)
+class GraphFormat:
+    """How graphs are written."""
+
+    names: str = "both"
+    """`onnx`, `torch` or `both`."""
+    opset: int = OPSET
+    """ONNX operators' version."""
+
+
+EVERY_FORMAT = GraphFormat()
+
+
 def export(
     folder: str | Path,
     out: str | Path,
     models: str = FOLDS,
     members: Sequence[str] = (),
-    formats: str = "both",
-    opset: int = OPSET,
+    graphs: GraphFormat = EVERY_FORMAT,
     display: Display | None = None,
     rule: str | None = None,
 ) -> Path:
@@ -58,9 +71,8 @@ def export(
         out: a new folder; it is there once all is written and checked.
         models: `folds` for all replicas; `all`, `soup` or `greedy-soup` for one model a member, where they were made.
         members: names of members whose models are exported alone, without the vote (default: everything).
-        formats: `onnx`, `torch` or `both`.
-        opset: ONNX operators' version.
-        display: what is said of it.
+        graphs: the formats that graphs are written in.
+        display: what shows progress.
         rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
 
     Returns:
@@ -71,30 +83,40 @@ def export(
         RunError: a model cannot be exported, or its graph says something else than raymask.
     """
     run, target, shown = Run(absolute(folder)), absolute(out), display or Display()
-    _check_asked(target, formats, opset)
+    _check_asked(target, graphs.names, graphs.opset)
     chosen = _chosen(read_definition(run.root, models, rule), members)
     with replacing(target) as draft:
-        bundle = Bundle(draft, FORMATS[formats], opset)
+        bundle = Bundle(draft, FORMATS[graphs.names], graphs.opset)
         draft.mkdir()
-        if members:
-            bundle.left_out.append("The vote is not part of this export, which holds some members alone.")
-        else:
-            _write_run(run, draft, chosen)
-        definition = chosen if members else read_definition(draft, models, rule)
-        specs = specs_of(definition.models)
-        predictor = Predictor(definition.models, definition.vote.views, specs, exact=True)
-        images = read_check_images(run, chosen.models, specs)
-        singly = predictor.probabilities(images.pixels, even(["original"]))
-        write_models(bundle, predictor, images, singly, shown)
-        if not members:
-            write_ensemble(bundle, definition, predictor, images)
-        write_checkpoints(bundle, definition.models, predictor, images, singly)
-        result = _told(bundle, definition, specs, None if members else models)
+        definition = chosen if members else _with_run(run, draft, chosen, models, rule)
+        images = read_check_images(run, chosen.models, specs_of(chosen.models))
+        _write_graphs(bundle, definition, images, members, shown)
+        result = _told(bundle, definition, specs_of(definition.models), None if members else models)
         write_json(ExportFolder(draft).preprocessing, result)
-        write_json(ExportFolder(draft).check, _checked(bundle, images))
         write_text(ExportFolder(draft).card, model_card(run, load_run_config(run), result))
     _say(bundle, target, shown)
     return target
+
+
+def _with_run(run: Run, draft: Path, chosen: EnsembleDefinition, models: str, rule: str | None) -> EnsembleDefinition:
+    """The definition as it is read from the export, which holds the vote and the models as a run directory has them."""
+    _write_run(run, draft, chosen)
+    return read_definition(draft, models, rule)
+
+
+def _write_graphs(
+    bundle: Bundle, definition: EnsembleDefinition, images: Images, members: Sequence[str], display: Display
+) -> None:
+    """Writes graphs and checkpoints of the models, and of the vote where all members are exported, each checked on images."""
+    if members:
+        bundle.left_out.append("The vote is not part of this export, which holds some members alone.")
+    predictor = Predictor(definition.models, definition.vote.views, specs_of(definition.models), exact=True)
+    singly = predictor.probabilities(images.pixels, even(["original"]))
+    write_models(bundle, predictor, images, singly, display)
+    if not members:
+        write_ensemble(bundle, definition, predictor, images)
+    write_checkpoints(bundle, definition.models, predictor, images, singly)
+    write_json(ExportFolder(bundle.root).check, _checked(bundle, images))
 
 
 def _check_asked(out: Path, formats: str, opset: int) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
@@ -69,29 +69,36 @@ def build(backend: Backend, limits: Limits, threads: int, access: Access = EVERY
         access: who may ask.
         gate: counts what is under way; one of its own, if it is not given.
     """
-    title = f"raymask: {backend.about.name}"
-    app = FastAPIOffline(title=title, version=backend.about.server, description="Predicts labels of photos.")
+    app = FastAPIOffline(
+        title=f"raymask: {backend.about.name}", version=backend.about.server, description="Predicts labels of photos."
+    )
     gate = gate or Gate(limits)
-    work = Work(backend, limits, threads)
     metrics = Metrics(gate)
-    refused: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in REFUSED}
+    asks = [Depends(HTTPBearer(auto_error=False))] if access.token else []  # what /docs asks for; `Guard` checks it
     page = _page(backend, limits, bool(access.token))
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def front() -> HTMLResponse:
         return HTMLResponse(page)
 
+    _add_prediction(app, Work(backend, limits, threads, gate), metrics, asks)
+    _add_probes(app, backend, gate, metrics, asks)
+    _add_refusals(app, backend, gate)
+    return Guard(app, access)
+
+
+def _add_prediction(app: FastAPI, work: Work, metrics: Metrics, asks: Sequence[Any]) -> None:
+    refused: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in REFUSED}
     body = {"requestBody": _body()}
-    asks: list[Any] = [Depends(HTTPBearer(auto_error=False))] if access.token else []  # what /docs asks for; `Guard` checks it
 
     @app.post(
         "/predict", summary="Labels of photos", response_model=Answer, responses=refused, openapi_extra=body, dependencies=asks
     )
     async def predict(request: Request) -> Answer:
         """The labels of one photo or of several, sent as a form's files `image` or as JSON in base64."""
-        began, status, result = time.perf_counter(), 500, []
+        began, status, results = time.perf_counter(), 500, list[PredictionResult]()
         try:
-            result = await _told(request, work, limits, gate)
+            results = await work.answer(request)
             status = 200
         except Refusal as refusal:
             status = refusal.status
@@ -101,9 +108,12 @@ def build(backend: Backend, limits: Limits, threads: int, access: Access = EVERY
             raise Refusal(503, "The server ended before there was an answer; ask again.", LEAVE) from None
         finally:
             seconds = time.perf_counter() - began
-            metrics.count(status, seconds, [one.batch for one in result])
-        return Answer(model=backend.about, predictions=[one.prediction for one in result], milliseconds=round(1000 * seconds, 1))
+            metrics.count(status, seconds, [result.batch for result in results])
+        predictions = [result.prediction for result in results]
+        return Answer(model=work.backend.about, predictions=predictions, milliseconds=round(1000 * seconds, 1))
 
+
+def _add_probes(app: FastAPI, backend: Backend, gate: Gate, metrics: Metrics, asks: Sequence[Any]) -> None:
     @app.get("/health", summary="Readiness", response_model=Ready, responses={503: {"model": Problem}})
     async def health() -> Ready:
         """Whether the models are loaded and answer."""
@@ -120,8 +130,12 @@ def build(backend: Backend, limits: Limits, threads: int, access: Access = EVERY
         """Requests by status, their seconds, and the images in each batch, in Prometheus' text format."""
         return Response(str(metrics), media_type=CONTENT_TYPE_LATEST)
 
+
+def _add_refusals(app: FastAPI, backend: Backend, gate: Gate) -> None:
+    """Each error as one sentence of JSON."""
+
     @app.exception_handler(Refusal)
-    async def refuse(request: Request, refusal: Refusal) -> JSONResponse:
+    async def refuse(_: Request, refusal: Refusal) -> JSONResponse:
         headers = {**refusal.headers, **({"Connection": "close"} if gate.draining else {})}
         return JSONResponse({"error": str(refusal)}, refusal.status, headers)
 
@@ -132,19 +146,26 @@ def build(backend: Backend, limits: Limits, threads: int, access: Access = EVERY
         return JSONResponse({"error": message.get(error.status_code, why)}, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> JSONResponse:
+    async def failed(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": f"The server failed ({type(error).__name__}); its log, {backend.log}, says more."}, 500)
-
-    return Guard(app, access)
 
 
 class Work:
     """What is done for a request's images: each is decoded and predicted, in fair turns with those of other requests."""
 
-    def __init__(self, backend: Backend, limits: Limits, threads: int) -> None:
-        self.backend, self.limits = backend, limits
+    def __init__(self, backend: Backend, limits: Limits, threads: int, gate: Gate) -> None:
+        self.backend, self.limits, self.gate = backend, limits, gate
         self.threads = ThreadPoolExecutor(threads, "decode")
         self.decoding, self.predicting = Turns(threads), Turns(backend.at_once)
+
+    async def answer(self, request: Request) -> list[PredictionResult]:
+        """Reads a request's images and predicts them, unless the client goes meanwhile."""
+        with leaving():
+            with self.gate.upload():
+                images = await read_images(request, self.limits)
+            request.state.images = len(images)
+            async with self.gate.place(sum(len(content) for _, content in images)):
+                return await _unless_gone(request, self.predict(images))
 
     async def predict(self, images: Sequence[tuple[str, bytes]]) -> list[PredictionResult]:
         """What the models say of a request's images."""
@@ -170,15 +191,6 @@ class Work:
             except asyncio.CancelledError:
                 await asyncio.wait([running])
                 raise
-
-
-async def _told(request: Request, work: Work, limits: Limits, gate: Gate) -> list[PredictionResult]:
-    with leaving():
-        with gate.upload():
-            images = await read_images(request, limits)
-        request.state.images = len(images)
-        async with gate.place(sum(len(content) for _, content in images)):
-            return await _unless_gone(request, work.predict(images))
 
 
 async def _unless_gone(request: Request, working: Coroutine[Any, Any, list[PredictionResult]]) -> list[PredictionResult]:

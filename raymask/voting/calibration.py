@@ -188,14 +188,22 @@ def fit_vector(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Vec
         promised = -float(gradient @ step)
         if promised <= NEGLIGIBLE * images:
             break
-        for share in 0.5 ** np.arange(40):
-            tried, predicted = loss(point + share * step)
-            if tried <= value - 1e-4 * share * promised:
-                break
-        else:
+        if (found := _descended(loss, point, step, value, promised)) is None:
             break
-        point, value = point + share * step, tried
+        point, value, predicted = found
     return point[:classes], point[classes:]
+
+
+def _descended(
+    loss: Callable[[Vector], tuple[float, Probabilities]], point: Vector, step: Vector, value: float, promised: float
+) -> tuple[Vector, float, Probabilities] | None:
+    """The point, loss and probabilities after the longest halved step that lowers the loss by Armijo's rule, if one does."""
+    for share in 0.5 ** np.arange(40):
+        shorter = share * step
+        tried, predicted = loss(point + shorter)
+        if tried <= value - 1e-4 * share * promised:
+            return point + shorter, tried, predicted
+    return None
 
 
 def curvature_of(both: npt.NDArray[np.float64], squares: Vector, expected: Vector) -> npt.NDArray[np.float64]:

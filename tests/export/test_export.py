@@ -26,7 +26,7 @@ from raymask.core.tasks import JOINT, LabelSpace, Task, heads_of
 from raymask.data.images import read_image
 from raymask.export import export as exporting
 from raymask.export import programs
-from raymask.export.export import export
+from raymask.export.export import GraphFormat, export
 from raymask.export.torch_modules import EnsembleGraph, VoteGraph
 from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import load
@@ -340,7 +340,7 @@ class TestParts:
         return make_run(tmp_path_factory.mktemp("runs") / "small", [{"task": "multi"}], boosted, folds=1, photos=0)
 
     def test_boosted_trees_have_no_graph_and_that_is_said(self, small: Run, tmp_path: Path, capsys: Any) -> None:
-        out = export(small.root, tmp_path / "out", formats="torch")
+        out = export(small.root, tmp_path / "out", graphs=GraphFormat("torch"))
         told = read_json(out / "preprocessing.json")
         assert told["ensemble"] is None
         assert "must be counted by raymask" in told["left_out"][0]
@@ -351,7 +351,7 @@ class TestParts:
         assert json.loads((out / "check.json").read_text())["images"] == {"random": 3, "real": 0}
 
     def test_members_alone_come_without_a_vote(self, run: Run, tmp_path: Path) -> None:
-        out = export(run.root, tmp_path / "out", members=["mask"], formats="torch")
+        out = export(run.root, tmp_path / "out", members=["mask"], graphs=GraphFormat("torch"))
         told = read_json(out / "preprocessing.json")
         assert set(told["models"]) == {"mask/fold-0", "mask/fold-1"}
         assert list(told["inputs"]) == ["pixels_32x32"]
@@ -367,15 +367,15 @@ class TestParts:
 
         monkeypatch.setitem(programs.RUNNERS, "torch", runner)
         with pytest.raises(RunError, match=r"'multi/fold-0'.*differ"):
-            export(small.root, tmp_path / "out", formats="torch")
+            export(small.root, tmp_path / "out", graphs=GraphFormat("torch"))
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize(
         ("wanted", "message"),
         [
             ({"members": ["maks"]}, "no member 'maks'"),
-            ({"formats": "tflite"}, "no format 'tflite'"),
-            ({"opset": 9}, "opset 9"),
+            ({"graphs": GraphFormat("tflite")}, "no format 'tflite'"),
+            ({"graphs": GraphFormat(opset=9)}, "opset 9"),
             ({"models": "soup"}, "no finished model multi/soup"),
         ],
     )

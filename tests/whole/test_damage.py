@@ -22,7 +22,7 @@ from rich.console import Console
 from raymask.core.console import Display
 from raymask.core.errors import InputError, RunError
 from raymask.data.sources import read_source
-from raymask.export.export import export
+from raymask.export.export import GraphFormat, export
 from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import load
 from raymask.inference.voting_runs import voting_runs
@@ -114,7 +114,7 @@ def predict_and_serve(run: Run, said: Said) -> None:
 
 
 def write_export(run: Run, said: Said) -> None:
-    export(run.root, run.root.parent / "exported", formats="torch", members=["joint"], display=said)
+    export(run.root, run.root.parent / "exported", graphs=GraphFormat("torch"), members=["joint"], display=said)
 
 
 def resume(run: Run, said: Said) -> None:
@@ -248,7 +248,7 @@ def test_an_export_names_the_runs_file(made: Run, tmp_path: Path, name: str, how
     file = run.replica(ReplicaId("joint", 0)) / name
     file.write_bytes(how(file.read_bytes()))
     with pytest.raises(DamagedFileError) as caught:
-        export(run.root, tmp_path / "out", formats="torch")
+        export(run.root, tmp_path / "out", graphs=GraphFormat("torch"))
     assert str(caught.value).startswith(f"'{file}' is damaged (")
     assert not (tmp_path / "out").exists()
 

@@ -20,7 +20,7 @@ from made import make_run
 
 from raymask.config.loading import load_config
 from raymask.core.errors import InputError
-from raymask.export.export import export
+from raymask.export.export import GraphFormat, export
 from raymask.export.model_card import model_card
 from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import load
@@ -209,7 +209,7 @@ class TestLinks:
         weights.unlink()
         weights.symlink_to(secret)
         with pytest.raises(InputError, match="is a link that leads out of"):
-            export(run.root, tmp_path / "out", formats="torch")
+            export(run.root, tmp_path / "out", graphs=GraphFormat("torch"))
         assert not (tmp_path / "out").exists()
 
     def test_planted_in_a_run_take_no_writes(self, run: Run, tmp_path: Path) -> None:
