@@ -13,12 +13,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of Ray's many processes would compile torch anew, for five seconds
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from raymask.config.compute import ComputeConfig
 from raymask.data.demo.dataset import write_demo
 
-RUNS = ("finished", "reserving")
-"""Runs that whole files share; tests that start from one go to one process, which makes it once."""
+FAMILIES = {
+    "finished": ("test_train.py", "test_resume.py", "test_refit.py"),
+    "reserving": ("test_soup.py", "test_distill.py"),
+}
+"""Files of tests/workflows that start from one run: they go to one process, which makes that run once."""
 SLOWEST = (
     "workflows",
     "cluster",
@@ -33,12 +38,22 @@ SLOWEST = (
 """Where tests wait for Ray's processes; they begin first, so that the two processes end together."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+FAMILY_OF = {f"tests/workflows/{file}": family for family, files in FAMILIES.items() for file in files}
+
+
+class ByFamily(LoadScopeScheduling):
+    """Sends the files of a family, and else the tests of a file, to one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return FAMILY_OF.get(file, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFamily:
+    return ByFamily(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sends the tests of a file, or of a run that files share, to one process."""
-    for item in items:
-        shared = [name for name in RUNS if name in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.nodeid.partition("::")[0]))
     items.sort(key=lambda item: next((n for n, part in enumerate(SLOWEST) if f"tests/{part}" in item.nodeid), len(SLOWEST)))
 
 

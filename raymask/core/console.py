@@ -82,10 +82,10 @@ class Display:
 
     @contextmanager
     def training(self, replicas_of: Mapping[str, Sequence[str]]) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """The replicas while they are trained: yields a function that takes the trials' reports.
+        """The fold models while they are trained: yields a function that takes the trials' reports.
 
         Args:
-            replicas_of: names of the replicas of each pack.
+            replicas_of: names of the fold models of each pack.
         """
         board = Board(replicas_of)
         if not self.live:
@@ -127,7 +127,7 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 class Board:
-    """The latest of what each pack and replica reported."""
+    """The latest of what each pack and fold model reported."""
 
     def __init__(self, replicas_of: Mapping[str, Sequence[str]]) -> None:
         self.replicas_of = replicas_of
@@ -155,7 +155,7 @@ class Board:
     def sentence(self, pack: str) -> str:
         """One line about a pack."""
         report, names = self.packs[pack], self.replicas_of[pack]
-        parts = [f"{pack} ({len(names)} replicas)"]
+        parts = [f"{pack} ({len(names)} models)"]
         parts.append(f"epoch {report['share'] * report['epochs']:.1f}/{report['epochs']}".replace(".0/", "/"))
         known = [self.metrics[name] for name in names if name in self.metrics]
         validated = [metrics for metrics in known if not math.isnan(metrics["loss"])]
@@ -172,7 +172,7 @@ class Board:
         return ": ".join([parts[0], ", ".join(parts[1:])])
 
     def table(self, height: int) -> RenderableType:
-        """All replicas, the finished ones left out when there is no room."""
+        """All fold models, the finished ones left out when there is no room."""
         rows = [row for pack in self.replicas_of for row in self._rows(pack)]
         room = max(4, height - 6)
         hidden = 0
@@ -180,7 +180,7 @@ class Board:
             unfinished = [row for row in rows if row[-1] != "done"]
             hidden = len(rows) - len(unfinished[:room])
             rows = unfinished[:room]
-        columns = ("replica", "pack", "epoch", "train loss", "loss", "F1", "accuracy", "images/s", "waiting", "ETA")
+        columns = ("model", "pack", "epoch", "train loss", "loss", "F1", "accuracy", "images/s", "waiting", "ETA")
         table = plain_table("", columns, rows, one_line=True)
         return Group(table, Text(f"… and {hidden} more", style="dim")) if hidden else table
 

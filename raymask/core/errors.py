@@ -58,7 +58,7 @@ def reason(error: BaseException, folder: Path) -> str:
         free = " and ".join(f"{bytes_free / 1e6:,.0f} MB at '{place}'" for place, bytes_free in places.items())
         return f"a disk is full; free are {free}"
     if isinstance(error, MemoryError) or any(mark in words for mark in OUT_OF_MEMORY):
-        return "the memory was used up; smaller batches, and fewer packs side by side or replicas in a pack, need less"
+        return "the memory was used up; smaller batches, and fewer packs side by side or models in a pack, need less"
     last = [line.strip() for line in str(error).splitlines() if line.strip()][-1:]
     name = type(error).__name__
     message = last[0] if last and name.startswith("RayTaskError") else ": ".join([name, *last])

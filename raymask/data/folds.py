@@ -167,5 +167,5 @@ def rare_classes(images: pd.DataFrame, classes: tuple[str, ...], k: int) -> list
 
 
 def replica_folds(folds: npt.ArrayLike) -> list[int]:
-    """The folds that a replica is trained for: not `TRAIN_ONLY`, nor any other negative number."""
+    """The folds that models are trained for: not `TRAIN_ONLY`, nor any other negative number."""
     return sorted(int(fold) for fold in np.unique(np.asarray(folds)) if fold >= 0)

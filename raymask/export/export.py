@@ -69,7 +69,7 @@ def export(
     Args:
         folder: directory of the run.
         out: a new folder; it is there once all is written and checked.
-        models: `folds` for all replicas; `all`, `soup` or `greedy-soup` for one model a member, where they were made.
+        models: `folds` for all fold models; `all`, `soup` or `greedy-soup` for one model a member, where they were made.
         members: names of members whose models are exported alone, without the vote (default: everything).
         graphs: the formats that graphs are written in.
         display: what shows progress.

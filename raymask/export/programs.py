@@ -122,7 +122,7 @@ def _save(bundle: Bundle, name: str, stem: str, program: ExportedProgram, onnx: 
         torch.export.save(program, bundle.root / bundle.files[name]["torch"])
     if onnx:
         own = copy.copy(onnx)
-        own.model = onnx.model.clone()  # optimising folds weights into others, which the next replica's must not inherit
+        own.model = onnx.model.clone()  # optimising folds weights into others, which the next fold model's must not inherit
         own.optimize()
         own.save(bundle.root / bundle.files[name]["onnx"])
 

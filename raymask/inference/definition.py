@@ -100,7 +100,7 @@ def read_definition(folder: Path, part: str = FOLDS, rule: str | None = None) ->
 
     Args:
         folder: a directory with config.yaml and ensemble.json.
-        part: which models vote: `folds` for each fold's replicas, or one of `PART_NAMES` for one model a member.
+        part: which models vote: `folds` for each fold's models, or one of `PART_NAMES` for one model a member.
         rule: import path of the rule of the caller's own that the run may vote by.
 
     Raises:

@@ -77,7 +77,7 @@ def load(folder: str | Path, models: str = FOLDS, rule: str | None = None) -> En
 
     Args:
         folder: the run's directory.
-        models: `folds` for all replicas; `all`, `soup` or `greedy-soup` for one model a member, where they were made.
+        models: `folds` for all fold models; `all`, `soup` or `greedy-soup` for one model a member, where they were made.
         rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
 
     Raises:

@@ -66,7 +66,7 @@ class RunData:
     manifest: pd.DataFrame
     evaluated: EvaluatedPredictions
     history: pd.DataFrame
-    """One row a replica and epoch: member, fold, and the columns of history.csv."""
+    """One row a fold model and epoch: member, fold, and the columns of history.csv."""
     models: list[ModelFolder]
     ensemble: Ensemble
     """Without any key where its file is missing."""

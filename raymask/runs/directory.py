@@ -21,10 +21,10 @@ from raymask.runs.folders import ModelFiles
 from raymask.runs.schemas import Ensemble, WrittenMember, read_run_file
 
 WHOLE, SOUP, GREEDY_SOUP = -2, -3, -4
-"""What stands for the fold of a member's model that is trained on all people, or averaged from its folds' replicas."""
+"""What stands for the fold of a member's model that is trained on all people, or averaged from its fold models."""
 
 ANY_FOLD = -1
-"""What stands for the fold of a target that every replica learns from."""
+"""What stands for the fold of a target that every fold model learns from."""
 
 ERROR_LOG = "error.log"
 """Whole text of an error that ended a command, in its folder."""
@@ -99,7 +99,7 @@ class Run:
 
     @property
     def test_predictions(self) -> Path:
-        """Every replica's probabilities for each test image."""
+        """Every fold model's probabilities for each test image."""
         return self._at("test", "replicas.parquet")
 
     @property
@@ -109,7 +109,7 @@ class Run:
 
     @property
     def reserve_predictions(self) -> Path:
-        """Every replica's probabilities for each reserved image."""
+        """Every fold model's probabilities for each reserved image."""
         return self._at("reserve", "replicas.parquet")
 
     @property
@@ -242,7 +242,7 @@ class Run:
         return self.files_of(replica).checkpoint
 
     def finished(self, replica: ReplicaId) -> bool:
-        """Whether a replica is trained and has predicted its fold."""
+        """Whether a fold model is trained and has predicted its fold."""
         return self.meta(replica).exists()
 
 

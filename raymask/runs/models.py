@@ -84,7 +84,7 @@ def check_model(model: ModelFolder, space: LabelSpace, heads: Collection[str]) -
 
 
 def soups_are_made(run: Run, member: str, views: ViewPlan) -> bool:
-    """Whether both soups are there, of the replicas as they are; the greedy one is chosen and known under certain views."""
+    """Whether both soups are there, of the fold models as they are; the greedy one is chosen and known under certain views."""
     greedy = ReplicaId(member, GREEDY_SOUP)
     if not (run.finished(ReplicaId(member, SOUP)) and run.finished(greedy)):
         return False

@@ -25,9 +25,9 @@ def collect_oof(run: Run, member: str, folds: Sequence[int], validated: pd.Serie
     Where fold models' files are gone, one that is there is left as it is.
 
     Args:
-        run: where the replicas lie.
+        run: where the fold models lie.
         member: the member's name.
-        folds: the folds that it has replicas for.
+        folds: the folds that it has fold models for.
         validated: image_id of every image that lies in one of these folds.
         keep: where the file is written (default: the run), such as another run that its members vote in.
 

@@ -79,7 +79,7 @@ class OofPredictions:
     groups: Labels
     """(N,) numbers of groups, such as people, from 0 on."""
     folds: Labels
-    """(N,) folds that the members' replicas left out."""
+    """(N,) folds that the members' fold models left out."""
 
     def labels(self, target: str) -> Labels:
         """(N,) labels of a task or of the joint label."""

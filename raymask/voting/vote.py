@@ -63,7 +63,7 @@ class Vote:
         return joint
 
     def over_rounds(self, rounds: Iterable[Mapping[str, ByHead]]) -> Probabilities:
-        """(N, J) mean of the votes of several rounds of the same members, such as the replicas of each fold."""
+        """(N, J) mean of the votes of several rounds of the same members, such as the fold models of each fold."""
         joint: Probabilities = mean_of(self(members) for members in rounds)
         return joint
 

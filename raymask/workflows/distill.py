@@ -23,7 +23,7 @@ from raymask.workflows.train import run
 def pseudo(folder: Path, name: str | None = None, settings: Sequence[str] = (), display: Display | None = None) -> Result:
     """Trains a run anew with the test images that its ensemble is sure of, and says whether that paid.
 
-    Pseudo-labels (Lee 2013) of fold k are voted by that fold's replicas alone, so that out-of-fold scores stay honest. The new
+    Pseudo-labels (Lee 2013) of fold k are voted by that fold's models alone, so that out-of-fold scores stay honest. The new
     run is the one to use when it scores better than the old one by more than a standard error, paired by group; see `gain.json`.
 
     Args:
@@ -64,7 +64,7 @@ def distil(
 
     The student's folds are trained and scored as any run's; then its model of all people is, the one to deploy, which lies in
     `members/TASK/all`. Labelled images are taught the ensemble's out-of-fold probabilities, mixed with the truth. These come from
-    replicas that learned the labels of other folds' people, among them those that a student's replica is validated on, so that
+    models that learned the labels of other folds' people, among them those that a student's fold model is validated on, so that
     the out-of-fold cost is a little flattered. People held out from everything (`folds.reserve`) are the clean measure; where the
     run has them, the student's folds and its model of all people are scored on them too.
 

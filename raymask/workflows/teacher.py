@@ -1,11 +1,11 @@
 """What a run learns from an earlier one: from its ensemble's say on labelled images, and on those that have no label.
 
 Unlabelled images join the training folds by pseudo-labels (Lee 2013) or by soft targets, and labelled ones take the teacher's
-probabilities into their targets (Hinton, Vinyals & Dean 2015). A replica of fold k is taught unlabelled images by the teacher's
-replicas of fold k alone, which never saw its validation people; only what the vote has fitted on all out-of-fold predictions
+probabilities into their targets (Hinton, Vinyals & Dean 2015). A model of fold k is taught unlabelled images by the teacher's
+models of fold k alone, which never saw its validation people; only what the vote has fitted on all out-of-fold predictions
 (calibrations, weights, the least confidences of `precision`), a few numbers, knows more.
 
-One leak remains for labelled images: the out-of-fold target of an image of another fold comes from replicas that learned the
+One leak remains for labelled images: the out-of-fold target of an image of another fold comes from fold models that learned the
 labels of fold k's people. So the out-of-fold scores of a run with `truth` below 1 flatter it a little, and people held out from
 everything (`folds.reserve`), which no run of the two saw, are its clean measure.
 """
@@ -44,7 +44,7 @@ from raymask.workflows.predictions import fold_model_predictions
 
 
 def predictions_by_fold(vote: Vote, rounds: Sequence[Mapping[str, ByHead]], folds: Sequence[int]) -> dict[int, Probabilities]:
-    """(N, J) by fold: the vote of that fold's replicas alone, and for the model of all people that of all folds.
+    """(N, J) by fold: the vote of that fold's models alone, and for the model of all people that of all folds.
 
     Args:
         vote: the teacher's.
@@ -133,7 +133,7 @@ def _voting(run: Run, members: Mapping[str, WrittenMember], pupil: Run) -> tuple
     for other in voting[1:]:
         if not _fold_of(other.run).equals(first):
             raise InputError(
-                f"teacher.run: the runs that vote in '{run.root}' have different folds, so that a fold's replicas know people "
+                f"teacher.run: the runs that vote in '{run.root}' have different folds, so that a fold's models know people "
                 "that another's are validated on; teach by one of them, or train them on the same folds."
             )
     return tuple(voting)

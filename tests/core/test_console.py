@@ -117,9 +117,9 @@ class TestPlain:
             take(report(share=1.0, pack="pack-1"))
         lines = file.getvalue().splitlines()
         assert lines == [
-            "   train  pack-0 (2 replicas): epoch 2/4, 0:40 to go",
-            "   train  pack-0 (2 replicas): epoch 4/4, mean loss 0.500, mean F1 0.800, 123 images/s, 5% waiting",
-            "   train  pack-1 (1 replicas): epoch 4/4",
+            "   train  pack-0 (2 models): epoch 2/4, 0:40 to go",
+            "   train  pack-0 (2 models): epoch 4/4, mean loss 0.500, mean F1 0.800, 123 images/s, 5% waiting",
+            "   train  pack-1 (1 models): epoch 4/4",
         ]
 
     def test_a_table_keeps_brackets_and_long_paths_whole(self) -> None:
@@ -209,7 +209,7 @@ class TestBoard:
     def test_the_sentence_counts_epochs(self, share: float, epochs: int, said: str) -> None:
         board = Board(REPLICAS)
         board.take({**report(share=share), "epochs": epochs})
-        assert board.sentence("pack-0") == f"pack-0 (2 replicas): {said}"
+        assert board.sentence("pack-0") == f"pack-0 (2 models): {said}"
 
     def test_a_row_shows_the_latest_of_its_replica(self, clock: Clock) -> None:
         board = Board(REPLICAS)

@@ -376,7 +376,7 @@ class TestRefusals:
 
         app = made(never)
         body = {"type": "http.request", "body": json.dumps({"image": [encoded(image_bytes())] * 3}).encode(), "more_body": False}
-        assert asked(app, [body, 0.3, {"type": "http.disconnect"}]) == [CLOSED]
+        assert asked(app, [body, 1.5, {"type": "http.disconnect"}]) == [CLOSED]
         assert stopped == [2, 2, 2]
         assert f'raymask_requests_total{{status="{CLOSED}"}} 1.0' in TestClient(app).get("/metrics").text
 

@@ -136,3 +136,17 @@ def test_an_ensemble_is_distilled_into_one_model_of_all_people(reserving: tuple[
     with pytest.raises(InputError, match=r"--task is 'mask'; it may be 'multi' or 'joint'"):
         distil(parent.root, "mask", display=quiet)
     assert not (tmp_path / "other").exists()
+
+
+def test_nothing_depends_on_the_order_of_the_input(reserving: tuple[Run, str], photos: Path, tmp_path: Path) -> None:
+    shuffled = tmp_path / "photos"
+    shutil.copytree(photos, shuffled)
+    for table in (shuffled / "train" / "train.csv", shuffled / "eval" / "info.csv"):
+        rows = pd.read_csv(table, dtype=str)
+        rows.sample(frac=1, random_state=3).to_csv(table, index=False)
+    config = load_run_config(reserving[0])
+    data = config.data.model_copy(update={"path": str(shuffled), "test": None})
+    again, _ = run_and_read(config.model_copy(update={"runs": tmp_path / "runs", "cache": None, "data": data}))
+    for table in ("predictions", "oof_ensemble"):
+        before, after = (pd.read_parquet(getattr(one, table)) for one in (reserving[0], again))
+        pd.testing.assert_frame_equal(before, after, atol=1e-6, rtol=0)

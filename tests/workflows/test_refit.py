@@ -19,6 +19,7 @@ from raymask.io.checked import read_json
 from raymask.models.classifier import load_classifier
 from raymask.runs.directory import WHOLE, ReplicaId, Run
 from raymask.workflows.refit import refit
+from raymask.workflows.soup import soup
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -61,3 +62,11 @@ def test_a_refit_of_what_is_not_there_is_refused(finished: tuple[Run, str], tmp_
     copy.meta(ReplicaId("age", 1)).unlink()
     with pytest.raises(InputError, match=r"not trained to its end \(there is no age/fold-1\); finish it first by `raymask train"):
         refit(copy.root, (), Display(Console(file=io.StringIO())))
+
+
+def test_soups_of_a_run_without_reserved_people_are_refused(finished: tuple[Run, str]) -> None:
+    display = Display(Console(file=io.StringIO()))
+    with pytest.raises(InputError, match=r"soups need people that no ingredient saw; set folds\.reserve=0\.2 in a new run\.$"):
+        soup(finished[0].root, (), display)
+    with pytest.raises(InputError, match=r"no member 'gendre'; it may be 'gender'"):
+        soup(finished[0].root, ["gendre"], display)

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from raymask.config.recipe import Recipe
 from raymask.core.console import Display
-from raymask.core.errors import InputError
 from raymask.data.cache import open_cache
 from raymask.io.checked import read_json
 from raymask.models.classifier import load_classifier
@@ -88,11 +87,3 @@ def test_soups_and_refits_are_made_once_and_compared_on_reserved_people(reservin
     assert [row["name"] for row in rows] == ["ensemble", "fold", "soup", "greedy-soup", "all"]
     assert [row["score"] for row in rows[:4]] == [row["score"] for row in told["rows"]]
     assert copy.weights(soups[0]).stat().st_mtime_ns == written[copy.weights(soups[0])]
-
-
-def test_soups_of_a_run_without_reserved_people_are_refused(finished: tuple[Run, str]) -> None:
-    display = Display(Console(file=io.StringIO()))
-    with pytest.raises(InputError, match=r"soups need people that no ingredient saw; set folds\.reserve=0\.2 in a new run\.$"):
-        soup(finished[0].root, (), display)
-    with pytest.raises(InputError, match=r"no member 'gendre'; it may be 'gender'"):
-        soup(finished[0].root, ["gendre"], display)

@@ -27,7 +27,7 @@ from raymask.data.specs import input_spec
 from raymask.inference.actors import predict
 from raymask.io.checked import read_json
 from raymask.models.classifier import load_classifier, to_pixels
-from raymask.runs.directory import ReplicaId, Run, load_run_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.transforms.tta import VIEWS, even
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -87,20 +87,6 @@ def test_a_missing_test_set_is_refused_before_anything_is_done(photos: Path, tmp
     with pytest.raises(InputError, match=r"nothing\.csv"):
         run_and_read(config.model_copy(update={"data": data}))
     assert not Run(tmp_path / "tiny").root.exists()
-
-
-def test_nothing_depends_on_the_order_of_the_input(reserving: tuple[Run, str], photos: Path, tmp_path: Path) -> None:
-    shuffled = tmp_path / "photos"
-    shutil.copytree(photos, shuffled)
-    for table in (shuffled / "train" / "train.csv", shuffled / "eval" / "info.csv"):
-        rows = pd.read_csv(table, dtype=str)
-        rows.sample(frac=1, random_state=3).to_csv(table, index=False)
-    config = load_run_config(reserving[0])
-    data = config.data.model_copy(update={"path": str(shuffled), "test": None})
-    again, _ = run_and_read(config.model_copy(update={"runs": tmp_path / "runs", "cache": None, "data": data}))
-    for table in ("predictions", "oof_ensemble"):
-        before, after = (pd.read_parquet(getattr(one, table)) for one in (reserving[0], again))
-        pd.testing.assert_frame_equal(before, after, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("size", [1, 7])
