@@ -41,7 +41,7 @@ SLOWEST = (
 FAMILY_OF = {f"tests/workflows/{file}": family for family, files in FAMILIES.items() for file in files}
 
 
-class ByFamily(LoadScopeScheduling):
+class ByFamily(LoadScopeScheduling):  # type: ignore[misc]
     """Sends the files of a family, and else the tests of a file, to one process."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -17,7 +17,7 @@ from raymask import ray_internals
 def test_a_callback_is_called_after_each_step_and_told_what_is_needed() -> None:
     needs: list[dict[str, float]] = []
 
-    class Listens(ray_internals.ExecutionCallback):  # inside the test, so that it travels to a worker that knows no tests
+    class Listens(ray_internals.ExecutionCallback):  # type: ignore[misc]  # inside the test, so that it travels to a worker that knows no tests
         def on_execution_step(self, executor: Any) -> None:
             needs.extend(ray_internals.unfinished_needs(executor))
 

@@ -39,7 +39,9 @@ def test_unlabelled_images_are_learned_from_by_a_teachers_targets_and_never_scor
     added = pd.concat([manifest, unlabelled.assign(fold=TRAIN_ONLY, **dict.fromkeys(labels, -1))])
     write_table(copy.manifest, added.sort_values("image_id", ignore_index=True))
     said = np.random.default_rng(0).dirichlet(np.ones(18), len(unlabelled)).astype(np.float32)
-    table = pd.DataFrame(said, columns=[name for name in pd.read_parquet(before.oof("joint")) if name.startswith("joint:")])
+    table = pd.DataFrame(
+        said, columns=[name for name in map(str, pd.read_parquet(before.oof("joint"))) if name.startswith("joint:")]
+    )
     write_table(copy.targets, table.assign(image_id=unlabelled["image_id"], fold=0))
     done, _ = run_and_read(load_run_config(copy).model_copy(update={"runs": tmp_path}))
     assert sorted(pd.read_parquet(done.oof("joint"))["image_id"].unique()) == manifest["image_id"].tolist()
@@ -58,7 +60,7 @@ def test_a_run_is_trained_anew_with_pseudo_labels_of_its_test_images(reserving: 
     before, manifest = pd.read_parquet(parent.manifest), pd.read_parquet(taught.manifest)
     unlabelled = manifest[manifest["image_id"].str.startswith("test/")]
     assert sorted(unlabelled["image_id"]) == sorted("test/" + pd.read_parquet(parent.test_predictions)["image_id"])
-    assert (unlabelled[[name for name in manifest if "label_" in name]] == -1).all(axis=None)
+    assert (unlabelled[[name for name in map(str, manifest) if "label_" in name]] == -1).all(axis=None)
     assert (unlabelled["fold"] == TRAIN_ONLY).all()
     assert manifest["image_id"].is_monotonic_increasing
     pd.testing.assert_frame_equal(manifest.drop(unlabelled.index).reset_index(drop=True), before)
@@ -67,7 +69,7 @@ def test_a_run_is_trained_anew_with_pseudo_labels_of_its_test_images(reserving: 
         assert sorted(pd.read_parquet(table)["image_id"].unique()) == before["image_id"].tolist()
 
     targets, [one] = pd.read_parquet(taught.targets), voting_runs([parent])
-    joint = [name for name in targets if name.startswith("joint:")]
+    joint = [name for name in map(str, targets) if name.startswith("joint:")]
     assert set(np.unique(targets[joint])) == {0, 1}
     vote, predicted = (
         read_vote(parent.ensemble, read_json(parent.ensemble)["vote"], one.space),
@@ -114,7 +116,7 @@ def test_an_ensemble_is_distilled_into_one_model_of_all_people(reserving: tuple[
     assert all(student.finished(replica) for replica in (ReplicaId("multi", 0), ReplicaId("multi", 1), whole))
     assert f"deploy {student.weights(whole)}" in said.getvalue()
     targets, oof = pd.read_parquet(student.targets), pd.read_parquet(parent.oof_ensemble)
-    joint = [name for name in targets if name.startswith("joint:")]
+    joint = [name for name in map(str, targets) if name.startswith("joint:")]
     labelled = targets[targets["fold"] == TRAIN_ONLY].set_index("image_id").loc[oof["image_id"], joint].to_numpy()
     truth = np.eye(18)[pd.read_parquet(parent.manifest).set_index("image_id").loc[oof["image_id"], "label_joint"]]
     np.testing.assert_allclose(labelled, 0.3 * truth + 0.7 * oof[joint].to_numpy(), atol=1e-5)
@@ -147,6 +149,6 @@ def test_nothing_depends_on_the_order_of_the_input(reserving: tuple[Run, str], p
     config = load_run_config(reserving[0])
     data = config.data.model_copy(update={"path": str(shuffled), "test": None})
     again, _ = run_and_read(config.model_copy(update={"runs": tmp_path / "runs", "cache": None, "data": data}))
-    for table in ("predictions", "oof_ensemble"):
-        before, after = (pd.read_parquet(getattr(one, table)) for one in (reserving[0], again))
+    for name in ("predictions", "oof_ensemble"):
+        before, after = (pd.read_parquet(getattr(one, name)) for one in (reserving[0], again))
         pd.testing.assert_frame_equal(before, after, atol=1e-6, rtol=0)

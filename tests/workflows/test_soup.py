@@ -53,7 +53,9 @@ def test_soups_and_refits_are_made_once_and_compared_on_reserved_people(reservin
         assert model(torch.zeros(1, 3, 32, 32))["joint"].isfinite().all()
     reserve = pd.read_parquet(copy.reserve)
     columns = [
-        name.replace("fold-0", "greedy-soup") for name in pd.read_parquet(copy.reserve_predictions) if "fold-1" not in name
+        name.replace("fold-0", "greedy-soup")
+        for name in map(str, pd.read_parquet(copy.reserve_predictions))
+        if "fold-1" not in name
     ]
     cross_fitted = pd.read_parquet(copy.replica_reserve(soups[1]))
     assert (list(cross_fitted), cross_fitted["image_id"].tolist()) == (columns, reserve["image_id"].tolist())
