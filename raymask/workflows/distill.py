@@ -1,4 +1,4 @@
-"""What is done with a finished run: another vote, fewer models, a run that learns from it, predictions of any images."""
+"""`raymask pseudo` and `raymask distil`: a run that learns from an earlier one, and whether that pays."""
 
 from __future__ import annotations
 
