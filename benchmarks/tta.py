@@ -228,7 +228,7 @@ class TimedCrew(actors.PredictActor):
     def __init__(self, models: Mapping[str, Path], *arguments: Any) -> None:
         super().__init__(models, *arguments)
         run = next(iter(models.values())).parents[2]
-        write_json(run / "ready" / f"{os.getpid()}.json", time.time())
+        write_json(run / "ready" / f"{os.getpid()}.json", {"at": time.time()})
 
 
 def time_raymask(work: Work) -> Timing:
@@ -242,7 +242,7 @@ def time_raymask(work: Work) -> Timing:
         )
         done = time.time()
         actors.PredictActor = own
-    ready = min(read_json(file) for file in (work.run.root / "ready").iterdir())
+    ready = min(read_json(file)["at"] for file in (work.run.root / "ready").iterdir())
     in_order = table.set_index("image_id").loc[work.images["image_id"]].drop(columns="problem")
     return Timing(done - began, done - ready, in_order.to_numpy(np.float32))
 
