@@ -181,6 +181,9 @@ class TestFreshProcess:
         assert "pandas" in loaded
         assert loaded & {"ray", "torch", "timm", "albumentations"} == set()
 
+    def test_who_predicts_loads_no_scikit_learn(self) -> None:
+        assert "sklearn" not in loaded_by("import raymask.inference.actors, raymask.inference.ensemble")
+
     def test_the_public_names_are_there_and_others_are_not(self) -> None:
         assert set(dir(raymask)) == set(raymask.__all__)
         assert raymask.InputError.__module__ == "raymask.core.errors"

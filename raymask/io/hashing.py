@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from typing import Literal
 import pandas as pd
 from fsspec.implementations.local import LocalFileSystem
 
+from raymask.core.types import Progress
 from raymask.io import embedded, files
 
 DIGEST_BYTES = 16
@@ -28,7 +29,6 @@ YOUNG_SECONDS = 2.0
 """A file may change again without another stamp for so long, as the clocks of some file systems tick."""
 THREADS, FILES_AT_A_TIME = 16, 8
 
-Progress = Callable[[int, int], None]
 
 Algorithm = Literal["blake2b", "sha256"]
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from raymask.config.schema import RunConfig
+from raymask.core.types import Progress
 from raymask.io.atomic import write_table
 from raymask.io.checked import DamagedFileError, read_table
-from raymask.io.hashing import UNKNOWN, Progress, Version, text_digest, versions_of
+from raymask.io.hashing import UNKNOWN, Version, text_digest, versions_of
 from raymask.runs.directory import cache_root
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,11 @@ import numpy as np
 import ray.data
 
 from raymask.config.recipe import Recipe
-from raymask.core.types import ActorPool
+from raymask.core.types import ActorPool, Progress
 from raymask.data.features import part_path
 from raymask.data.specs import BankSpec
 from raymask.data.stream import by_actors, by_tasks, limit_execution, numbered_tasks, prepared_images, stream_augmenter
 from raymask.io.atomic import replacing
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Stacking: a model fitted on the voters' log-probabilities (Wolpert, Stacked Generalization, 1992)."""
+"""Stacking: a model fitted on the voters' log-probabilities (Wolpert, Stacked Generalization, 1992).
+
+scikit-learn is imported where a model is fitted: actors and servers read rules too, and fit nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from raymask.voting.combine import FLOOR, Params, log_features
@@ -19,6 +19,9 @@ from raymask.voting.trees import constant, trees_of
 
 def fit_logistic(evidence: Evidence) -> Params:
     """Stacking by multinomial logistic regression on log-probabilities (Wolpert 1992), with an L2 penalty; of scikit-learn."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     features = log_features(evidence.ballots)
     centre, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
     present, labels = np.unique(evidence.labels, return_inverse=True)
@@ -42,6 +45,8 @@ def fit_logistic(evidence: Evidence) -> Params:
 
 def fit_boosted(evidence: Evidence) -> Params:
     """Stacking by gradient boosting of small trees on log-probabilities; scikit-learn's histogram method."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
     model = HistGradientBoostingClassifier(
         max_iter=40,
         learning_rate=0.15,
