@@ -15,7 +15,7 @@ from raymask.core.errors import InputError, shortened
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import Probabilities
 from raymask.io.atomic import write_table
-from raymask.io.checked import damaged, read_table
+from raymask.io.checked import DamagedFileError, damaged, read_table
 from raymask.runs.directory import ReplicaId, Run
 
 
@@ -50,12 +50,19 @@ def collect_oof(run: Run, member: str, folds: Sequence[int], validated: pd.Serie
     for view, of_view in table.groupby("view"):
         check_complete(f"the out-of-fold predictions of '{member}' ({view})", of_view["image_id"].tolist(), validated.tolist())
     table = table.sort_values(["image_id", "view"], kind="stable", ignore_index=True)
-    same = [file for file in written if table.equals(read_oof(file))]
+    same = [file for file in written if _holds(file, table)]
     if kept not in same and own not in same:
         write_table(kept, table)
     elif own in same and kept != own:
         kept.unlink(missing_ok=True)
     return bool(same)
+
+
+def _holds(file: Path, table: pd.DataFrame) -> bool:
+    try:
+        return table.equals(read_oof(file))
+    except DamagedFileError:
+        return False
 
 
 def read_oof(file: Path) -> pd.DataFrame:

@@ -67,14 +67,14 @@ def decide_vote(context: RunContext, runs: Sequence[VotingRun]) -> DecidedVote:
         return DecidedVote(runs, *known)
     began = time.monotonic()
     decision = decide(read_evidence(runs, images), context.config.vote, context.config.seed)
-    scores = _write_decision(context.run, runs, images, decision, source)
+    written = _write_decision(context.run, runs, images, decision, source)
     add_timing(context.run, "vote", time.monotonic() - began)
-    _show(read_ensemble(context.run), decision.vote, context.display)
-    return DecidedVote(runs, decision.vote, scores)
+    _show(written, decision.vote, context.display)
+    return DecidedVote(runs, decision.vote, written.oof)
 
 
-def _write_decision(into: Run, runs: Sequence[VotingRun], images: pd.DataFrame, decision: Decision, source: str) -> Scores:
-    """Writes the out-of-fold predictions of the ensemble and `ensemble.json`; returns the scores."""
+def _write_decision(into: Run, runs: Sequence[VotingRun], images: pd.DataFrame, decision: Decision, source: str) -> Ensemble:
+    """Writes the out-of-fold predictions of the ensemble, and `ensemble.json`, which it returns."""
     space, ids = runs[0].space, images["image_id"]
     truth = true_labels(images, space)
     scores = {name: score_heads(space, heads, truth) for name, heads in decision.members.items()}
@@ -98,7 +98,7 @@ def _write_decision(into: Run, runs: Sequence[VotingRun], images: pd.DataFrame, 
         oof=scores,
     )
     write_run_file(into.ensemble, written)
-    return scores
+    return written
 
 
 def _decided(context: RunContext, source: str, ids: pd.Series, space: LabelSpace) -> tuple[Vote, Scores] | None:

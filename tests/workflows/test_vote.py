@@ -72,6 +72,15 @@ class TestSeveralRuns:
         assert contents(other) == before
         pd.testing.assert_frame_equal(pd.read_parquet(both.of_voter(other).oof("joint")), table)
 
+    def test_what_is_damaged_in_a_run_is_collected_anew_beside_it(self, runs: list[Run], tmp_path: Path) -> None:
+        other = runs[1]
+        collected = other.oof("joint").read_bytes()
+        other.oof("joint").write_bytes(collected[:100])
+        before = contents(other)
+        both = vote_quietly(runs, tmp_path / "both")
+        assert contents(other) == before
+        assert both.of_voter(other).oof("joint").read_bytes() == collected
+
     def test_predictions_that_a_run_lacks_are_refused_without_predict(self, runs: list[Run], tmp_path: Path) -> None:
         runs[1].test_predictions.unlink()
         with pytest.raises(InputError, match=r"'.*/other' has no predictions of its test images .*; add --predict\.$"):
