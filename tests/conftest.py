@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +51,28 @@ class ByFamily(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return FAMILY_OF.get(file, file)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts what forks Ray's workers and the scripts of the tests, once for all processes of the tests."""
+    if "RAYMASK_FORKED_WORKERS" in os.environ:  # empty: all start as they do for users
+        return
+    from raymask.cluster.connection import LOCAL_ENVIRONMENT, WORKER_ENVIRONMENT
+
+    folder = tempfile.mkdtemp(prefix="raymask-tests-")
+    socket = f"{folder}/workers"
+    forked = Path(__file__).parent / "helpers" / "forked"
+    environment = {**os.environ, **WORKER_ENVIRONMENT, **LOCAL_ENVIRONMENT}
+    server = subprocess.Popen([sys.executable, str(forked / "server.py"), socket], env=environment, stdin=subprocess.DEVNULL)
+    os.environ["RAYMASK_FORKED_WORKERS"] = socket
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(forked), os.environ.get("PYTHONPATH")]))
+
+    def end() -> None:
+        server.kill()
+        server.wait()
+        shutil.rmtree(folder)
+
+    config.add_cleanup(end)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFamily:

@@ -22,7 +22,7 @@ from raymask.core.types import ActorPool, ByHead, Progress
 from raymask.data.careful import decode_files
 from raymask.data.specs import InputSpec
 from raymask.data.stream import by_actors, by_tasks
-from raymask.inference.definition import Models, check_models
+from raymask.inference.definition import Models
 from raymask.inference.predictor import Predictor, specs_of, stacked
 from raymask.io.hashing import text_digest
 from raymask.runs.directory import ReplicaId, Run
@@ -134,7 +134,7 @@ def predict(
     Args:
         run: where the models lie.
         images: image_id and path of each.
-        replicas: the models.
+        replicas: the models, whose files are checked already.
         views: test-time augmentations, how much each counts, and how they are merged.
         pool: the actors.
         progress: called with (images done, images in all).
@@ -144,7 +144,6 @@ def predict(
         NaN), and a float32 column `MEMBER/fold-K|HEAD:CLASS` for each probability.
     """
     models = {str(replica): run.replica(replica) for replica in replicas}
-    check_models(models)
     ids, paths = images["image_id"].tolist(), images["path"].tolist()
     size = even_chunk(len(ids), pool.size, IMAGES_PER_TASK)
     chunks = [{"image_id": ids[start : start + size], "path": paths[start : start + size]} for start in range(0, len(ids), size)]

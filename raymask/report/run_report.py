@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cache
 from itertools import product
 from math import ceil, floor, prod
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from sklearn.metrics import confusion_matrix
 
 from raymask.config.members import Member
@@ -67,10 +68,15 @@ def build_report(run: Run) -> list[str]:
         "config": read_text(run.config),
     }
     sections["left_out"] = data.left_out
+    write_text(run.report, _page().render(sections))
+    return data.left_out
+
+
+@cache
+def _page() -> Template:
     loader = PackageLoader("raymask.report")
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    write_text(run.report, pages.get_template("report.html.j2").render(sections))
-    return data.left_out
+    return pages.get_template("report.html.j2")
 
 
 def header(data: RunData) -> dict[str, Any]:

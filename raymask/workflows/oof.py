@@ -10,7 +10,6 @@ import pandas as pd
 from raymask.config.schema import resolve_members
 from raymask.core.columns import label_column, task_columns
 from raymask.core.console import Display
-from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT
 from raymask.inference.voting_runs import VotingRun
 from raymask.io.checked import DamagedFileError, damaged
@@ -19,6 +18,7 @@ from raymask.runs.directory import ReplicaId
 from raymask.runs.predictions import collect_oof, oof_by_view, read_oof
 from raymask.voting.view_selection import OofByView
 from raymask.workflows.context import RunContext
+from raymask.workflows.setup import unfinished
 
 
 def collect_members(context: RunContext, runs: Sequence[VotingRun], image_ids: pd.Series) -> None:
@@ -40,12 +40,9 @@ def _collect(voting_run: VotingRun, member: str, image_ids: pd.Series, display: 
     except DamagedFileError as error:
         display.warn(f"{error.fault}; it is collected again")
         keep.oof(member).unlink()
-    lacking = [str(ReplicaId(member, fold)) for fold in voting_run.folds if not run.finished(ReplicaId(member, fold))]
+    lacking = unfinished(run, [ReplicaId(member, fold) for fold in voting_run.folds])
     if lacking and not voting_run.oof(member).exists():
-        raise InputError(
-            f"'{run.root}' is not trained to its end (there is no {lacking[0]}); finish it first by "
-            f"`raymask train --recipe {run.config}`."
-        )
+        raise lacking
     try:
         collect_oof(run, member, voting_run.folds, image_ids, keep)
     except DamagedFileError as error:

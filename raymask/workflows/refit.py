@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raymask.core.console import Display
-from raymask.core.paths import absolute, check_writable
-from raymask.runs.directory import WHOLE, ReplicaId, Run
+from raymask.runs.directory import WHOLE, ReplicaId
 from raymask.workflows.compare_models import compare_models, uncompared
-from raymask.workflows.context import run_context
 from raymask.workflows.fold_models import train_fold_models
 from raymask.workflows.images import prepare_images
-from raymask.workflows.setup import PreparedRun, check_trained, config_where_it_lies, named_members, prepare_run, resolve
+from raymask.workflows.setup import PreparedRun, check_trained, finished_run, named_members
 from raymask.workflows.soup import voted
 
 
@@ -32,11 +30,8 @@ def refit(folder: Path, members: Sequence[str] = (), display: Display | None = N
         InputError: the directory holds no run whose folds are trained, or the run has no such member.
         RunError: a part failed for good; started again, it goes on with what is unfinished.
     """
-    display, root = display or Display(), absolute(folder)
-    config = resolve(config_where_it_lies(root, rule))
-    check_writable(root, "run, such as a copy of it")
-    with run_context(Run(root), config, display) as context:
-        prepared = prepare_run(context)
+    display = display or Display()
+    with finished_run(folder, rule, display) as prepared:
         refitted = refit_members(prepared, members)
         if reason := uncompared(prepared):
             display.line("refit", reason)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from raymask.config.schema import RunConfig, TeacherConfig, resolve_members
 from raymask.config.tasks import label_space
 from raymask.core.console import Display
 from raymask.core.errors import InputError, one_of, shortened
-from raymask.core.paths import absolute
+from raymask.core.paths import absolute, check_writable
 from raymask.core.tasks import LabelSpace
 from raymask.data import sources
 from raymask.data.demo.dataset import write_demo
@@ -32,7 +32,7 @@ from raymask.runs.outputs import check_output
 from raymask.runs.tables import read_folds
 from raymask.transforms.augment import check_augment
 from raymask.transforms.tta import expand_views
-from raymask.workflows.context import RunContext
+from raymask.workflows.context import RunContext, run_context
 from raymask.workflows.teacher import Teacher, check_teacher, open_teacher
 
 
@@ -192,6 +192,26 @@ def _refuse_other_config(run: Run, config: RunConfig) -> None:
         )
 
 
+@contextmanager
+def finished_run(folder: Path, rule: str | None, display: Display) -> Iterator[PreparedRun]:
+    """A run that a command adds models to, wherever its directory lies now.
+
+    Args:
+        folder: directory of the run.
+        rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
+        display: what shows progress.
+
+    Raises:
+        InputError: the directory holds no run, cannot be written into, or the data are others than the run's.
+        RunError: a part of the command failed in Ray.
+    """
+    root = absolute(folder)
+    config = resolve(config_where_it_lies(root, rule))
+    check_writable(root, "run, such as a copy of it")
+    with run_context(Run(root), config, display) as context:
+        yield prepare_run(context)
+
+
 def config_where_it_lies(root: Path, rule: str | None) -> RunConfig:
     """The config of a run whose directory may have been moved, with the rule of the caller's own."""
     config = settled_config(Run(root), (), {"vote": {"rule": rule}} if rule else None)
@@ -218,10 +238,16 @@ def check_trained(run: Run, members: Sequence[Member]) -> None:
         InputError: names what is not there.
     """
     folds = replica_folds(read_folds(run)) if run.manifest.exists() else [0]
-    fold_models = [ReplicaId(member.name, fold) for member in members for fold in folds]
+    if missing := unfinished(run, [ReplicaId(member.name, fold) for member in members for fold in folds]):
+        raise missing
+
+
+def unfinished(run: Run, fold_models: Sequence[ReplicaId]) -> InputError | None:
+    """What a run that lacks some of these models is refused with; None if it has them all."""
     missing = [str(model) for model in fold_models if not run.finished(model)]
-    if missing:
-        raise InputError(
-            f"'{run.root}' is not trained to its end (there is no {shortened(missing, 3)}); finish it first by "
-            f"`raymask train --recipe {run.config}`."
-        )
+    if not missing:
+        return None
+    return InputError(
+        f"'{run.root}' is not trained to its end (there is no {shortened(missing, 3)}); finish it first by "
+        f"`raymask train --recipe {run.config}`."
+    )

@@ -10,12 +10,11 @@ from raymask.cluster.resources import plan_slots
 from raymask.config.members import Member
 from raymask.core.console import Display
 from raymask.core.errors import InputError
-from raymask.core.paths import absolute, check_writable
 from raymask.core.tasks import JOINT
 from raymask.data.folds import replica_folds
 from raymask.data.specs import input_spec
 from raymask.inference.voting_runs import VotingRun, voting_runs
-from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run, read_ensemble
+from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, read_ensemble
 from raymask.runs.models import soups_are_made
 from raymask.runs.timings import timed
 from raymask.training.soup_jobs import SoupJob, SoupResult
@@ -23,9 +22,8 @@ from raymask.training.soup_tasks import make
 from raymask.transforms.tta import ViewPlan
 from raymask.voting.vote import Vote
 from raymask.workflows.compare_models import compare_models
-from raymask.workflows.context import run_context
 from raymask.workflows.images import prepare_images
-from raymask.workflows.setup import PreparedRun, check_trained, config_where_it_lies, named_members, prepare_run, resolve
+from raymask.workflows.setup import PreparedRun, check_trained, finished_run, named_members
 from raymask.workflows.vote import decide_vote, score_reserve
 
 
@@ -45,11 +43,8 @@ def soup(folder: Path, members: Sequence[str] = (), display: Display | None = No
         InputError: the directory holds no run whose folds are trained, no one is held out, or the run has no such member.
         RunError: a part failed for good; started again, it goes on with what is unfinished.
     """
-    display, root = display or Display(), absolute(folder)
-    config = resolve(config_where_it_lies(root, rule))
-    check_writable(root, "run, such as a copy of it")
-    with run_context(Run(root), config, display) as context:
-        prepared = prepare_run(context)
+    display = display or Display()
+    with finished_run(folder, rule, display) as prepared:
         chosen = souped_members(prepared, members)
         voting_run, vote = voted(prepared)
         soups = make_soups(prepared, chosen, vote.views)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from made import make_run
+from made import HELPERS, make_run
 from rich.console import Console
 
 from raymask.cli import main
@@ -326,7 +326,12 @@ def test_a_run_in_a_poor_environment_is_ended_resumably_by_sigterm(photos: Path,
     command = [*COMMAND, "train", "--data", str(photos / "train"), "--runs", str(tmp_path / "runs"), "--name", "cut"]
     command += [part for setting in settings for part in ("--set", setting)]
     environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "RAY_ADDRESS")}
-    environment |= {"TMPDIR": str(scratch), "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
+    environment |= {
+        "TMPDIR": str(scratch),
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONUTF8": "0",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(HELPERS / "forked")]),
+    }
     checkpoint = Run(tmp_path / "runs" / "cut").checkpoint(ReplicaId("mask", 0))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd="/") as run:
         until = time.monotonic() + 200

@@ -1,6 +1,6 @@
 """Images of which some kill the process that decodes them, by each way that decodes: `python deadly_images.py PHOTOS OUT`.
 
-Needs `tests/faulty_decoder` on the path. Writes the problems found to `OUT/NAME.csv`.
+Needs `faulty_decoder` imported in all its processes. Writes the problems found to `OUT/NAME.csv`.
 """
 
 from __future__ import annotations

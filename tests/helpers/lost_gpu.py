@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from made import MISSED_SOON
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
@@ -35,7 +36,7 @@ EPOCHS = 20
 
 def main(photos: Path, out: Path) -> None:
     bulk.IMAGES_PER_CHUNK, bulk.CHUNKS_PER_SHARD = 8, 1
-    os.environ.update({**WORKER_ENVIRONMENT, **LOCAL_ENVIRONMENT})
+    os.environ.update({**WORKER_ENVIRONMENT, **LOCAL_ENVIRONMENT, **MISSED_SOON})
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     os.environ["RAY_ADDRESS"] = cluster.address
     table = out / "many.csv"
@@ -45,8 +46,8 @@ def main(photos: Path, out: Path) -> None:
 
     with_gpu = cluster.add_node(num_cpus=2, num_gpus=1)
     train = partial(run, tiny_run(photos, out))
-    kept = Run(out / "run").checkpoint(ReplicaId("mask", 0))
-    tell(out / "trained.txt", train, cluster, with_gpu, kept.exists)
+    kept = [Run(out / "run").checkpoint(ReplicaId("mask", fold)) for fold in (0, 1)]
+    tell(out / "trained.txt", train, cluster, with_gpu, lambda: all(file.exists() for file in kept))
     with_gpu = cluster.add_node(num_cpus=2, num_gpus=1)
     tell(out / "again.txt", train)
 

@@ -37,6 +37,12 @@ from raymask.workflows.predictions import prediction_source
 from raymask.workflows.setup import read_test_set
 
 HELPERS = Path(__file__).parent
+MISSED_SOON = {
+    "RAY_health_check_initial_delay_ms": "0",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""Environment of a Ray that takes a machine for dead after 3 seconds, in place of 15."""
 FOLDS = 2
 RECIPE = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "amp": "off"}
 MEMBERS = [

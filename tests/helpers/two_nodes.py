@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+from made import MISSED_SOON
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
@@ -25,7 +26,7 @@ from raymask.workflows import predict
 
 def main(run: Path, images: Path, out: Path) -> None:
     bulk.IMAGES_PER_CHUNK, bulk.CHUNKS_PER_SHARD = 8, 2
-    os.environ.update({**WORKER_ENVIRONMENT, **LOCAL_ENVIRONMENT})
+    os.environ.update({**WORKER_ENVIRONMENT, **LOCAL_ENVIRONMENT, **MISSED_SOON})
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     other = cluster.add_node(num_cpus=1)
     os.environ["RAY_ADDRESS"] = cluster.address

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import threading
 import time
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
+import ray
 import torch
+from ray.util.state import list_actors
 from rich.console import Console
 
 from raymask.config.loading import load_config
@@ -20,7 +23,7 @@ from raymask.workflows.train import run
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
-EPOCHS = 8
+EPOCHS = 12
 
 
 def train(runs: Path, photos: Path, name: str) -> Run:
@@ -46,21 +49,23 @@ def train(runs: Path, photos: Path, name: str) -> Run:
 
 def kill_trials_once_two_epochs_are_kept(done: Run, killed: list[int]) -> None:
     checkpoint = done.checkpoint(ReplicaId("mask", 0))
-    for _ in range(600):
+    while not checkpoint.exists():
         time.sleep(0.05)
-        if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["learner"]["epoch"] >= 2:
-            for process in psutil.Process().children(recursive=True):
-                if process.name().startswith("ray::ImplicitFu"):
-                    process.kill()
-                    killed.append(process.pid)
-            return
+    here = ray.get_runtime_context().gcs_address  # whatever other Rays there are on this machine
+    actors = list_actors(address=here, filters=[("state", "=", "ALIVE")])
+    while torch.load(checkpoint, weights_only=True)["learner"]["epoch"] < 2:
+        time.sleep(0.05)
+    for actor in actors:
+        if actor.class_name.endswith("ImplicitFunc"):  # a trial
+            os.kill(actor.pid, signal.SIGKILL)
+            killed.append(actor.pid)
 
 
 def test_a_killed_trial_goes_on_from_its_last_epoch_to_the_same_result(photos: Path, tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", photos, "run")
     cut = Run(tmp_path / "cut" / "run")
     killed: list[int] = []
-    killer = threading.Thread(target=kill_trials_once_two_epochs_are_kept, args=(cut, killed))
+    killer = threading.Thread(target=kill_trials_once_two_epochs_are_kept, args=(cut, killed), daemon=True)
     killer.start()
     train(tmp_path / "cut", photos, "run")
     killer.join()

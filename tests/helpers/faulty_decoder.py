@@ -1,4 +1,4 @@
-"""A decoder with a fault, for every process that has this folder on its path: a JPEG with the comment `deadly` kills it."""
+"""A decoder with a fault, for every process that imports this: a JPEG with the comment `deadly` kills it."""
 
 import os
 import signal
