@@ -115,7 +115,7 @@ def versions_of(
 def _version(path: str, known: Version, listed: tuple[int, str] | None) -> Version:
     local = _local_path(path)
     if local is None:
-        return _version_of_url(path, known, listed)
+        return _version_of_url(path, listed)
     try:
         status = os.stat(local)
         if not stat.S_ISREG(status.st_mode):
@@ -130,7 +130,7 @@ def _version(path: str, known: Version, listed: tuple[int, str] | None) -> Versi
     return Version(stamp if settled else "", digest)
 
 
-def _version_of_url(url: str, known: Version, listed: tuple[int, str] | None) -> Version:
+def _version_of_url(url: str, listed: tuple[int, str] | None) -> Version:
     size, state = listed or files.stat_files([url])[0][:2]
     if size == files.MISSING:
         return UNKNOWN
