@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import fsspec
 import pandas as pd
-from fsspec.implementations.local import LocalFileSystem
 
 from raymask.core.types import Progress
 from raymask.io import embedded, files
@@ -147,7 +147,7 @@ def _version_of_url(url: str, listed: tuple[int, str] | None) -> Version:
 def _local_path(path: str) -> str | None:
     if not files.is_url(path):
         return path
-    return str(LocalFileSystem._strip_protocol(path)) if path.startswith(("file://", "local://")) else None
+    return str(fsspec.core.strip_protocol(path)) if path.startswith(("file://", "local://")) else None
 
 
 def _stamp(status: os.stat_result) -> str:
