@@ -182,7 +182,7 @@ def _job() -> str:
 
 
 @lru_cache
-def _looked(job: str, node_id: str) -> ray.ObjectRef[str]:
+def _looked(job: str, node_id: str) -> ray.ObjectRef[str]:  # noqa: ARG001 -- the cache tells by `job`, too
     strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
     # A process that has counted CUDA's devices sees the same ones ever after, so it takes no other task.
     task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_look)

@@ -91,7 +91,7 @@ _watch: Watch | None = None
 @contextmanager
 def watched(minutes: float, say: Say) -> Iterator[None]:
     """Watches over all that this process runs on Ray."""
-    global _watch
+    global _watch  # noqa: PLW0603 -- the threads of Ray Data look at it too
     context, before = DataContext.get_current(), _watch
     _watch = Watch(minutes, say, lambda: [node["Resources"] for node in alive_nodes()])
     call_after_each_step(Watchman, context)

@@ -25,7 +25,7 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         """Called in the handler of a `BrokenPipeError`."""
-        raise
+        raise  # noqa: PLE0704
 
 
 class Display:

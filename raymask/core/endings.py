@@ -78,7 +78,7 @@ def open_streams() -> None:
 
 def _say(text: str, status: int) -> int:
     with suppress(OSError):  # nobody may listen any more
-        print(f"raymask: {' '.join(text.split())}", file=sys.stderr, flush=True)
+        print(f"raymask: {' '.join(text.split())}", file=sys.stderr, flush=True)  # noqa: T201
     return status
 
 

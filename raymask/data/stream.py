@@ -109,7 +109,7 @@ class ThrottleExecution(ExecutionCallback):  # type: ignore[misc]
     interpreter longer than the training itself.
     """
 
-    def on_execution_step(self, executor: Any) -> None:
+    def on_execution_step(self, executor: Any) -> None:  # noqa: ARG002
         """Called by the loop after each step."""
         time.sleep(SECONDS_BETWEEN_STEPS)
 
@@ -170,7 +170,7 @@ def prepared_images(cache: Path, manifest: Path) -> PreparedImages:
 
 
 @lru_cache(maxsize=4)
-def _prepared_images(cache: Path, manifest: Path, stamps: tuple[str, str]) -> PreparedImages:
+def _prepared_images(cache: Path, manifest: Path, stamps: tuple[str, str]) -> PreparedImages:  # noqa: ARG001
     return open_cache(cache, read_table(manifest, {"image_id": "text"}, only=True)["image_id"])
 
 
@@ -180,7 +180,7 @@ def open_batch_sampler(spec: StreamSpec, manifest: Path) -> BatchSampler:
 
 
 @lru_cache(maxsize=4)
-def _open_batch_sampler(spec: StreamSpec, manifest: Path, stamp: str) -> BatchSampler:
+def _open_batch_sampler(spec: StreamSpec, manifest: Path, stamp: str) -> BatchSampler:  # noqa: ARG001
     return BatchSampler(spec, read_table(manifest, {"fold": "whole"}, only=True)["fold"].to_numpy(np.int64))
 
 

@@ -128,7 +128,7 @@ def _is_utf_8_after_all(content: bytes, encoding: str) -> bool:
 
 
 def _parsed(text: str, path: str, data: DataConfig) -> pd.DataFrame:
-    separator = data.separator or ("\t" if path.split(".gz")[0].endswith((".tsv", ".tab")) else ",")
+    separator = data.separator or ("\t" if path.partition(".gz")[0].endswith((".tsv", ".tab")) else ",")
     header = next((line for line in text.splitlines() if line.strip()), "")
     others = [other for other in SEPARATORS if other in header]
     if separator not in header and others:

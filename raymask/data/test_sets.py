@@ -9,7 +9,6 @@ import pandas as pd
 
 from raymask.config.data import DataConfig
 from raymask.core.errors import InputError, shortened
-from raymask.core.tasks import LabelSpace
 from raymask.data.competition import competition_info
 from raymask.data.folders import list_folders
 from raymask.data.parquet import Table
@@ -38,7 +37,7 @@ class TestSet:
     """What ends the lines of the test file."""
 
 
-def read_test(data: DataConfig, space: LabelSpace) -> TestSet | None:
+def read_test(data: DataConfig) -> TestSet | None:
     """The test images of a run, or None when it has none."""
     if data.test is not None and files.is_folder(data.test) and not parquet_files(data.test):
         return _of_folder(data.test, "data.test")
@@ -151,13 +150,12 @@ class ImageList:
     """Folder that relative paths start from (default: the table's)."""
 
 
-def read_images(listed: ImageList, data: DataConfig, space: LabelSpace) -> TestSet:
+def read_images(listed: ImageList, data: DataConfig) -> TestSet:
     """The images of a folder or a table, in their order.
 
     Args:
         listed: where they are named.
         data: the run's data, whose columns are looked for first.
-        space: the label space.
 
     Raises:
         InputError: nothing is there, a column is missing, or an image is named twice.

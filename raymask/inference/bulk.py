@@ -171,7 +171,7 @@ def _chunks_of(shard: int, images: int) -> range:
 
 
 @lru_cache(maxsize=2)
-def _opened(file: Path, stamp: str) -> pq.ParquetFile:
+def _opened(file: Path, stamp: str) -> pq.ParquetFile:  # noqa: ARG001
     return open_parquet(file)
 
 

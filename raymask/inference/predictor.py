@@ -14,7 +14,7 @@ from raymask.core.types import ByHead, Pixels
 from raymask.data.specs import InputSpec, input_spec
 from raymask.inference.definition import Models
 from raymask.runs.models import read_model
-from raymask.transforms.tta import ViewPlan
+from raymask.transforms.tta import VIEWS, ViewPlan, merge_views
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,6 @@ class Predictor:
         import torch
 
         from raymask.models.classifier import to_pixels
-        from raymask.transforms.tta import VIEWS
 
         views = views or self.views
         probabilities: dict[int, list[npt.NDArray[np.float32]]] = defaultdict(list)
@@ -103,8 +102,6 @@ class Predictor:
 
     def _merged(self, index: int, probabilities: npt.NDArray[np.float32], views: ViewPlan) -> ByHead:
         """(n, C) by head from (W × n, C of all heads), view after view."""
-        from raymask.transforms.tta import merge_views
-
         classes = self.models[index].classes
         by_view = probabilities.reshape(len(views.names), -1, probabilities.shape[1])
         parts = np.split(by_view, np.cumsum(list(classes.values()))[:-1], axis=2)

@@ -88,7 +88,7 @@ def _stamp(file: str) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4)
-def _opened(file: str, opener: Opener, stamp: tuple[int, ...]) -> tuple[Any, list[int]]:
+def _opened(file: str, opener: Opener, stamp: tuple[int, ...]) -> tuple[Any, list[int]]:  # noqa: ARG001
     """A reader, and the number of each row group's first row, and of all rows."""
     reader = open_parquet(opener(file), verify=False)
     metadata = reader.metadata

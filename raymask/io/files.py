@@ -81,7 +81,7 @@ def _patience(url: str) -> dict[str, Any]:
     from aiohttp import ClientTimeout  # takes half a second to import, and HTTP alone needs it
 
     timeout = ClientTimeout(total=None, sock_connect=SECONDS_OF_SILENCE, sock_read=SECONDS_OF_SILENCE)
-    given = fsspec.config.conf.get(url.split(":")[0], {}).get("client_kwargs", {})
+    given = fsspec.config.conf.get(url.partition(":")[0], {}).get("client_kwargs", {})
     return {"client_kwargs": {"timeout": timeout, **given}}
 
 

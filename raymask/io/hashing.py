@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import fsspec
 import pandas as pd
-from fsspec.implementations.local import LocalFileSystem
 
 from raymask.core.types import Progress
 from raymask.io import embedded, files
@@ -115,7 +115,7 @@ def versions_of(
 def _version(path: str, known: Version, listed: tuple[int, str] | None) -> Version:
     local = _local_path(path)
     if local is None:
-        return _version_of_url(path, known, listed)
+        return _version_of_url(path, listed)
     try:
         status = os.stat(local)
         if not stat.S_ISREG(status.st_mode):
@@ -130,7 +130,7 @@ def _version(path: str, known: Version, listed: tuple[int, str] | None) -> Versi
     return Version(stamp if settled else "", digest)
 
 
-def _version_of_url(url: str, known: Version, listed: tuple[int, str] | None) -> Version:
+def _version_of_url(url: str, listed: tuple[int, str] | None) -> Version:
     size, state = listed or files.stat_files([url])[0][:2]
     if size == files.MISSING:
         return UNKNOWN
@@ -147,7 +147,7 @@ def _version_of_url(url: str, known: Version, listed: tuple[int, str] | None) ->
 def _local_path(path: str) -> str | None:
     if not files.is_url(path):
         return path
-    return str(LocalFileSystem._strip_protocol(path)) if path.startswith(("file://", "local://")) else None
+    return str(fsspec.core.strip_protocol(path)) if path.startswith(("file://", "local://")) else None
 
 
 def _stamp(status: os.stat_result) -> str:

@@ -39,4 +39,4 @@ def bf16_is_native(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 in hardware: a GPU from Ampere on, a CPU with AVX-512 BF16 or AMX."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001

@@ -186,9 +186,8 @@ def serve_until_stopped(folder: Path, settings: Settings, display: Display | Non
     compute = load_run_config(Run(root)).compute
     with connect(compute) as cluster, _stopped_by_signals():
         nodes = usable_nodes(compute, settings.replicas or 1, lambda sentence: display.line("ray", sentence))
-        cluster = replace(cluster, nodes=nodes)
         display.line("serve", f"loading {len(definition.models)} models of {root.name}")
-        with serving(root, definition, settings, cluster, display) as replicas:
+        with serving(root, definition, settings, replace(cluster, nodes=nodes), display) as replicas:
             where = f"on {replicas} processes" if replicas > 1 else "on one process"
             display.line("serve", f"{settings.url} answers, {where}; its API at {settings.url}/docs; Ctrl-C ends it")
             threading.Event().wait()

@@ -82,7 +82,7 @@ class _Listener(tune.Callback, tune.Stopper):  # type: ignore[misc]
         """Tune pickles its callbacks for a restore that a run directory makes needless; a console cannot be pickled."""
         return {}
 
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
         """Called several times a second."""
         try:
             check(self.needs)
@@ -93,11 +93,11 @@ class _Listener(tune.Callback, tune.Stopper):  # type: ignore[misc]
         """Asked after each step."""
         return self.given_up is not None
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
         """Asked after each report; a trial ends by itself."""
         return False
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:  # noqa: ARG002
         if "refusal" in result:
             self.refusal = result["refusal"]
         else:

@@ -130,7 +130,7 @@ def resume(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device:
         learner.load_state(checkpoint["learner"])
         return learner, list(checkpoint["history"])
     except (DamagedFileError, UnpicklingError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        print(f"{replica} begins anew, since '{file}' cannot be used: {error}")  # in the trial's log, see `is_sound`
+        print(f"{replica} begins anew, since '{file}' cannot be used: {error}")  # noqa: T201 -- in the trial's log, see `is_sound`
         file.unlink()
         return build_learner(job, replica, labels, steps, device), []
 

@@ -110,25 +110,39 @@ def _params(plain: Mapping[str, Any]) -> Params:
 
 def wrong_with_vote(vote: Vote) -> str:
     """What keeps a vote that was written from being used in its label space; "" for nothing."""
-    space, candidate = vote.space, vote.fitted.candidate
-    heads = {name: list(by_head) for name, by_head in vote.calibrations.items()}
-    if not heads or any(not known or not set(known) <= {*space.names, JOINT} for known in heads.values()):
+    return (
+        _wrong_with_calibrations(vote)
+        or _wrong_with_candidate(vote.fitted.candidate)
+        or _wrong_with_views(vote.views)
+        or _wrong_with_fitted(vote)
+    )
+
+
+def _wrong_with_calibrations(vote: Vote) -> str:
+    sizes, by_members = _sizes(vote.space), vote.calibrations.values()
+    if not by_members or any(not by_head or not set(by_head) <= set(sizes) for by_head in by_members):
         return "is by members that predict other tasks"
-    sizes = {name: len(space.classes(name)) for name in (*space.names, JOINT)}
-    if any(not _fits(of, sizes[head]) for by_head in vote.calibrations.values() for head, of in by_head.items()):
+    if any(not _fits(of, sizes[head]) for by_head in by_members for head, of in by_head.items()):
         return "has calibrations of other classes"
-    if not _fits(vote.result, space.joint_size):
-        return "has a last calibration of other classes"
+    return "" if _fits(vote.result, vote.space.joint_size) else "has a last calibration of other classes"
+
+
+def _wrong_with_candidate(candidate: Candidate) -> str:
     if candidate.rule not in RULES.names and ":" not in candidate.rule:
         return f"is by the rule '{candidate.rule}', which there is not"
     if candidate.level not in LEVELS or candidate.adjust not in ADJUSTMENTS.names:
         return f"is by '{candidate.level}' with '{candidate.adjust}', which there is not"
-    if why := _wrong_with_views(vote.views):
-        return why
+    return ""
+
+
+def _wrong_with_fitted(vote: Vote) -> str:
+    """Looks at a candidate that there is: its targets, factors and params."""
+    space, candidate = vote.space, vote.fitted.candidate
     targets = set(spaces_of(space, candidate.level))
     if set(vote.fitted.params) != targets or set(vote.fitted.factors) != targets:
         return f"is not of {' and '.join(sorted(targets))}"
-    rule, voters = RULES.components.get(candidate.rule), voter_names(space, heads)
+    rule, sizes = RULES.components.get(candidate.rule), _sizes(space)
+    voters = voter_names(space, {name: list(by_head) for name, by_head in vote.calibrations.items()})
     for target in sorted(targets):
         factors = vote.fitted.factors[target]
         if factors is not None and not (factors.shape == (sizes[target],) and (factors >= 0).all()):
@@ -136,6 +150,11 @@ def wrong_with_vote(vote: Vote) -> str:
         if rule and (why := rule.wrong(vote.fitted.params[target], len(voters[target]), sizes[target])):
             return f"for '{target}' {why}"
     return ""
+
+
+def _sizes(space: LabelSpace) -> dict[str, int]:
+    """Number of classes by task, and of the joint ones."""
+    return {name: len(space.classes(name)) for name in (*space.names, JOINT)}
 
 
 def _fits(of: Calibration, classes: int) -> bool:

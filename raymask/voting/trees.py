@@ -27,7 +27,7 @@ STEPS_AT_ONCE = 2**20
 
 def trees_of(model: Any) -> dict[str, npt.NDArray[Any]]:
     """The trees of a fitted `HistGradientBoostingClassifier` without categories, on features without gaps."""
-    nodes = [tree.nodes for of_round in model._predictors for tree in of_round]
+    nodes = [tree.nodes for of_round in model._predictors for tree in of_round]  # noqa: SLF001
     own = np.arange(max(map(len, nodes)))
     trees: dict[str, npt.NDArray[Any]] = {
         "features": _filled(nodes, "feature_idx", np.zeros_like(own)),
@@ -39,7 +39,7 @@ def trees_of(model: Any) -> dict[str, npt.NDArray[Any]]:
     leaves = _filled(nodes, "is_leaf", np.ones(len(own), bool))
     for side in ("left", "right"):
         trees[side] = np.where(leaves, own, trees[side])
-    return {"classes": model.classes_, "baseline": model._baseline_prediction.ravel(), **trees}
+    return {"classes": model.classes_, "baseline": model._baseline_prediction.ravel(), **trees}  # noqa: SLF001
 
 
 def _filled(nodes: list[npt.NDArray[Any]], field: str, fill: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -62,7 +62,7 @@ def predict(
         definition, space = read_definition(root, models, config.vote.rule), label_space(config.tasks)
         check_models(definition.models)
         listed = images if isinstance(images, ImageList) else ImageList(images)
-        wanted = read_images(listed, config.data, space)
+        wanted = read_images(listed, config.data)
         _describe(context, definition, wanted)
         output = PredictionFolder(target)
         _predict_missing(context, definition, wanted, output)

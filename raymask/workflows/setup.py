@@ -13,7 +13,6 @@ from raymask.config.data import DataConfig
 from raymask.config.loading import differences
 from raymask.config.members import Member
 from raymask.config.schema import RunConfig, TeacherConfig, resolve_members
-from raymask.config.tasks import label_space
 from raymask.core.console import Display
 from raymask.core.errors import InputError, one_of, shortened
 from raymask.core.paths import absolute, check_writable
@@ -103,7 +102,7 @@ def prepare_run(context: RunContext) -> PreparedRun:
     members = resolve_members(config)
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.height_width)
-    test, remarks = read_test_set(config, data, source.space, display)
+    test, remarks = read_test_set(config, data, display)
     _refuse_other_config(run, config)
     if run.config.exists():
         check_source(run, source.images, source.space)
@@ -141,13 +140,13 @@ def identified(images: pd.DataFrame, config: RunConfig, display: Display) -> pd.
         return with_digests(images, config, count)
 
 
-def read_test_set(config: RunConfig, data: DataConfig, space: LabelSpace, display: Display) -> tuple[TestSet | None, list[str]]:
+def read_test_set(config: RunConfig, data: DataConfig, display: Display) -> tuple[TestSet | None, list[str]]:
     """The test images of a run with the digests of their files, None where it has none; and remarks on them.
 
     Raises:
         InputError: they cannot be read, or too many are missing.
     """
-    test = read_test(data, space)
+    test = read_test(data)
     if test is None:
         return None, []
     missing = check_missing(test, data.max_missing_test, "data.test_root")
@@ -160,7 +159,7 @@ def _unlabelled(teacher: TeacherConfig, display: Display) -> pd.DataFrame | None
         return None
     root = teacher.run
     config = load_run_config(Run(root)).model_copy(update={"runs": root.parent, "name": root.name})
-    test, remarks = read_test_set(config, drawn_data(config, display), label_space(config.tasks), display)
+    test, remarks = read_test_set(config, drawn_data(config, display), display)
     if test is None:
         raise InputError(
             f"teacher.unlabelled is '{teacher.unlabelled}', but '{root}' has no test images (data.test); give it some, or set "

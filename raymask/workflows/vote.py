@@ -240,7 +240,7 @@ def vote(
     space = voting[0].space
     with run_context(target, config, display, may_predict=predict, again=BEGINS_ANEW) as context:
         decided = decide_vote(context, voting)
-        test, _ = read_test_set(config, drawn_data(config, display), space, display)
+        test, _ = read_test_set(config, drawn_data(config, display), display)
         predict_test_set(context, decided, test)
         score_reserve(context, decided)
     save_run_config(target, config)

@@ -81,7 +81,7 @@ def test_parts_of_a_split_are_no_classes(tmp_path: Path, train: str, val: str, t
         f"the images below {' and '.join(sorted((train, val)))} are for training (raymask divides them into folds itself); those "
         f"below {test} are not: they are the test images, unless data.test names others"
     )
-    found = read_test(DataConfig(kind="folders", path=str(tmp_path)), source.space)
+    found = read_test(DataConfig(kind="folders", path=str(tmp_path)))
     assert found is not None
     assert found.images["image_id"].tolist() == [f"{test}/cat/3.jpg", f"{test}/dog/3.jpg"]
     assert decode_file(found.images["path"].iloc[0], [InputSpec(4, 4, 1.0)])[0] == ""
@@ -89,7 +89,7 @@ def test_parts_of_a_split_are_no_classes(tmp_path: Path, train: str, val: str, t
 
 def test_test_images_of_a_split_need_no_classes(tmp_path: Path) -> None:
     draw(tmp_path, *SPLIT[:2], "test/3.jpg", "test/4.jpg")
-    found = read_test(DataConfig(kind="folders", path=str(tmp_path)), read(tmp_path).space)
+    found = read_test(DataConfig(kind="folders", path=str(tmp_path)))
     assert found is not None
     assert found.images["image_id"].tolist() == ["test/3.jpg", "test/4.jpg"]
 
@@ -97,9 +97,7 @@ def test_test_images_of_a_split_need_no_classes(tmp_path: Path) -> None:
 def test_another_test_set_takes_the_place_of_that_of_a_split(tmp_path: Path) -> None:
     draw(tmp_path / "split", *SPLIT)
     draw(tmp_path / "other", "9.jpg")
-    found = read_test(
-        DataConfig(kind="folders", path=str(tmp_path / "split"), test=str(tmp_path / "other")), read(tmp_path / "split").space
-    )
+    found = read_test(DataConfig(kind="folders", path=str(tmp_path / "split"), test=str(tmp_path / "other")))
     assert found is not None
     assert found.images["image_id"].tolist() == ["9.jpg"]
 
@@ -109,15 +107,15 @@ def test_a_split_may_lie_in_the_folders_of_the_classes(tmp_path: Path) -> None:
     source = read(tmp_path)
     assert source.space["label"].classes == ("cat", "dog")
     assert source.images["image_id"].tolist() == ["cat/train/1.jpg", "dog/train/1.jpg"]
-    found = read_test(DataConfig(kind="folders", path=str(tmp_path)), source.space)
+    found = read_test(DataConfig(kind="folders", path=str(tmp_path)))
     assert found is not None
     assert found.images["image_id"].tolist() == ["cat/test/2.jpg", "dog/test/2.jpg"]
 
 
 def test_without_a_part_for_tests_there_is_no_test_set(tmp_path: Path) -> None:
     draw(tmp_path, *SPLIT[:4])
-    assert read_test(DataConfig(kind="folders", path=str(tmp_path)), read(tmp_path).space) is None
-    assert read_test(DataConfig(kind="folders", path=str(tmp_path / "gone")), read(tmp_path).space) is None
+    assert read_test(DataConfig(kind="folders", path=str(tmp_path))) is None
+    assert read_test(DataConfig(kind="folders", path=str(tmp_path / "gone"))) is None
 
 
 @pytest.mark.parametrize(

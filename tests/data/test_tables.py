@@ -21,7 +21,6 @@ from layouts import aside, image, read, sentence, write, write_table
 from raymask.config.data import DataConfig
 from raymask.config.loading import validate
 from raymask.core.errors import InputError
-from raymask.core.tasks import LabelSpace, Task
 from raymask.data.decode import decode_file
 from raymask.data.rejected import check_rejected, is_image
 from raymask.data.specs import InputSpec
@@ -295,7 +294,7 @@ def test_a_parquet_file_that_has_changed_is_said(shades: Path) -> None:
 
 
 def test_images_in_parquet_are_predicted_too(shades: Path) -> None:
-    found = read_images(ImageList(str(shades), id_column="key"), DataConfig(), LabelSpace((Task("label", "label", ("x", "y")),)))
+    found = read_images(ImageList(str(shades), id_column="key"), DataConfig())
     assert found.images["problem"].tolist() == ["", "", "", "", "its path is empty", "the file is empty"]
     assert found.template is not None
     assert found.template["image"].tolist() == ["9.png", "8.png", "7.png", "beside.jpg", "", "empty.png"]
@@ -320,12 +319,12 @@ def test_parquet_files_for_tests_are_not_trained_on(tmp_path: Path) -> None:
     source = read(tmp_path / "data", ["label"])
     assert len(source.images) == 6
     assert not any("/test-" in path for path in source.images["path"])
-    found = read_test(DataConfig(kind="csv", path=str(tmp_path / "data")), source.space)
+    found = read_test(DataConfig(kind="csv", path=str(tmp_path / "data")))
     assert found is not None
     assert [files.read_bytes(path) for path in found.images["path"]] == [image(30), image(31)]
     assert found.template is not None
     assert found.template["image"].tolist() == ["row 1", "row 2"]
     assert "are not trained on" in found.remarks[0]
-    assert len(read_images(ImageList(str(tmp_path / "data")), DataConfig(), source.space).images) == 8
+    assert len(read_images(ImageList(str(tmp_path / "data")), DataConfig()).images) == 8
     parquet(tmp_path / "data" / "extra.parquet", image=[image()], label=["x"])
     assert "has Parquet files for tests beside extra.parquet" in sentence(lambda: read(tmp_path / "data", ["label"]))

@@ -12,18 +12,15 @@ from layouts import LOCAL, image, rewrite, sentence, write, write_table
 
 from raymask.config.data import DataConfig
 from raymask.core.errors import InputError
-from raymask.core.tasks import LabelSpace, Task
 from raymask.data.decode import decode_file
 from raymask.data.specs import InputSpec
 from raymask.data.test_sets import ImageList, check_missing, read_images, read_test
 from raymask.data.test_sets import TestSet as Given
 from raymask.io import files
 
-SPACE = LabelSpace((Task("label", "label", ("x", "y")),))
-
 
 def open_test(data: dict[str, Any]) -> Given:
-    found = read_test(DataConfig(**data), SPACE)
+    found = read_test(DataConfig(**data))
     assert found is not None
     return found
 
@@ -53,7 +50,7 @@ def test_the_test_file_is_found_in_other_places_too(root: Path, info: Path, plac
 
 def test_another_test_file_can_be_named(root: Path, info: Path, tmp_path: Path) -> None:
     info.parent.rename(tmp_path / "other")
-    assert read_test(DataConfig(**competition(root)), SPACE) is None
+    assert read_test(DataConfig(**competition(root))) is None
     assert len(open_test(competition(root, test=str(tmp_path / "other" / "info.csv"))).images) == 3
 
 
@@ -114,8 +111,8 @@ def test_a_test_table_without_its_columns_is_refused(table: Path, tmp_path: Path
 
 
 def test_without_test_data_there_is_no_open_test(root: Path) -> None:
-    assert read_test(DataConfig(**competition(root)), SPACE) is None
-    assert read_test(DataConfig(kind="csv", path="unread.csv"), SPACE) is None
+    assert read_test(DataConfig(**competition(root))) is None
+    assert read_test(DataConfig(kind="csv", path="unread.csv")) is None
 
 
 def test_test_sets_behind_urls_are_read_as_if_they_lay_here(root: Path, info: Path, upload: Callable[[Path], str]) -> None:
@@ -172,6 +169,6 @@ def test_paths_of_a_test_file_start_from_a_root_of_their_own(table: Path, tmp_pa
 
 def test_images_to_predict_start_from_a_root_that_is_given(table: Path, tmp_path: Path) -> None:
     asked = table.rename(tmp_path / "asked.csv")
-    assert set(read_images(ImageList(str(asked)), DataConfig(), SPACE).images["problem"]) == {"the file is missing"}
-    found = read_images(ImageList(str(asked), root=str(tmp_path / "csv")), DataConfig(), SPACE).images
+    assert set(read_images(ImageList(str(asked)), DataConfig()).images["problem"]) == {"the file is missing"}
+    found = read_images(ImageList(str(asked), root=str(tmp_path / "csv")), DataConfig()).images
     assert (found["problem"] == "").all()

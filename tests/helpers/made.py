@@ -120,7 +120,7 @@ def predict_and_report(run: Run, source: Source) -> None:
     config, rng = load_run_config(run), np.random.default_rng(1)
     [one], context = voting_runs([run]), context_of(run, config)
     decided = vote.decide_vote(context, [one])
-    test, _ = read_test_set(config, config.data, one.space, _silent())
+    test, _ = read_test_set(config, config.data, _silent())
     assert test is not None
     write_table(run.reserve, with_digests(source.images.head(20), config))
     for file, images in ((run.test_predictions, test.images), (run.reserve_predictions, reserved_images(run))):

@@ -138,7 +138,7 @@ class TestSubmission:
         csv.writer(text, lineterminator=end, quoting=csv.QUOTE_ALL).writerows(rows)
         (tmp_path / "test.csv").write_bytes(text.getvalue().encode())
         data = DataConfig(kind="csv", test=str(tmp_path / "test.csv"))
-        test = read_test(data, SPACE)
+        test = read_test(data)
         assert test is not None
         table = submission_table(test, table_of(["b.jpg", "a.jpg"], [0, 8]), SPACE)
         write_table(tmp_path / "submission.csv", table, test.line_end)
@@ -148,7 +148,7 @@ class TestSubmission:
         assert [[*row[:1], *row[2 : len(rows[0])]] for row in back] == kept
         assert [row[1] for row in back[1:]] == ["<30", ">=60"]
         assert written.endswith(end)
-        again = read_test(data.model_copy(update={"test": str(tmp_path / "submission.csv")}), SPACE)
+        again = read_test(data.model_copy(update={"test": str(tmp_path / "submission.csv")}))
         assert again is not None
         assert again.template is not None
         assert again.template.columns.tolist()[: len(rows[0])] == rows[0]

@@ -85,7 +85,7 @@ def vote(run: Run, said: Said) -> None:
     config = settled_config(run)
     context, [one] = context_of(run, config, said), voting_runs([run])
     decided = workflow.decide_vote(context, [one])
-    test, _ = read_test_set(config, config.data, one.space, said)
+    test, _ = read_test_set(config, config.data, said)
     workflow.predict_test_set(context, decided, test)
     workflow.score_reserve(context, decided)
 

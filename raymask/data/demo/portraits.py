@@ -300,15 +300,20 @@ def draw_pattern(pen: Pen, pattern: str, colour: Colour, top: float, bottom: flo
         for y in np.linspace(top, bottom, 5)[1:-1]:
             curve(pen, soft, 0.04, (-1, y - 0.02), (0, y + 0.08), (1, y - 0.02))
     if pattern == "dots":
-        for row, y in enumerate(np.arange(top, bottom + 0.1, 0.2)):
-            for x in np.arange(-1 + 0.13 * (row % 2), 1, 0.26):
-                fill(pen, bright, oval(x, y, 0.05, 0.05))
+        draw_dots(pen, bright, top, bottom)
     if pattern in ("stripes", "checks"):
         for x in np.arange(-0.96, 1, 0.24):
             curve(pen, bright, 0.07, (x, top - 0.2), (x, bottom + 0.2))
     if pattern == "checks":
         for y in np.arange(top, bottom + 0.1, 0.24):
             curve(pen, soft, 0.07, (-1, y), (1, y))
+
+
+def draw_dots(pen: Pen, colour: Colour, top: float, bottom: float) -> None:
+    """Rows of dots, every other one shifted."""
+    for row, y in enumerate(np.arange(top, bottom + 0.1, 0.2)):
+        for x in np.arange(-1 + 0.13 * (row % 2), 1, 0.26):
+            fill(pen, colour, oval(x, y, 0.05, 0.05))
 
 
 def draw_glasses(pen: Pen, height: float) -> None:
