@@ -70,7 +70,22 @@ def read_table(path: str, data: DataConfig, image_columns: Collection[str] = (),
     if packed:
         return read_parquet([path], image_columns)
     text = _decoded(content, path, data)
-    return Table(_parsed(text, path, data), line_end="\r\n" if text.partition("\n")[0].endswith("\r") else "\n")
+    return Table(_parsed(text, path, data), line_end=line_end_of(text))
+
+
+def line_end_of(text: str) -> str:
+    r"""The end of a table's first row, `\r\n` or `\n`; one within quotes is a part of its cell.
+
+    >>> line_end_of('"a\nb",c\r\n1,2\r\n')
+    '\r\n'
+    """
+    quoted = False
+    for mark in re.finditer(r'"|\r?\n', text):
+        if mark[0] == '"':
+            quoted = not quoted
+        elif not quoted:
+            return mark[0]
+    return "\n"
 
 
 def parquet_files(folder: str, part: str | None = None) -> list[str]:

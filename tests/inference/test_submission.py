@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from raymask.config.data import DataConfig
@@ -129,6 +129,7 @@ class TestSubmission:
         cells=st.lists(ANY_TEXT, min_size=3, max_size=3),
         end=st.sampled_from(["\n", "\r\n"]),
     )
+    @example(header=["\n"], cells=["", "", ""], end="\r\n")
     @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_a_test_file_comes_back_as_it_was_but_for_the_answers(
         self, tmp_path: Path, header: list[str], cells: list[str], end: str
