@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import sitecustomize
+import sitecustomize  # type: ignore[import-not-found]  # the file beside this one
 
 PRELOADED = ("torch", "torch._dynamo", "timm", "timm.data", "albumentations", "pandas", "pyarrow.dataset", "pyarrow.parquet")
 STREAMS = 3

@@ -5,12 +5,13 @@ Python imports this file when it starts, before what it was started for.
 
 import os
 import sys
+from typing import NoReturn
 
 FORKED = os.path.dirname(os.path.abspath(__file__))
 HELPERS = os.path.dirname(FORKED)
 
 
-def wanted(started):
+def wanted(started: list[str]) -> list[str] | None:
     """The file and its arguments, if Python was started with one that is forked; else None.
 
     Ray starts a worker in two steps, of which the first sets the environment that a task wants; if it wants none, it is left out.
@@ -26,7 +27,7 @@ def wanted(started):
     return [argument for argument in rest if argument not in of_first and argument not in ("-s", "-S")]
 
 
-def hand_over(address, arguments):
+def hand_over(address: str, arguments: list[str]) -> NoReturn:
     """Sends what this process was started for, stays as long as it runs elsewhere, and ends."""
     import json
     import socket
@@ -41,7 +42,7 @@ def hand_over(address, arguments):
     os._exit(code[0])
 
 
-def import_wanted():
+def import_wanted() -> None:
     """Imports what a test wants in all its processes."""
     for name in os.environ.get("RAYMASK_TESTS_IMPORT", "").split():
         __import__(name)
