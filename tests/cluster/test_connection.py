@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import ray
 
@@ -33,5 +35,17 @@ def test_workers_use_freed_memory_again_without_mapping_it_again() -> None:
             thread.join()
             return counted[0]
 
-    actor = ray.remote(num_cpus=0.1)(Allocator).options(max_concurrency=2).remote()
+    as_for_users = {"env_vars": {"RAYMASK_FORKED_WORKERS": ""}}  # what is forked has the environment of another process
+    actor = ray.remote(num_cpus=0.1)(Allocator).options(max_concurrency=2, runtime_env=as_for_users).remote()
     assert ray.get(actor.page_faults.remote()) < PAGES_OF_ONE_TENSOR  # without the workers' environment ten times as many
+
+
+@pytest.mark.skipif(not os.environ.get("RAYMASK_FORKED_WORKERS"), reason="workers start as they do for users")
+@pytest.mark.usefixtures("ray_session")
+def test_workers_of_the_tests_have_torch_when_they_start() -> None:
+    def has_torch() -> bool:
+        import sys
+
+        return "torch" in sys.modules
+
+    assert ray.get(ray.remote(num_cpus=0.1)(has_torch).remote())
