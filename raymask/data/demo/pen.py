@@ -31,6 +31,14 @@ def mix(one: Colour, other: Colour, share: float) -> Colour:
     return red, green, blue
 
 
+WHITE, INK = palette("ffffff 30242a")
+
+
+def darker(colour: Colour, share: float) -> Colour:
+    """The colour with a share of ink."""
+    return mix(colour, INK, share)
+
+
 @dataclass(frozen=True)
 class Pen:
     """An RGB image (height, width, 3) and how places in half face widths, x right and y down, map to it."""

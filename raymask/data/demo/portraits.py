@@ -9,7 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from raymask.data.demo.masks import MASKS, draw_mask
 from raymask.data.demo.pen import (
+    INK,
+    WHITE,
     Colour,
     Image,
     Pen,
@@ -17,6 +20,7 @@ from raymask.data.demo.pen import (
     both_sides,
     box,
     curve,
+    darker,
     fill,
     frame,
     mirrored,
@@ -33,15 +37,13 @@ PHOTOS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal
 
 T = TypeVar("T")
 
-WHITE, INK, BLUSH, GOLD, SILVER, SKY = palette("ffffff 30242a f0786e fad66e d4d2d6 bcdcf0")
+BLUSH, GOLD, SILVER, SKY = palette("f0786e fad66e d4d2d6 bcdcf0")
 SKINS = palette("fce2ca f6d1b2 e8bc98 d0a07a")
 DARK_HAIRS, DYED_HAIRS = palette("282226 342826 4a342a 222430"), palette("844e30 c49864 7a303e 9e6242 54403c")
 BRIGHT = palette("ee6e5c 4a96ce fabe50 5eb28c e278a6 f0f0ec")
 MUTED = palette("566074 7a6862 687464 845c60 464a54")
 WALLS = palette("c4dee2 f4dec4 ded0e8 cee2c8 f8d4ce d6dae2 eee8d2")
 REDS, BROWNS = palette("d64a54 e0686e be3c54"), palette("ba7062 b07060")
-MASKS = palette("92c6e2 f6f6f2 32343a f2aebc 9ad4ba 384e7a f6d480 acb0b8 cc5c54")
-PATTERNS = ("pleats", "pleats", "seam", "dots", "pleats", "stripes", "seam", "pleats", "checks")
 TEMPLES = (0.86, 0.79, 0.4, 0.0, -0.4, -0.79, -0.86)
 HAIRLINES = {  # heights over the temples' places
     "bangs": (-0.1, -0.42, -0.46, -0.44, -0.46, -0.42, -0.1),
@@ -150,11 +152,6 @@ def draw_photo(look: Look, number: int, size: tuple[int, int], rng: np.random.Ge
         draw_glasses(head, look.glasses)
     draw_front_hair(head, look)
     return as_photographed(body.image, rng)
-
-
-def darker(colour: Colour, share: float) -> Colour:
-    """The colour with a share of ink."""
-    return mix(colour, INK, share)
 
 
 def draw_scene(pen: Pen, look: Look) -> None:
@@ -269,51 +266,6 @@ def draw_wrinkles(pen: Pen, depth: float, line: Colour) -> None:
         curve(pen, line, 0.03, (-0.02, height - 0.035), (0.15, height - 0.035), (0.42, height))
         curve(pen, line, 0.025, (0.68, 0.02 + drop / 2), (0.84, 0.02 + 1.5 * drop))
         curve(pen, line, 0.03, (0.2, 0.42), (0.36, 0.6), (0.38, 0.8))
-
-
-def draw_mask(pen: Pen, mask: int, jaw: float, slip: float) -> None:
-    """A mask; `slip` is how far down it has slipped: 0 worn well, 0.47 under the nose, 0.84 on the chin."""
-    colour, pattern = MASKS[mask], PATTERNS[mask]
-    top, bottom, wide = 0.12 + slip, 1.42 + 0.3 * slip, 0.9 - 0.12 * slip
-    for side in both_sides(pen):
-        curve(side, darker(WHITE, 0.1), 0.04, (wide - 0.05, top + 0.2), (1.06, -0.08))
-        curve(side, darker(WHITE, 0.1), 0.04, (jaw - 0.12, bottom - 0.25), (1.08, 0.3))
-    upper = ((0, top - 0.04), (0.4, top + 0.03), (wide, top + 0.18))
-    lower = (
-        (wide - 0.03, (top + bottom) / 2),
-        (jaw - 0.16, bottom - 0.16),
-        (0.25, bottom),
-        (0, bottom + 0.02),
-    )
-    outline = mirrored(*upper, *lower)
-    fill(pen, colour, outline)
-    within(pen, outline, lambda inner: draw_pattern(inner, pattern, colour, top, bottom))
-    stroke(pen, darker(colour, 0.22), 0.025, outline, closed=True)
-
-
-def draw_pattern(pen: Pen, pattern: str, colour: Colour, top: float, bottom: float) -> None:
-    """What is printed on a mask."""
-    soft, bright = darker(colour, 0.14), mix(colour, WHITE, 0.6)
-    if pattern == "seam":
-        fill(pen, soft, smooth([(0, top - 0.2), (0.1, (top + bottom) / 2), (0, bottom + 0.2), (2, 1)]))
-    if pattern == "pleats":
-        for y in np.linspace(top, bottom, 5)[1:-1]:
-            curve(pen, soft, 0.04, (-1, y - 0.02), (0, y + 0.08), (1, y - 0.02))
-    if pattern == "dots":
-        draw_dots(pen, bright, top, bottom)
-    if pattern in ("stripes", "checks"):
-        for x in np.arange(-0.96, 1, 0.24):
-            curve(pen, bright, 0.07, (x, top - 0.2), (x, bottom + 0.2))
-    if pattern == "checks":
-        for y in np.arange(top, bottom + 0.1, 0.24):
-            curve(pen, soft, 0.07, (-1, y), (1, y))
-
-
-def draw_dots(pen: Pen, colour: Colour, top: float, bottom: float) -> None:
-    """Rows of dots, every other one shifted."""
-    for row, y in enumerate(np.arange(top, bottom + 0.1, 0.2)):
-        for x in np.arange(-1 + 0.13 * (row % 2), 1, 0.26):
-            fill(pen, colour, oval(x, y, 0.05, 0.05))
 
 
 def draw_glasses(pen: Pen, height: float) -> None:
