@@ -25,7 +25,7 @@ HERE = Path(__file__).parents[1] / "helpers"
 def out(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In a process of its own, whose Ray has a faulty decoder."""
     folder = tmp_path_factory.mktemp("deadly")
-    path = os.pathsep.join([str(HERE / "forked"), str(HERE)])
+    path = os.pathsep.join([str(HERE / "forked"), str(HERE), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(HERE / "deadly_images.py"), str(photos), str(folder)],
         env={**os.environ, "PYTHONPATH": path, "RAYMASK_TESTS_IMPORT": "faulty_decoder"},

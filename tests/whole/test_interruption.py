@@ -48,24 +48,30 @@ def train(runs: Path, photos: Path, name: str) -> Run:
 
 
 def kill_trials_once_two_epochs_are_kept(done: Run, killed: list[int]) -> None:
-    checkpoint = done.checkpoint(ReplicaId("mask", 0))
-    while not checkpoint.exists():
+    checkpoint, trials = done.checkpoint(ReplicaId("mask", 0)), list[int]()
+    for _ in range(600):
         time.sleep(0.05)
+        if not checkpoint.exists():
+            continue
+        trials = trials or processes_of_trials()  # asked for early, as it takes some time
+        if torch.load(checkpoint, weights_only=True)["learner"]["epoch"] >= 2:
+            for trial in trials:
+                os.kill(trial, signal.SIGKILL)
+            killed += trials
+            return
+
+
+def processes_of_trials() -> list[int]:
     here = ray.get_runtime_context().gcs_address  # whatever other Rays there are on this machine
-    actors = list_actors(address=here, filters=[("state", "=", "ALIVE")])
-    while torch.load(checkpoint, weights_only=True)["learner"]["epoch"] < 2:
-        time.sleep(0.05)
-    for actor in actors:
-        if actor.class_name.endswith("ImplicitFunc"):  # a trial
-            os.kill(actor.pid, signal.SIGKILL)
-            killed.append(actor.pid)
+    alive = list_actors(address=here, filters=[("state", "=", "ALIVE")])
+    return [actor.pid for actor in alive if actor.class_name.endswith("ImplicitFunc")]
 
 
 def test_a_killed_trial_goes_on_from_its_last_epoch_to_the_same_result(photos: Path, tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", photos, "run")
     cut = Run(tmp_path / "cut" / "run")
     killed: list[int] = []
-    killer = threading.Thread(target=kill_trials_once_two_epochs_are_kept, args=(cut, killed), daemon=True)
+    killer = threading.Thread(target=kill_trials_once_two_epochs_are_kept, args=(cut, killed))
     killer.start()
     train(tmp_path / "cut", photos, "run")
     killer.join()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made import context_of, make_run, predict_and_report
+from made import make_run, predict_and_report
 from rich.console import Console
 
 from raymask.core.console import Display
@@ -15,7 +15,7 @@ from raymask.core.errors import InputError
 from raymask.data.sources import read_source
 from raymask.io.atomic import write_table
 from raymask.runs.directory import ReplicaId, Run, load_run_config, read_ensemble
-from raymask.workflows.setup import config_where_it_lies, prepare_run, resolve
+from raymask.workflows.setup import finished_run
 from raymask.workflows.vote import vote
 
 MEMBERS = [{"task": "joint"}]
@@ -91,7 +91,7 @@ def test_a_run_that_is_looked_at_keeps_its_config(runs: list[Run]) -> None:
     """As `refit` and `soup` do it, with a rule of the caller's."""
     run = runs[0]
     before = contents(run)
-    prepared = prepare_run(context_of(run, resolve(config_where_it_lies(run.root, "hard"))))
-    assert prepared.config.vote.rule == "hard"
+    with finished_run(run.root, "hard", Display(Console(file=io.StringIO()))) as prepared:
+        assert prepared.config.vote.rule == "hard"
     assert contents(run) == before
     assert run.finished(ReplicaId("joint", 0))
