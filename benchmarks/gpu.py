@@ -29,8 +29,9 @@ from torch.profiler import ProfilerActivity, profile
 from tta import FOLDS, write_run
 
 from benchmarks.common import WORK, show, write_results
+from raymask.config.components import ScheduleConfig
 from raymask.config.members import Member
-from raymask.config.recipe import Recipe, ScheduleConfig
+from raymask.config.recipe import Recipe
 from raymask.core.machine import usable_cpus
 from raymask.core.tasks import JOINT, LabelSpace, Task
 from raymask.data.cache import PreparedImages

@@ -22,11 +22,12 @@ import pandas as pd
 
 from benchmarks.common import WORK, show, write_results
 from raymask.cluster.resources import Node, Slots
+from raymask.config.components import ScheduleConfig
 from raymask.config.compute import ComputeConfig
 from raymask.config.data import FoldsConfig
 from raymask.config.loading import validate
 from raymask.config.members import Member
-from raymask.config.recipe import Recipe, ScheduleConfig
+from raymask.config.recipe import Recipe
 from raymask.config.schema import ENSEMBLE
 from raymask.config.tasks import label_space
 from raymask.config.vote import VoteConfig

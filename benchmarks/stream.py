@@ -32,8 +32,9 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.common import WORK, keep_memory, photos, show, write_results
 from raymask.cluster.connection import connect
 from raymask.cluster.resources import plan_slots
+from raymask.config.components import ScheduleConfig
 from raymask.config.compute import ComputeConfig
-from raymask.config.recipe import Recipe, ScheduleConfig
+from raymask.config.recipe import Recipe
 from raymask.config.schema import RunConfig
 from raymask.data.cache import PreparedImages, find_cache, open_cache
 from raymask.data.folds import assign_folds

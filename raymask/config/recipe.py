@@ -1,84 +1,34 @@
-"""How a model is trained: a recipe in groups, one for each exchangeable component.
-
-The groups lie here and not beside their components, since a config is read and checked in processes that never load torch. A
-group's `name` chooses a component from the registry of its package, such as `raymask.training.losses.LOSSES`; the other keys are
-the component's arguments.
-"""
+"""How a model is trained: a recipe in groups, one for each exchangeable component."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from raymask.config.base import LocalPath, Positive, Share, Strict
+from raymask.config.base import LocalPath, Positive, Strict
+from raymask.config.components import (
+    MIXERS_OF_PIXELS,
+    FreezeConfig,
+    HeadConfig,
+    LossConfig,
+    MixConfig,
+    OptimConfig,
+    OrdinalConfig,
+    SamplerConfig,
+    ScheduleConfig,
+    StopConfig,
+)
 from raymask.config.flat_recipes import GROUPED
 from raymask.core.paths import absolute
 
 
-class OptimConfig(Strict):
-    """The optimizer and its steps."""
+class NormalizeConfig(Strict):
+    """Mean and deviation of the channels, on a scale from 0 to 1."""
 
-    name: str = Field("adamw", description="any optimizer name of timm")
-    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="highest learning rate of the heads")
-    backbone_lr_scale: Annotated[float, Field(gt=0)] = Field(1.0, description="the backbone's learning rate over the heads'")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.02, description="of all weights but norms and biases")
-    clip_grad: Annotated[float, Field(ge=0)] = Field(0.0, description="largest norm of the gradient; 0 for any")
-    accumulate: Positive = Field(1, description="batches to a step of the optimizer")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of averaged weights; 0 for none")
-
-
-class ScheduleConfig(Strict):
-    """How long a model is trained, and how its learning rate changes."""
-
-    name: Literal["cosine"] = Field("cosine", description="`cosine` falls to 0 by half a cosine")
-    epochs: Positive = Field(10, description="times that each image is learned from")
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share of the steps with a rising learning rate")
-
-
-class LossConfig(Strict):
-    """The loss of each head."""
-
-    name: Literal["cross_entropy"] = Field("cross_entropy", description="the loss")
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of the target spread over all classes")
-    class_weight_power: Share = Field(0.0, description="weight classes by (1/frequency)^power: 0 not at all, 1 in full")
-
-
-class MixConfig(Strict):
-    """How the images of a batch and their targets are mixed with each other."""
-
-    name: Literal["none"] = Field("none", description="`none` leaves batches as they are")
-
-
-class SamplerConfig(Strict):
-    """Which images are in which batch."""
-
-    name: Literal["shuffle"] = Field("shuffle", description="`shuffle` draws each image once an epoch, each fold spread evenly")
-
-
-class HeadConfig(Strict):
-    """What stands between the backbone's features and the logits of a task."""
-
-    name: Literal["linear", "mlp"] = Field("linear", description="`linear` has one layer, `mlp` a hidden one before it")
-    norm: bool = Field(False, description="normalise each feature over the batch first (as for linear probes)")
-    hidden: Annotated[int, Field(ge=0)] = Field(0, description="width of the hidden layer of `mlp`")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of the features dropped before the last layer")
-
-    @model_validator(mode="after")
-    def _hidden_fits(self) -> Self:
-        if self.name == "mlp" and not self.hidden:
-            raise ValueError("name is mlp, which needs the width of its hidden layer: set hidden, such as 256")
-        if self.name == "linear" and self.hidden:
-            raise ValueError("hidden is the width of the hidden layer of mlp, but name is linear: set name to mlp")
-        return self
-
-
-class FreezeConfig(Strict):
-    """What of the network keeps its pretrained weights."""
-
-    part: Literal["none", "backbone"] = Field("none", description="`backbone` trains the heads alone, on features")
-    passes: Positive = Field(4, description="augmented passes whose features a frozen backbone's heads learn from")
+    mean: tuple[float, float, float]
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
 
 class Recipe(Strict):
@@ -93,7 +43,15 @@ class Recipe(Strict):
         None, description="a local weights file, used in place of the download"
     )
     image_size: Positive | tuple[Positive, Positive] = Field(224, description="pixels: one side, or [height, width]")
-    crop: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share kept of the largest centred box")
+    prepare_size: Positive | tuple[Positive, Positive] | None = Field(
+        None, description="size of the prepared images; predictions take the centre of image_size, and augment crops to it"
+    )
+    crop: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="share kept of the largest centred box; above 1 the pixels of the box's shorter side"
+    )
+    normalize: Literal["pretrained", "dataset"] | NormalizeConfig = Field(
+        "pretrained", description="`pretrained`, `dataset` (of the images that a model learns from), or {mean: [...], std: [...]}"
+    )
     augment: Annotated[str, Field(coerce_numbers_to_str=False)] | tuple[dict[str, dict[str, Any] | None], ...] = Field(
         "light", description="none, light, medium or heavy; or a list of albumentations transforms"
     )
@@ -101,31 +59,81 @@ class Recipe(Strict):
     amp: Literal["auto", "off", "bf16", "fp16"] = Field(
         "auto", description="`auto` is bf16 where the processor has it, else fp16 on a GPU and off on a CPU"
     )
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of residual blocks skipped in training")
     freeze: FreezeConfig = FreezeConfig()
     head: HeadConfig = HeadConfig()
+    ordinal: OrdinalConfig = OrdinalConfig()
     sampler: SamplerConfig = SamplerConfig()
     mix: MixConfig = MixConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    stop: StopConfig = StopConfig()
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.frozen and not self.pretrained:
-            raise ValueError("freeze.part=backbone needs pretrained=true: a frozen backbone of random weights learns nothing")
-        if self.frozen and self.optim.ema:
-            raise ValueError("optim.ema averages weights that are fine-tuned; with freeze.part=backbone set it to 0")
-        if self.weights is not None and not self.pretrained:
-            raise ValueError("weights is set but pretrained is false: set pretrained to true, or leave weights out")
+        for conflict in (*self._conflicts(), *self._conflicts_of_a_frozen_backbone()):
+            raise ValueError(conflict)
         return self
+
+    def _conflicts(self) -> Iterator[str]:
+        """What cannot be together, and what to change."""
+        (height, width), (prepared_height, prepared_width) = self.height_width, self.prepared_height_width
+        unfreeze_at, until, epochs = self.freeze.unfreeze_at, self.mix.until, self.schedule.epochs
+        if self.weights is not None and not self.pretrained:
+            yield "weights is set but pretrained is false: set pretrained to true, or leave weights out"
+        if self.freeze.stages and not self.pretrained:
+            yield "freeze.stages needs pretrained=true: frozen stages of random weights learn nothing"
+        if self.optim.ema and self.schedule.average_last > 1:
+            yield "optim.ema and schedule.average_last both average weights: set ema to 0, or average_last to 1"
+        if self.stop.patience and self.schedule.average_last > 1:
+            yield "stop.patience goes back to the best epoch, and schedule.average_last averages the last ones: set one of them"
+        if self.schedule.average_last > epochs:
+            yield f"schedule.average_last={self.schedule.average_last} is more than the {epochs} epochs of schedule.epochs"
+        if unfreeze_at is not None and unfreeze_at >= epochs:
+            yield f"freeze.unfreeze_at={unfreeze_at} never comes with schedule.epochs={epochs}"
+        if until is not None and until > epochs:
+            yield f"mix.until={until} is more than the {epochs} epochs of schedule.epochs"
+        if prepared_height < height or prepared_width < width:
+            prepared = f"{prepared_height}×{prepared_width}"
+            yield f"prepare_size is {prepared}, too small to cut image_size, {height}×{width}, from: set it to as much or more"
+        if self.crop > 1 and not float(self.crop).is_integer():
+            yield f"crop is a share up to 1, or a whole number of pixels, but is {self.crop:g}"
+
+    def _conflicts_of_a_frozen_backbone(self) -> Iterator[str]:
+        if self.freeze.part != "backbone":
+            return
+        if not self.pretrained:
+            yield "freeze.part=backbone needs pretrained=true: a frozen backbone of random weights learns nothing"
+        if not self.frozen:
+            return
+        if self.optim.ema:
+            yield "optim.ema averages weights that are fine-tuned; with freeze.part=backbone set it to 0"
+        why = "with freeze.part=backbone the heads learn from features that are computed once, the same for all folds"
+        if self.mix.name in MIXERS_OF_PIXELS:
+            yield f"mix.name={self.mix.name} mixes pixels, but {why}: set mix.name to mixup, or freeze.part to none"
+        if self.head.name == "conv":
+            yield f"head.name=conv needs whole feature maps, but {why}: set head.name to mlp, or freeze.part to none"
+        if self.normalize == "dataset":
+            yield f"normalize=dataset differs from fold to fold, but {why}: set normalize to pretrained, or freeze.part to none"
+        if self.drop_path:
+            yield f"drop_path changes the backbone, but {why}: set drop_path to 0, or freeze.part to none"
 
     @property
     def frozen(self) -> bool:
-        """Whether the backbone keeps its weights, and the heads alone are trained."""
-        return self.freeze.part == "backbone"
+        """Whether the backbone keeps its weights to the end, so that the heads alone are trained, on features."""
+        return self.freeze.part == "backbone" and self.freeze.unfreeze_at is None
 
     @property
     def height_width(self) -> tuple[int, int]:
         """Image size in pixels."""
-        size = self.image_size
-        return size if isinstance(size, tuple) else (size, size)
+        return _pair(self.image_size)
+
+    @property
+    def prepared_height_width(self) -> tuple[int, int]:
+        """Size in pixels of the prepared images that training reads."""
+        return self.height_width if self.prepare_size is None else _pair(self.prepare_size)
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from raymask.config.recipe import HeadConfig, Recipe
+from raymask.config.components import HeadConfig
+from raymask.config.recipe import Recipe
 from raymask.io.checked import check_weights, damaged
 from raymask.io.hashing import new_digest
 from raymask.models.backbones import build_backbone, reason_of

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from raymask.config.recipe import HeadConfig
+from raymask.config.components import HeadConfig
 from raymask.core.registry import Registry
 
 

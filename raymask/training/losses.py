@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from raymask.config.recipe import LossConfig
+from raymask.config.components import LossConfig
 from raymask.core.registry import Registry
 
 

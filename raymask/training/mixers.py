@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from raymask.config.recipe import MixConfig
+from raymask.config.components import MixConfig
 from raymask.core.registry import Registry
 
 Targets = Mapping[str, Tensor]

@@ -10,7 +10,7 @@ import timm.optim
 import torch
 from torch import nn
 
-from raymask.config.recipe import OptimConfig
+from raymask.config.components import OptimConfig
 from raymask.core.errors import InputError
 from raymask.models.classifier import Classifier
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from raymask.config.recipe import ScheduleConfig
+from raymask.config.components import ScheduleConfig
 from raymask.core.registry import Registry
 
 LrFactor = Callable[[int], float]

@@ -325,7 +325,7 @@ def test_an_unknown_key_of_a_members_recipe_is_refused_with_the_member(recipe: d
 
 def test_an_unknown_key_near_to_none_is_refused_with_all_there_are() -> None:
     text = refusal({"recipe": {"head": {"qqq": 1}}})
-    assert text == "there is no key 'recipe.head.qqq'; it may be 'name', 'norm', 'hidden' or 'dropout'."
+    assert text == "there is no key 'recipe.head.qqq'; it may be 'name', 'norm', 'hidden', 'depth', 'dropout' or 'samples'."
 
 
 @pytest.mark.parametrize("name", ["int", "str", "float", "tuple", "constrained-int", "list[int]"])

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from raymask.config.recipe import HeadConfig, LossConfig, MixConfig, SamplerConfig, ScheduleConfig
+from raymask.config.components import HeadConfig, LossConfig, MixConfig, SamplerConfig, ScheduleConfig
 from raymask.core.errors import InputError
 from raymask.core.registry import Registry
 from raymask.data.sampling import SAMPLERS

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from raymask.config.recipe import HeadConfig, Recipe
+from raymask.config.components import HeadConfig
+from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 from raymask.io.checked import DamagedFileError
 from raymask.models.classifier import Classifier, build_classifier, load_classifier, save_classifier, to_pixels

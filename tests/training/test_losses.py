@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch.nn import functional
 
-from raymask.config.recipe import LossConfig
+from raymask.config.components import LossConfig
 from raymask.training.losses import build_loss, class_weights
 
 COUNTS = arrays.arrays(np.int64, st.integers(1, 8), elements=st.integers(0, 100_000)).filter(lambda counts: counts.sum() > 0)

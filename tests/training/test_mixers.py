@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from raymask.config.recipe import MixConfig
+from raymask.config.components import MixConfig
 from raymask.training.mixers import build_mixer
 
 

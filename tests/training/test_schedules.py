@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raymask.config.recipe import ScheduleConfig
+from raymask.config.components import ScheduleConfig
 from raymask.training.schedules import build_schedule
 
 STEPS = st.integers(1, 5000)

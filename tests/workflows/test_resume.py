@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from tiny import run_and_read, with_cache
 
-from raymask.config.recipe import ScheduleConfig
+from raymask.config.components import ScheduleConfig
 from raymask.core.errors import InputError
 from raymask.io.atomic import write_json
 from raymask.io.checked import read_json
