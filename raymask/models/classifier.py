@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from raymask.config.components import HeadConfig
 from raymask.config.recipe import Recipe
+from raymask.core.tasks import Scale
 from raymask.io.checked import check_weights, damaged
 from raymask.io.hashing import new_digest
 from raymask.models.backbones import build_backbone, reason_of
 from raymask.models.heads import build_head, head_key
 from raymask.models.ops import fold_batch_norms
+from raymask.models.ordinal import build_decoder
 
 Logits = dict[str, Tensor]
 
@@ -31,12 +32,19 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, width: int, heads: Mapping[str, int], head: HeadConfig) -> None:
+    def __init__(
+        self, backbone: nn.Module, width: int, heads: Mapping[str, int], recipe: Recipe, scales: Mapping[str, Scale] | None = None
+    ) -> None:
         super().__init__()
         config = resolve_model_data_config(backbone)
         self.backbone = backbone
         self.classes = dict(heads)
-        self.heads = nn.ModuleDict({head_key(task): build_head(width, classes, head) for task, classes in heads.items()})
+        decoders = {task: build_decoder(recipe.ordinal, scale) for task, scale in (scales or {}).items()}
+        self.decoders = nn.ModuleDict({head_key(task): decoder for task, decoder in decoders.items() if decoder})
+        self.scales = {task: scale for task, scale in (scales or {}).items() if decoders[task]}
+        """What the ordered heads' numbers are cut at, by head."""
+        outputs = {task: decoder.outputs if (decoder := decoders.get(task)) else classes for task, classes in heads.items()}
+        self.heads = nn.ModuleDict({head_key(task): build_head(width, outputs[task], recipe.head) for task in heads})
         self.statistics: tuple[float, ...] = (*config["mean"], *config["std"])
         """Mean and deviation of each channel of the images that the backbone was made for, on a scale from 0 to 1."""
         for name in ("mean", "std"):
@@ -56,18 +64,32 @@ class Classifier(nn.Module):
         return pixels.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
 
     def classify(self, features: Tensor) -> Logits:
-        """Logits (B, C) by task from (B, F) features."""
+        """Logits (B, C) by task from (B, F) features, which of ordered heads are log-probabilities."""
+        return {task: self.decode(task, outputs) for task, outputs in self.outputs(features).items()}
+
+    def outputs(self, features: Tensor) -> dict[str, Tensor]:
+        """(B, K) by task from (B, F) features: what losses are made of, logits but for ordered heads."""
         return {task: self.heads[head_key(task)](features) for task in self.classes}
 
+    def decode(self, task: str, outputs: Tensor) -> Tensor:
+        """(B, C) logits of a task from its head's outputs."""
+        key = head_key(task)
+        return self.decoders[key](outputs.float()) if key in self.decoders else outputs
 
-def build_classifier(recipe: Recipe, heads: Mapping[str, int]) -> Classifier:
+
+def build_classifier(recipe: Recipe, heads: Mapping[str, int], scales: Mapping[str, Scale] | None = None) -> Classifier:
     """A model of random weights, from torch's global generator.
 
+    Args:
+        recipe: its backbone, heads and size of images.
+        heads: classes by head.
+        scales: the numbers behind the bands of heads of tasks with edges, which `recipe.ordinal` is for.
+
     Raises:
-        InputError: timm has no such backbone, or it cannot take images of this size.
+        InputError: timm has no such backbone, or it cannot take images of this size or has not what the heads need.
     """
     backbone, width = build_backbone(recipe)
-    return Classifier(backbone, width, heads, recipe.head)
+    return Classifier(backbone, width, heads, recipe, scales)
 
 
 def backbone_digest(model: Classifier) -> str:
@@ -84,13 +106,26 @@ def save_classifier(model: Classifier, file: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, str(file))
 
 
-def load_classifier(recipe: Recipe, heads: Mapping[str, int], file: Path, sha256: str | None = None) -> Classifier:
+def load_classifier(
+    recipe: Recipe,
+    heads: Mapping[str, int],
+    file: Path,
+    sha256: str | None = None,
+    scales: Mapping[str, Scale] | None = None,
+) -> Classifier:
     """The model that `save_classifier` wrote, in evaluation mode.
+
+    Args:
+        recipe: what it was trained by.
+        heads: classes by head.
+        file: its weights.
+        sha256: the digest that the file must have; None where it is not known.
+        scales: as for `build_classifier`.
 
     Raises:
         DamagedFileError: the weights are not those that were written, or of another model.
     """
-    model, weights = build_classifier(recipe, heads), read_weights(file, sha256)
+    model, weights = build_classifier(recipe, heads, scales), read_weights(file, sha256)
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
