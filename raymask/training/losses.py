@@ -38,8 +38,9 @@ class CrossEntropy(nn.CrossEntropyLoss):
     So a probability of 1 is the same as the label.
     """
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:  # noqa: A002
         """See `build_loss`."""
+        assert weight is None, "rows of other weights than 1"
         loss = super().forward(input, target)
         if self.weight is None or target.ndim == 1:
             return loss

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from raymask.config.data import DataConfig
+from raymask.config.label_checks import check_labels
 from raymask.config.loading import differences
 from raymask.config.members import Member
 from raymask.config.schema import RunConfig, TeacherConfig, resolve_members
@@ -100,6 +101,7 @@ def prepare_run(context: RunContext) -> PreparedRun:
     source = replace(source, images=images)
     config = config.model_copy(update={"tasks": source.task_configs})
     members = resolve_members(config)
+    check_labels(members, source.space)
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.height_width)
     test, remarks = read_test_set(config, data, display)
