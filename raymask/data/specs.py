@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from raymask.config.label_checks import counted_target
 from raymask.config.recipe import Recipe
+from raymask.core.tasks import LabelSpace
 from raymask.transforms.augment import resolve_augment
 
 
@@ -31,9 +32,10 @@ class StreamSpec:
     epochs: int
     seed: int
     sampler: str = field(default="shuffle", repr=False)  # a bank's folder is named by the rest: its features know no order
+    """What decides which rows an epoch holds: a sampler's name, or JSON of its name and arguments, see `read_sampler`."""
 
     def steps(self, images: int) -> int:
-        """Batches to an epoch; the last may be smaller."""
+        """Batches of so many images, such as those that an epoch draws; the last may be smaller."""
         return -(-images // self.batch_size)
 
 
@@ -67,18 +69,33 @@ def frozen_backbone(recipe: Recipe, weights: str) -> str | None:
     return f"{recipe.backbone} {weights} {recipe.amp}" if recipe.frozen else None
 
 
-def bank_spec(recipe: Recipe, seed: int, views: Sequence[str]) -> BankSpec:
-    """The features that heads on a recipe's frozen backbone learn from and predict with."""
-    return BankSpec(stream_spec(recipe, seed), tuple(views), recipe.amp)
+def stream_spec(recipe: Recipe, seed: int, task: str, space: LabelSpace) -> StreamSpec:
+    """The stream that the fold models of a member read.
 
-
-def stream_spec(recipe: Recipe, seed: int) -> StreamSpec:
-    """The stream that a recipe's fold models read."""
+    Args:
+        recipe: the member's.
+        seed: the run's.
+        task: the member's task, whose classes a sampler counts unless `recipe.sampler.by` names another.
+        space: the labels.
+    """
     return StreamSpec(
         input=input_spec(recipe),
         augment=json.dumps(resolve_augment(recipe.augment), sort_keys=True),
         batch_size=recipe.batch_size,
         epochs=min(recipe.freeze.passes, recipe.schedule.epochs) if recipe.frozen else recipe.schedule.epochs,
         seed=seed,
-        sampler=recipe.sampler.name,
+        sampler=_sampler(recipe, task, space),
     )
+
+
+def _sampler(recipe: Recipe, task: str, space: LabelSpace) -> str:
+    """The sampler as text, with the arguments that it has."""
+    sampler = recipe.sampler
+    given = {key: getattr(sampler, key) for key, names in sampler.ARGUMENTS.items() if sampler.name in names}
+    if "by" in given:
+        given["by"] = counted_target(sampler, task)
+    if "factors" in given:
+        given["factors"] = [sampler.factors.get(name, 1.0) for name in space.classes(given["by"])]
+    if sampler.name == "dynamic":
+        given["epochs"] = recipe.schedule.epochs
+    return json.dumps({"name": sampler.name, **given}, sort_keys=True) if given else sampler.name

@@ -32,7 +32,7 @@ from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.schemas import Meta, write_run_file
 from raymask.runs.tables import read_manifest, read_targets
 from raymask.training.inputs import FeatureFeed, Feed, PixelFeed
-from raymask.training.learner import EpochReport, Learner, LearnerSpec, train_pack
+from raymask.training.learner import EpochReport, Learner, LearnerSpec, Order, train_pack
 from raymask.training.packs import Job, Pack
 from raymask.training.reporting import Report, Reporter, without_nan
 from raymask.training.targets import LabelTable, label_table, teach
@@ -56,7 +56,7 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     sampler = open_batch_sampler(pack.stream, job.run.manifest)
     steps = sampler.steps
     taught = {fold: teach(labels, manifest["image_id"], targets, fold) for fold in {replica.fold for replica in replicas}}
-    begun = [resume(job, replica, taught[replica.fold], steps, device) for replica in replicas]
+    begun = [resume(job, replica, taught[replica.fold], steps, device, sampler.order) for replica in replicas]
     learners, histories = [learner for learner, _ in begun], [history for _, history in begun]
     reporter = Reporter(job.run.name, pack, replicas, steps, report)
     if pack.frozen:
@@ -77,7 +77,9 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     reporter.done()
 
 
-def build_learner(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device) -> Learner:
+def build_learner(
+    job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device, order: Order | None = None
+) -> Learner:
     """A fold model at the start of its training; the folds of a member start from equal weights."""
     member = job.members[replica.member]
     torch.manual_seed(derive_seed(member.seed, member.task))
@@ -86,7 +88,7 @@ def build_learner(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, 
     if file := job.backbones.get(member.name):
         load_backbone(model, file)
     seed = derive_seed(member.seed, str(replica))
-    return Learner(LearnerSpec(str(replica), replica.fold, member.recipe, labels, steps, seed), model, device)
+    return Learner(LearnerSpec(str(replica), replica.fold, member.recipe, labels, steps, seed, order), model, device)
 
 
 def share_backbone(learners: Sequence[Learner]) -> None:
@@ -117,12 +119,14 @@ def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sampl
     return PixelFeed(batches, prepared_images(cache, job.run.manifest), device)
 
 
-def resume(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device) -> tuple[Learner, History]:
+def resume(
+    job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device, order: Order | None = None
+) -> tuple[Learner, History]:
     """A learner where its checkpoint left it, and the metrics of the epochs that it has behind it.
 
     Without a checkpoint, or with one that is damaged or of another model, it is at the start of its training.
     """
-    file, learner = job.run.checkpoint(replica), build_learner(job, replica, labels, steps, device)
+    file, learner = job.run.checkpoint(replica), build_learner(job, replica, labels, steps, device, order)
     if not file.exists():
         return learner, []
     try:
@@ -133,7 +137,7 @@ def resume(job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device:
     except (DamagedFileError, UnpicklingError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         print(f"{replica} begins anew, since '{file}' cannot be used: {error}")  # noqa: T201 -- in the trial's log, see `is_sound`
         file.unlink()
-        return build_learner(job, replica, labels, steps, device), []
+        return build_learner(job, replica, labels, steps, device, order), []
 
 
 def _save_checkpoint(run: Run, learner: Learner, replica: ReplicaId, history: History) -> None:

@@ -1,4 +1,7 @@
-"""Augmentation by albumentations: the only file that knows it. What an image becomes depends on (seed, epoch, row) alone."""
+"""Augmentation by albumentations: the only file that knows it. What an image becomes depends on (seed, epoch, row) alone.
+
+Where a sampler repeats a row in an epoch, it depends on which of the repeats it is too.
+"""
 
 from __future__ import annotations
 
@@ -75,14 +78,25 @@ class Augmenter:
         built = [_build(transform) for transform in transforms]
         self._compose = albumentations().Compose(built, seed=0) if built else None
 
-    def __call__(self, images: Pixels, seed: int, epoch: int, rows: npt.ArrayLike) -> Pixels:
-        """(B, H, W, 3) uint8 augmented images; the same for the same (seed, epoch, row), whatever else is in the batch."""
+    def __call__(
+        self, images: Pixels, seed: int, epoch: int, rows: npt.ArrayLike, repeats: npt.ArrayLike | None = None
+    ) -> Pixels:
+        """(B, H, W, 3) uint8 augmented images; the same for the same (seed, epoch, row), whatever else is in the batch.
+
+        Args:
+            images: (B, H, W, 3) uint8.
+            seed: that of the stream.
+            epoch: the epoch.
+            rows: (B,) row of each image.
+            repeats: (B,) how often each row has come before in the epoch, which changes what it becomes; None for never.
+        """
         if self._compose is None:
             return images
         out = np.empty_like(images)
-        for index, row in enumerate(np.asarray(rows).tolist()):
+        before = np.zeros(len(images), np.int64) if repeats is None else np.asarray(repeats)
+        for index, (row, times) in enumerate(zip(np.asarray(rows).tolist(), before.tolist(), strict=True)):
             # Not set_random_seed: it gives every transform the same draws, so that they happen together or not at all.
-            draws = np.random.default_rng([seed, epoch, row])
+            draws = np.random.default_rng([seed, epoch, row, times] if times else [seed, epoch, row])
             self._compose.set_random_state(draws, random.Random(int(draws.integers(2**63))))
             changed = self._compose(image=images[index])["image"]
             if (changed.shape, changed.dtype) != (out.shape[1:], out.dtype):

@@ -12,7 +12,7 @@ from raymask.cluster.resources import gpus_worth, plan_actors, room_of
 from raymask.config.members import Member
 from raymask.core.console import Display
 from raymask.data.features import bank_folder, missing_parts
-from raymask.data.specs import bank_spec, input_spec
+from raymask.data.specs import BankSpec, StreamSpec, input_spec, stream_spec
 from raymask.io.checked import DamagedFileError, check_archive
 from raymask.io.hashing import file_digest
 from raymask.runs.directory import ReplicaId, Run, cache_root
@@ -55,13 +55,18 @@ def train_fold_models(
     check_shared(run.root)
     job, weights = _job_of(prepared, [m for m in members if not {ReplicaId(m.name, fold) for fold in folds} <= finished], images)
     nodes = prepared.context.session.nodes(-(-unfinished // config.compute.packs_per_gpu))
-    plan = plan_run(list(members), list(folds), nodes, config.compute, config.seed, weights, finished)
+    streams = {member.name: _stream(prepared, member) for member in members}
+    plan = plan_run(list(members), list(folds), nodes, config.compute, streams, weights, finished)
     room = room_of(plan.slots, nodes)
     display.line(stage, f"{unfinished} models in {len(plan.packs)} pack(s), {plan.slots.count} side by side, {room}")
     names = {pack.name: [str(model) for model in pack.replicas] for pack in plan.packs}
     with timed(run, stage), display.training(names) as on_report:
         train(job, plan, config.compute.retries, on_report)
     display.line(stage, f"{len(models)} models are trained")
+
+
+def _stream(prepared: PreparedRun, member: Member) -> StreamSpec:
+    return stream_spec(member.recipe, prepared.config.seed, member.task, prepared.space)
 
 
 def _job_of(prepared: PreparedRun, unfinished: Sequence[Member], images: TrainingImages) -> tuple[Job, dict[str, str]]:
@@ -117,7 +122,7 @@ def embed_images(
         recipe = member.recipe
         if not recipe.frozen:
             continue
-        spec, cache = bank_spec(recipe, config.seed, config.views), images.caches[input_spec(recipe)]
+        spec, cache = BankSpec(_stream(prepared, member), config.views, recipe.amp), images.caches[input_spec(recipe)]
         of_all = cache_root(config) / "features"
         folder = bank_folder(of_all, spec, cache, recipe.backbone, weights[member.name], image_ids)
         parts = missing_parts(folder, spec)

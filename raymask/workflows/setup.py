@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from raymask.config.data import DataConfig
+from raymask.config.label_checks import check_labels
 from raymask.config.loading import differences
 from raymask.config.members import Member
 from raymask.config.ordered import check_ordinal
@@ -102,6 +103,7 @@ def prepare_run(context: RunContext) -> PreparedRun:
     config = config.model_copy(update={"tasks": source.task_configs})
     members = resolve_members(config)
     check_ordinal(members, source.space, sources.number_scales(source))
+    check_labels(members, source.space)
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.height_width)
     test, remarks = read_test_set(config, data, display)
