@@ -190,8 +190,7 @@ class Learner:
             mixed = self.mixer(Examples(selected, targets, weights), self.rare[inputs.rows[kept]], inputs.epoch)
             outputs = feed.outputs(self.model, mixed.inputs)
             losses = [
-                self.loss[head](of_head.float(), mixed.targets[head], mixed.weights.get(head))
-                for head, of_head in outputs.items()
+                loss(outputs[head].float(), mixed.targets[head], mixed.weights.get(head)) for head, loss in self.loss.items()
             ]
             loss = torch.stack(losses).mean()
         self.scaler.scale(loss / self.recipe.optim.accumulate).backward()  # type: ignore[no-untyped-call]

@@ -533,9 +533,9 @@ class NotedPixels(PixelFeed):
         super().__init__(*given)
         self.learned: list[torch.Tensor] = []
 
-    def logits(self, model: Any, selected: torch.Tensor) -> Any:
+    def outputs(self, model: Any, selected: torch.Tensor) -> Any:
         self.learned.append(selected.detach())
-        return super().logits(model, selected)
+        return super().outputs(model, selected)
 
 
 @dataclass
