@@ -44,14 +44,19 @@ def train(
         list[str] | None,
         typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="any other setting, such as recipe.optim.lr=0.01"),
     ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="try everything on 5% of the people for 2 epochs, and say how long the real run takes")
+    ] = False,
 ) -> None:
     """Trains an ensemble, votes, and writes a submission. Started again, it goes on with what is unfinished."""
     from raymask.config.loading import load_config
 
     given: dict[str, Any] = {"name": name, "runs": runs, "data": {"path": data, "test": test}}
     config = load_config(recipe, set_ or (), _without_none(given))
-    from raymask.workflows.train import run
-
+    if debug:
+        from raymask.workflows.debug import debug as run
+    else:
+        from raymask.workflows.train import run
     run(config)
 
 
@@ -245,7 +250,7 @@ def main() -> None:
     """Runs the command line; what ends it early is one sentence, and a status: 2 for what is the user's to mend."""
     open_streams()
     arguments = sys.argv[1:] or ["--help"]
-    sys.exit(conclude(lambda: _invoke(arguments), resumes=arguments[0] in RESUMES))
+    sys.exit(conclude(lambda: _invoke(arguments), resumes=arguments[0] in RESUMES and "--debug" not in arguments))
 
 
 def _invoke(arguments: list[str]) -> None:

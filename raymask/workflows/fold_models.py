@@ -15,7 +15,7 @@ from raymask.data.features import bank_folder, missing_parts
 from raymask.data.specs import bank_spec, input_spec
 from raymask.io.checked import DamagedFileError, check_archive
 from raymask.io.hashing import file_digest
-from raymask.runs.directory import ReplicaId, Run, cache_root
+from raymask.runs.directory import ReplicaId, Run, cache_of, cache_root
 from raymask.runs.timings import timed
 from raymask.training.backbones import check_starts, fetch_backbones
 from raymask.training.embedding import EmbedJob, embed
@@ -118,8 +118,7 @@ def embed_images(
         if not recipe.frozen:
             continue
         spec, cache = bank_spec(recipe, config.seed, config.views), images.caches[input_spec(recipe)]
-        of_all = cache_root(config) / "features"
-        folder = bank_folder(of_all, spec, cache, recipe.backbone, weights[member.name], image_ids)
+        folder = bank_folder(cache_of(config, "features"), spec, cache, recipe.backbone, weights[member.name], image_ids)
         parts = missing_parts(folder, spec)
         shared = folder in banks.values()
         banks[member.name] = folder
