@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +19,18 @@ from raymask.io.hashing import file_digest, text_digest
 from raymask.runs.directory import Run
 
 CPUS = 0.5
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuses backbones that timm does not know, in this process.
+
+    Raises:
+        InputError: lists the names nearest to the first of them.
+    """
+    from raymask.models.backbones import check_backbone  # with torch, which the driver loads for this alone
+
+    for name in names:
+        check_backbone(name)
 
 
 def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:
@@ -100,13 +112,14 @@ def _content(weights: Path) -> str:
         raise InputError(f"recipe.weights: '{weights}' cannot be read ({error.strerror}).") from None
 
 
-def check_starts(run: Run, digests: Mapping[str, str], members: Sequence[Member]) -> None:
+def check_starts(run: Run, digests: Mapping[str, str], members: Sequence[Member], option: str = "--name") -> None:
     """Keeps which weights a run's members start from, and refuses others, as when a file was overwritten in between.
 
     Args:
         run: the run.
         digests: of their weights by member.
         members: those that are to be trained now.
+        option: by which the run's folder is given.
 
     Raises:
         InputError: a member began with other weights.
@@ -117,7 +130,7 @@ def check_starts(run: Run, digests: Mapping[str, str], members: Sequence[Member]
             source = f"'{member.recipe.weights}'" if member.recipe.weights else f"timm's '{member.recipe.backbone}'"
             raise InputError(
                 f"'{run.root}' began to train '{member.name}' from other weights than {source} holds now; put those back, give "
-                "this run another --name, or delete that folder."
+                f"this run another {option}, or delete that folder."
             )
     if digests.items() - known.items():
         write_json(run.backbones, {**known, **digests})

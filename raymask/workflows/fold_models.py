@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from raymask.data.specs import bank_spec, input_spec
 from raymask.io.checked import DamagedFileError, check_archive
 from raymask.io.hashing import file_digest
 from raymask.runs.directory import ReplicaId, Run, cache_of, cache_root
-from raymask.runs.timings import timed
+from raymask.runs.timings import add_timing, timed
 from raymask.training.backbones import check_starts, fetch_backbones
 from raymask.training.embedding import EmbedJob, embed
 from raymask.training.launch import train
@@ -69,7 +70,7 @@ def _job_of(prepared: PreparedRun, unfinished: Sequence[Member], images: Trainin
     config = prepared.config
     backbones = fetch_backbones(unfinished, cache_root(config) / "backbones")
     weights = {name: file_digest(file) for name, file in backbones.items()}
-    check_starts(prepared.run, weights, unfinished)
+    check_starts(prepared.run, weights, unfinished, prepared.context.option)
     job = Job(
         run=prepared.run,
         space=prepared.space,
@@ -112,6 +113,7 @@ def embed_images(
     """
     config, session, display = prepared.config, prepared.context.session, prepared.context.display
     banks: dict[str, Path] = {}
+    seconds = 0.0
     image_ids: pd.Series = images.manifest["image_id"]
     for member in members:
         recipe = member.recipe
@@ -128,8 +130,12 @@ def embed_images(
             continue
         memory = config.compute.stream_memory_mb * 2**20
         pool = plan_actors(session.nodes(gpus_worth(len(parts) * len(image_ids))))
-        with timed(prepared.run, "embed"), display.counting("embed", "features") as count:
+        began = time.monotonic()
+        with display.counting("embed", "features") as count:
             job = EmbedJob(spec, tuple(parts), folder, recipe, backbones[member.name], cache, prepared.run.manifest)
             embed(job, pool, memory, count)
+        seconds += time.monotonic() - began
         display.line("embed", f"{len(parts)} × {len(image_ids)} features of {recipe.backbone}")
+    if seconds:
+        add_timing(prepared.run, "embed", seconds)
     return banks

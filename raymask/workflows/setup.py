@@ -96,7 +96,7 @@ def prepare_run(context: RunContext, with_test: bool = True) -> PreparedRun:
     """
     run, config, display = context.run, context.config, context.display
     if not run.config.exists():
-        check_output(run.root, "--name", begun=())
+        check_output(run.root, context.option, begun=())
     data = drawn_data(config, display)
     source = sources.read_source(config.model_copy(update={"data": data}))
     source = sampled_source(source, data.share, config.folds, config.seed)
@@ -108,9 +108,9 @@ def prepare_run(context: RunContext, with_test: bool = True) -> PreparedRun:
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.height_width)
     test, remarks = read_test_set(config, data, display) if with_test else (None, [])
-    _refuse_other_config(run, config)
+    _refuse_other_config(run, config, context.option)
     if run.config.exists():
-        check_source(run, source.images, source.space)
+        check_source(run, source.images, source.space, context.option)
     teacher = open_teacher(run, config, source, _unlabelled(config.teacher, display)) if config.teacher else None
     if teacher:
         check_teacher(run, teacher)
@@ -187,13 +187,13 @@ def drawn_data(config: RunConfig, display: Display) -> DataConfig:
     return config.data.model_copy(update={"path": str(write_demo(folder, people=people, test_people=test_people))})
 
 
-def _refuse_other_config(run: Run, config: RunConfig) -> None:
+def _refuse_other_config(run: Run, config: RunConfig, option: str) -> None:
     if not run.config.exists():
         return
     if changed := differences(load_run_config(run), config):
         more = f" (and {len(changed) - 1} more differences)" if len(changed) > 1 else ""
         raise InputError(
-            f"'{run.root}' holds another run: {changed[0]}{more}; give this one another --name, or delete that folder."
+            f"'{run.root}' holds another run: {changed[0]}{more}; give this one another {option}, or delete that folder."
         )
 
 
