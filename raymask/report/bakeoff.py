@@ -99,16 +99,14 @@ def verdict(result: BakeOff) -> str:
     compared = [row for row in result.rows if not row.problem]
     best, level = compared[0], [row for row in compared if row.level]
     chosen = next(row for row in compared if row.chosen)
-    assert chosen.behind is not None
+    by = f"by {result.metric}"
     if len(level) == 1:
-        return f"fine-tune {chosen.name}: it has the best {result.metric}, and no other's difference to it reaches 0 within 95%"
-    if chosen.name == best.name:
-        why = f"it has the best {result.metric}, and of the {len(level)} that cannot be told from it within 95% none is faster"
+        why = f"it is the best {by}, and no other's difference to it may be 0 (95% intervals)"
+    elif chosen.name == best.name:
+        why = f"it is the best {by}, and of those whose difference to it may be 0 (95% intervals) none is faster"
     else:
-        why = (
-            f"of the {len(level)} that cannot be told from the best, {best.name}, within 95% it takes the least time an image, "
-            f"{chosen.ms_an_image:.3g} ms for {best.ms_an_image:.3g}"
-        )
+        of_them = f"of {len(level)} whose difference to the best {by}, {best.name}, may be 0 (95% intervals)"
+        why = f"{of_them} it is the fastest, {chosen.ms_an_image:.3g} ms an image for {best.ms_an_image:.3g}"
     return f"fine-tune {chosen.name}: {why}"
 
 
@@ -174,8 +172,9 @@ def write_plot(result: BakeOff, file: Path) -> None:
             axes.annotate(
                 row.name, (row.ms_an_image, row.score.score), (6, 4), textcoords="offset points", color=colour, fontweight=weight
             )
-        axes.set(xscale="log", xlabel=f"ms an image on {result.device} (log scale)", ylabel=f"{result.metric}, out of fold")
-        axes.margins(x=0.25)
+        axes.set(xscale="log", xlabel=f"ms an image on {result.device} (logarithmic)", ylabel=f"{result.metric}, out of fold")
+        times = [row.ms_an_image for row in result.rows if row.score]
+        axes.set_xlim(min(times) / 1.4, max(times) * 2.5)  # room for the names on the right
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())

@@ -21,16 +21,17 @@ from raymask.runs.directory import Run
 CPUS = 0.5
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Refuses backbones that timm does not know, in this process.
+def check_backbones(recipes: Iterable[Recipe]) -> None:
+    """Refuses backbones that timm does not know, and files of weights that are not there; before anything is begun.
 
     Raises:
-        InputError: lists the names nearest to the first of them.
+        InputError: lists the names nearest to a wrong one.
     """
     from raymask.models.backbones import check_backbone  # with torch, which the driver loads for this alone
 
-    for name in names:
-        check_backbone(name)
+    for recipe in recipes:
+        check_backbone(recipe.backbone)
+        backbone_file(recipe)
 
 
 def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:

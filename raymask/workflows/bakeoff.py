@@ -31,7 +31,7 @@ from raymask.runs.folders import BakeOffFiles
 from raymask.runs.models import network_size, read_model
 from raymask.runs.predictions import collect_oof, oof_by_view
 from raymask.runs.schemas import BackboneScore, BakeOff, read_run_file, write_run_file
-from raymask.training.backbones import check_names, refused_backbones
+from raymask.training.backbones import check_backbones, refused_backbones
 from raymask.transforms.tta import even
 from raymask.workflows.context import run_context
 from raymask.workflows.fold_models import train_fold_models
@@ -56,16 +56,16 @@ def bakeoff(config: RunConfig, display: Display | None = None) -> BakeOff:
     display, folder = display or Display(), absolute(config.runs) / config.name
     check_writable(folder, "--out")
     check_writable(cache_root(config.model_copy(update={"runs": folder.parent})), "folder by --set cache=FOLDER")
-    check_names(member.recipe["backbone"] for member in config.members)
+    check_backbones(member_recipe(config.recipe, member) for member in config.members)
     config = resolve(config)
     with run_context(Run(folder), config, display, option="--out") as context:
         context.session.begin()
         admit(context.run, config)
         prepared = prepare_run(context, with_test=False)
+        refused = _refused(prepared)
         record_run(prepared)
         if not BakeOffFiles(folder).comparison.exists():
             write_run_file(BakeOffFiles(folder).comparison, BakeOff(format=1))
-        refused = _refused(prepared)
         prepared = replace(prepared, members=[member for member in prepared.members if member.name not in refused])
         images = prepare_images(prepared)
         train_fold_models(prepared, "train", prepared.members, replica_folds(images.manifest["fold"]), images)
@@ -156,15 +156,17 @@ def _known(run: Run) -> BakeOff | None:
 
 
 def _probed(prepared: PreparedRun, fold: int, images: pd.DataFrame) -> tuple[list[Probed], str]:
-    """What is known of each backbone, and the device that it was timed on."""
-    run, views, device = prepared.run, prepared.config.views, ""
-    pool, probed = plan_actors(prepared.context.session.nodes(1)), []
-    for member in prepared.members:
-        model = ReplicaId(member.name, fold)
-        [milliseconds], device = measure(run, [[model]], images["path"].tolist(), even(views), pool)
+    """What is known of each backbone, and the device that all were timed on, by turns."""
+    run, views = prepared.run, prepared.config.views
+    models = [ReplicaId(member.name, fold) for member in prepared.members]
+    pool = plan_actors(prepared.context.session.nodes(1))
+    milliseconds, device = measure(run, [[model] for model in models], images["path"].tolist(), even(views), pool)
+    probed = []
+    for member, model, ms in zip(prepared.members, models, milliseconds, strict=True):
         parameters, features = network_size(read_model(run.replica(model)))
-        size, labels = member.recipe.height_width, _labels(run, member.name, views, images["image_id"], prepared.space)
-        probed.append(Probed(member.name, member.recipe.backbone, size, labels, parameters, features, milliseconds))
+        labels = _labels(run, member.name, views, images["image_id"], prepared.space)
+        backbone, size = member.recipe.backbone, member.recipe.height_width
+        probed.append(Probed(member.name, backbone, size, labels, parameters, features, ms))
     return probed, device
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from raymask.config.bakeoff import bakeoff_config
+from raymask.config.recipe import Recipe
 from raymask.config.schema import RunConfig
 from raymask.core.console import Display
 from raymask.core.errors import InputError
@@ -22,7 +23,7 @@ from raymask.io.atomic import write_json
 from raymask.runs.directory import ReplicaId, Run, load_run_config
 from raymask.runs.models import network_size, read_model
 from raymask.runs.schemas import BakeOff
-from raymask.training.backbones import check_names
+from raymask.training.backbones import check_backbones
 from raymask.workflows.bakeoff import admit, bakeoff
 
 
@@ -48,7 +49,7 @@ def test_a_name_that_timm_does_not_have_is_refused_before_anything_is_begun(phot
     with pytest.raises(InputError, match=r"'test_resnot', which timm does not have; the nearest are .*test_resnet"):
         bakeoff(config_of(tmp_path / "runs", photos, {"name": "test_resnet"}, {"name": "test_resnot"}))
     assert not (tmp_path / "runs").exists()
-    check_names(["test_resnet", "resnet18.a1_in1k"])
+    check_backbones([Recipe(backbone="test_resnet"), Recipe(backbone="resnet18.a1_in1k")])
 
 
 def test_the_size_of_a_network_is_that_of_its_backbone(photos: Path, tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_backbones_are_compared_and_what_is_done_is_not_done_again(ray_session: 
     for row in result.rows[:2]:
         assert set(row.scores) == {"mask", "gender", "age", "joint"}
         assert row.ms_an_image > 0
-        assert row.features == 64
+        assert row.features == timm.create_model("test_resnet").num_features
     assert (result.images, result.groups, sum(row.chosen for row in result.rows)) == (112, 16, 1)
     assert said.rstrip().splitlines()[-1].startswith(" bakeoff  fine-tune of-")
     assert pd.read_csv(run.root / "bakeoff.csv")["name"].tolist() == [row.name for row in result.rows]
