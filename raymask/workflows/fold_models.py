@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from raymask.data.features import bank_folder, missing_parts
 from raymask.data.specs import BankSpec, StreamSpec, input_spec, stream_spec
 from raymask.io.checked import DamagedFileError, check_archive
 from raymask.io.hashing import file_digest
-from raymask.runs.directory import ReplicaId, Run, cache_root
-from raymask.runs.timings import timed
+from raymask.runs.directory import ReplicaId, Run, cache_of, cache_root
+from raymask.runs.timings import add_timing, timed
 from raymask.training.backbones import check_starts, fetch_backbones
 from raymask.training.embedding import EmbedJob, embed
 from raymask.training.launch import train
@@ -74,7 +75,7 @@ def _job_of(prepared: PreparedRun, unfinished: Sequence[Member], images: Trainin
     config = prepared.config
     backbones = fetch_backbones(unfinished, cache_root(config) / "backbones")
     weights = {name: file_digest(file) for name, file in backbones.items()}
-    check_starts(prepared.run, weights, unfinished)
+    check_starts(prepared.run, weights, unfinished, prepared.context.option)
     job = Job(
         run=prepared.run,
         space=prepared.space,
@@ -117,14 +118,14 @@ def embed_images(
     """
     config, session, display = prepared.config, prepared.context.session, prepared.context.display
     banks: dict[str, Path] = {}
+    seconds = 0.0
     image_ids: pd.Series = images.manifest["image_id"]
     for member in members:
         recipe = member.recipe
         if not recipe.frozen:
             continue
         spec, cache = BankSpec(_stream(prepared, member), config.views, recipe.amp), images.caches[input_spec(recipe)]
-        of_all = cache_root(config) / "features"
-        folder = bank_folder(of_all, spec, cache, recipe.backbone, weights[member.name], image_ids)
+        folder = bank_folder(cache_of(config, "features"), spec, cache, recipe.backbone, weights[member.name], image_ids)
         parts = missing_parts(folder, spec)
         shared = folder in banks.values()
         banks[member.name] = folder
@@ -134,8 +135,12 @@ def embed_images(
             continue
         memory = config.compute.stream_memory_mb * 2**20
         pool = plan_actors(session.nodes(gpus_worth(len(parts) * len(image_ids))))
-        with timed(prepared.run, "embed"), display.counting("embed", "features") as count:
+        began = time.monotonic()
+        with display.counting("embed", "features") as count:
             job = EmbedJob(spec, tuple(parts), folder, recipe, backbones[member.name], cache, prepared.run.manifest)
             embed(job, pool, memory, count)
+        seconds += time.monotonic() - began
         display.line("embed", f"{len(parts)} × {len(image_ids)} features of {recipe.backbone}")
+    if seconds:
+        add_timing(prepared.run, "embed", seconds)
     return banks
