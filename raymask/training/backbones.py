@@ -1,10 +1,12 @@
-"""Starting weights of the members' backbones, fetched once for the whole cluster."""
+"""Starting weights of the members' backbones, fetched once for the whole cluster, and the check of their recipes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -25,18 +27,24 @@ def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:
     """Files of starting weights by member, for the members that start from any; each is fetched once and kept.
 
     Every member's backbone is built once, in a worker, so that a wrong recipe is refused before anything is trained; for those
-    that start from random weights an empty file remembers that they can be.
+    that start from random weights an empty file remembers that they can be, and another that a recipe's optimizer, frozen stages
+    and stochastic depth can be had, where they are not the usual ones.
 
     Raises:
-        InputError: a backbone cannot be built, or its weights cannot be had.
+        InputError: a backbone cannot be built, its weights cannot be had, or its recipe cannot be trained.
     """
     files = {member.name: root / backbone_file(member.recipe) for member in members}
-    recipes = {files[member.name]: member.recipe for member in members}
-    wanted = {file: recipe for file, recipe in recipes.items() if not _is_whole(file)}
-    tasks = [ray.remote(num_cpus=CPUS, max_retries=0)(_fetch).remote(recipe, file) for file, recipe in wanted.items()]
+    wanted: dict[Path, tuple[Callable[[Recipe, Path], str | None], Recipe]] = {}
+    for member in members:
+        file, proof = files[member.name], proof_file(member.recipe)
+        if not _is_whole(file):
+            wanted[file] = (_fetch, member.recipe)
+        if proof and not (root / proof).exists():
+            wanted[root / proof] = (_prove, member.recipe)
+    tasks = [ray.remote(num_cpus=CPUS, max_retries=0)(work).remote(recipe, file) for file, (work, recipe) in wanted.items()]
     while tasks:
-        [fetched], tasks = wait_for(tasks, {"CPU": CPUS})
-        if refusal := ray.get(fetched):
+        [ended], tasks = wait_for(tasks, {"CPU": CPUS})
+        if refusal := ray.get(ended):
             raise InputError(refusal)
     return {member.name: files[member.name] for member in members if member.recipe.pretrained}
 
@@ -66,6 +74,22 @@ def backbone_file(recipe: Recipe) -> str:
         source = "timm"
     digest = text_digest(recipe.backbone, str(height), str(width), source)[:16]
     return f"{file_stem(recipe.backbone)}-{digest}.{'safetensors' if recipe.pretrained else 'built'}"
+
+
+def proof_file(recipe: Recipe) -> str | None:
+    """Name that changes with what decides whether a model can be trained as a recipe says; None where that is beyond doubt."""
+    if _doubtful(recipe) == _doubtful(Recipe()):
+        return None
+    height, width = recipe.height_width
+    versions = [f"{package}-{version(package)}" for package in ("timm", "torch")]
+    digest = text_digest(recipe.backbone, str(height), str(width), json.dumps(_doubtful(recipe), sort_keys=True), *versions)[:16]
+    return f"{file_stem(recipe.backbone)}-{digest}.checked"
+
+
+def _doubtful(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe its backbone or this version of timm may not have."""
+    optim = recipe.optim.model_dump(mode="json", include={"name", "arguments", "layer_decay"})
+    return {**optim, "stages": recipe.freeze.stages, "drop_path": recipe.drop_path}
 
 
 def _content(weights: Path) -> str:
@@ -117,6 +141,19 @@ def _fetch(recipe: Recipe, file: Path) -> str | None:
             check_random_backbone(recipe)
             with replacing(file) as draft:
                 draft.touch()
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _prove(recipe: Recipe, file: Path) -> str | None:
+    """Writes an empty file if a model can be trained as a recipe says, or returns why it cannot."""
+    from raymask.training.checks import check_recipe  # with torch, which the driver never loads
+
+    try:
+        check_recipe(recipe)
+        with replacing(file) as draft:
+            draft.touch()
     except InputError as error:
         return str(error)
     return None

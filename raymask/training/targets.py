@@ -28,6 +28,8 @@ class LabelTable:
     """By task and joint what the loss is made of: (N,) int64 labels, or (N, C) float32 probabilities of the classes."""
     trains: npt.NDArray[np.bool_] | None = None
     """(N,) which rows may be learned from; None for all."""
+    groups: npt.NDArray[np.int64] | None = None
+    """(N,) numbers of the people, whose images go together; None where each image is a person."""
 
     def learned(self, fold: int) -> npt.NDArray[np.bool_]:
         """(N,) which rows the model of a fold learns from: those of other folds that may be learned from."""
@@ -50,6 +52,7 @@ def label_table(manifest: pd.DataFrame, space: LabelSpace) -> LabelTable:
         truth=true_labels(manifest, space),
         train={target: manifest[train_label_column(target)].to_numpy(np.int64) for target in targets_of(space)},
         trains=manifest[label_column(JOINT)].to_numpy(np.int64) != UNLABELLED,
+        groups=pd.factorize(manifest["group"], sort=True)[0].astype(np.int64),
     )
 
 

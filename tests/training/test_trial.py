@@ -31,7 +31,7 @@ IDS = pd.Series([f"image-{row}" for row in range(len(JOINTS))])
 def manifest() -> pd.DataFrame:
     labels = {**SPACE.split(JOINTS), JOINT: JOINTS}
     columns = {f"{kind}_{target}": of_target for target, of_target in labels.items() for kind in ("label", "train_label")}
-    return pd.DataFrame({"image_id": IDS, "fold": FOLDS, **columns})
+    return pd.DataFrame({"image_id": IDS, "group": list("bbacacde"), "fold": FOLDS, **columns})
 
 
 def targets(rows: list[int], fold: int, joint: list[list[float]]) -> pd.DataFrame:
@@ -59,6 +59,11 @@ def test_unlabelled_images_are_not_learned_from_without_a_teacher() -> None:
     assert rows_of(other_fold) == rows_of(LABELS)
     for head, labels in LABELS.train.items():
         np.testing.assert_array_equal(other_fold.train[head], labels)
+
+
+def test_images_of_one_group_have_one_number() -> None:
+    assert LABELS.groups is not None
+    assert LABELS.groups.tolist() == [1, 1, 0, 2, 0, 2, 3, 4]
 
 
 def test_a_replica_is_taught_by_the_targets_of_its_fold_and_by_those_for_all() -> None:
