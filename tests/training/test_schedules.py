@@ -17,7 +17,7 @@ WARMUPS = st.floats(0, 0.99)
 
 
 def factor(step: int, steps: int, warmup: float) -> float:
-    return build_schedule(ScheduleConfig(warmup=warmup), steps)(step)
+    return build_schedule(ScheduleConfig(warmup=warmup), steps).factor(step)
 
 
 class TestCosine:

@@ -31,7 +31,7 @@ IDS = pd.Series([f"image-{row}" for row in range(len(JOINTS))])
 def manifest() -> pd.DataFrame:
     labels = {**SPACE.split(JOINTS), JOINT: JOINTS}
     columns = {f"{kind}_{target}": of_target for target, of_target in labels.items() for kind in ("label", "train_label")}
-    return pd.DataFrame({"image_id": IDS, "fold": FOLDS, **columns})
+    return pd.DataFrame({"image_id": IDS, "group": list("bbacacde"), "fold": FOLDS, **columns})
 
 
 def targets(rows: list[int], fold: int, joint: list[list[float]]) -> pd.DataFrame:
@@ -75,6 +75,11 @@ def test_rare_rows_are_so_by_what_is_learned_of_them() -> None:
     soft = teach(LABELS, IDS, targets([5, 0], ANY_FOLD, [MIXED, confident(3)]), 1)
     assert np.flatnonzero(soft.rare_rows({"colour": ("red",)})).tolist() == [1, 5]
     assert np.flatnonzero(soft.rare_rows({"half": ("bottom",)})).tolist() == [0, 1, 3]
+
+
+def test_images_of_one_group_have_one_number() -> None:
+    assert LABELS.groups is not None
+    assert LABELS.groups.tolist() == [1, 1, 0, 2, 0, 2, 3, 4]
 
 
 def test_a_replica_is_taught_by_the_targets_of_its_fold_and_by_those_for_all() -> None:
