@@ -144,6 +144,7 @@ RECIPES = {
     "class weights, smoothing, norm": recipe_of(
         backbone="test_byobnet", loss={"class_weight_power": 1.0, "label_smoothing": 0.1}, head={"norm": True, "dropout": 0.2}
     ),
+    "a loss that weights classes from the second epoch on": recipe_of(loss={"name": "ldam_drw", "drw_from": 0.4}),
     "mixup, dropout": recipe_of(mix={"name": "mixup", "alpha": 0.4, "until": 2}, head={"dropout": 0.2}),
     "cutmix, class weights": recipe_of(mix={"name": "cutmix", "probability": 0.7}, loss={"class_weight_power": 1.0}),
     "half_cutmix, rare": recipe_of(mix={"name": "half_cutmix", "rare": {"colour": ["blue"], JOINT: ["red top"]}}),
@@ -263,6 +264,31 @@ class TestResume:
         assert [set(report.metrics) for report in reports] == [{mate.name}, {mate.name}, {mate.name, ahead.name}]
         assert differing(seen[1], before) == []
         assert differing(weights(whole), weights(ahead)) == []
+
+
+class TestEpochsOfLosses:
+    @staticmethod
+    def noted(learner: Learner) -> list[tuple[int, int, bool]]:
+        """Epochs that the learner's losses are told of, and whether batches of it were learned from before."""
+        told: list[tuple[int, int, bool]] = []
+        losses = learner._losses
+        learner.loss["half"].begin_epoch = lambda epoch, epochs: told.append((epoch, epochs, len(losses._batches) > 0))
+        return told
+
+    def test_losses_are_told_of_each_epoch_before_its_first_batch(self) -> None:
+        learner = learner_of(recipe_of())
+        told = self.noted(learner)
+        trained([learner], pixel_feed())
+        assert told == [(0, 3, False), (1, 3, False), (2, 3, False)]
+
+    def test_a_learner_taken_up_again_in_a_pack_tells_its_losses_of_the_epochs_that_it_has_ahead(self) -> None:
+        whole, mate, again = learner_of(recipe_of()), learner_of(recipe_of(), fold=1), learner_of(recipe_of())
+        trained([whole], pixel_feed(spec=replace(SPEC, epochs=2)))
+        again.load_state(kept_apart(whole.state()))
+        told, told_mate = self.noted(again), self.noted(mate)
+        trained([mate, again], pixel_feed())
+        assert told == [(2, 3, False)]
+        assert [epoch for epoch, *_ in told_mate] == [0, 1, 2]
 
 
 class TestFeatureFeed:
@@ -508,7 +534,7 @@ class TestMixing:
         learner, seen = learner_of(recipe_of(), task="half"), []
         targets, row_weights = {"half": torch.rand(8, 2)}, {"half": torch.rand(8)}
         learner.mixer = lambda examples, rare, epoch: Examples(examples.inputs, targets, row_weights)
-        learner.loss["half"] = lambda logits, target, weight: seen.append((target, weight)) or logits.sum()
+        learner.loss["half"].forward = lambda logits, target, weight: seen.append((target, weight)) or logits.sum()
         learner.learn(inputs_of(np.flatnonzero(WORLD.labels.fold != 0)[:8]), pixel_feed())
         assert seen[0][0] is targets["half"]
         assert seen[0][1] is row_weights["half"]
@@ -678,7 +704,7 @@ def learned_in(learner: Learner, epoch: int, step: int) -> list[int]:
 class TestFailures:
     def test_a_learner_fails_at_the_first_batch_whose_loss_is_not_finite_and_learns_no_more(self) -> None:
         learner = learner_of(recipe_of())
-        learner.loss["half"] = lambda outputs, labels, weight: outputs.sum() * 0 + float("inf")  # type: ignore[assignment]
+        learner.loss["half"].forward = lambda outputs, labels, weight: outputs.sum() * 0 + float("inf")
         before = deepcopy(dict(learner.model.named_parameters()))
         assert trained([learner], pixel_feed()) == []
         assert learner.failure is not None
