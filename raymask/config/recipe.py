@@ -125,6 +125,12 @@ class Recipe(Strict):
         return self.freeze.part == "backbone" and self.freeze.unfreeze_at is None
 
     @property
+    def statistics(self) -> tuple[float, ...] | None:
+        """Mean and then deviation of each channel where they are given, on a scale from 0 to 1."""
+        given = self.normalize
+        return (*given.mean, *given.std) if isinstance(given, NormalizeConfig) else None
+
+    @property
     def height_width(self) -> tuple[int, int]:
         """Image size in pixels."""
         return _pair(self.image_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,22 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, width: int, heads: Mapping[str, int], head: HeadConfig) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        width: int,
+        heads: Mapping[str, int],
+        head: HeadConfig,
+        statistics: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
-        config = resolve_model_data_config(backbone)
         self.backbone = backbone
         self.classes = dict(heads)
         self.heads = nn.ModuleDict({head_key(task): build_head(width, classes, head) for task, classes in heads.items()})
-        self.statistics: tuple[float, ...] = (*config["mean"], *config["std"])
-        """Mean and deviation of each channel of the images that the backbone was made for, on a scale from 0 to 1."""
-        for name in ("mean", "std"):
-            pixels = torch.tensor(config[name], dtype=torch.float32).mul(255).view(1, 3, 1, 1)
+        self.statistics = tuple(statistics or pretrained_statistics(backbone))
+        """Mean and then deviation of each channel that images are normalised by, on a scale from 0 to 1."""
+        for name, values in (("mean", self.statistics[:3]), ("std", self.statistics[3:])):
+            pixels = torch.tensor(values, dtype=torch.float32).mul(255).view(1, 3, 1, 1)
             self.register_buffer(name, pixels, persistent=False)
 
     def forward(self, pixels: Tensor) -> Logits:
@@ -60,14 +66,25 @@ class Classifier(nn.Module):
         return {task: self.heads[head_key(task)](features) for task in self.classes}
 
 
-def build_classifier(recipe: Recipe, heads: Mapping[str, int]) -> Classifier:
+def pretrained_statistics(backbone: nn.Module) -> tuple[float, ...]:
+    """Mean and then deviation of each channel of the images that a backbone was made for."""
+    config = resolve_model_data_config(backbone)
+    return (*config["mean"], *config["std"])
+
+
+def build_classifier(recipe: Recipe, heads: Mapping[str, int], statistics: Sequence[float] | None = None) -> Classifier:
     """A model of random weights, from torch's global generator.
+
+    Args:
+        recipe: the model's.
+        heads: classes by head.
+        statistics: mean and then deviation of each channel, from 0 to 1 (default: the recipe's, or those of the backbone).
 
     Raises:
         InputError: timm has no such backbone, or it cannot take images of this size.
     """
     backbone, width = build_backbone(recipe)
-    return Classifier(backbone, width, heads, recipe.head)
+    return Classifier(backbone, width, heads, recipe.head, statistics or recipe.statistics)
 
 
 def backbone_digest(model: Classifier) -> str:
@@ -84,13 +101,19 @@ def save_classifier(model: Classifier, file: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, str(file))
 
 
-def load_classifier(recipe: Recipe, heads: Mapping[str, int], file: Path, sha256: str | None = None) -> Classifier:
-    """The model that `save_classifier` wrote, in evaluation mode.
+def load_classifier(
+    recipe: Recipe,
+    heads: Mapping[str, int],
+    file: Path,
+    sha256: str | None = None,
+    statistics: Sequence[float] | None = None,
+) -> Classifier:
+    """The model that `save_classifier` wrote, in evaluation mode; what it normalises by is given, see `build_classifier`.
 
     Raises:
         DamagedFileError: the weights are not those that were written, or of another model.
     """
-    model, weights = build_classifier(recipe, heads), read_weights(file, sha256)
+    model, weights = build_classifier(recipe, heads, statistics), read_weights(file, sha256)
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:

@@ -33,6 +33,8 @@ class ModelFolder:
     """Of its last epoch, by name."""
     sha256: str | None
     """SHA-256 of its weights; None in folders that were written without."""
+    statistics: tuple[float, ...] | None = None
+    """Mean and then deviation of each channel of the images that it learned from, where it normalises by those."""
 
     @property
     def files(self) -> ModelFiles:
@@ -62,7 +64,10 @@ def read_model(folder: Path) -> ModelFolder:
         recipe = Recipe.model_validate(in_groups(meta.recipe) if is_flat(meta.recipe) else meta.recipe)
     except ValidationError as error:
         raise damaged(file, explain(error, Recipe, "recipe").rstrip(".")) from None
-    return ModelFolder(folder, recipe, meta.classes, meta.versions, meta.scores, meta.sha256)
+    if recipe.normalize == "dataset" and not (meta.statistics and min(meta.statistics[3:]) > 0):
+        raise damaged(file, "its recipe normalises by its training images, whose mean and deviation it lacks")
+    statistics = tuple(meta.statistics) if meta.statistics else None
+    return ModelFolder(folder, recipe, meta.classes, meta.versions, meta.scores, meta.sha256, statistics)
 
 
 def check_model(model: ModelFolder, space: LabelSpace, heads: Collection[str]) -> None:

@@ -117,7 +117,7 @@ def embed_images(
         recipe = member.recipe
         if not recipe.frozen:
             continue
-        spec, cache = bank_spec(recipe, config.seed, config.views), images.caches[input_spec(recipe)]
+        spec, cache = bank_spec(recipe, config.seed, config.views), images.caches[input_spec(recipe).prepared]
         of_all = cache_root(config) / "features"
         folder = bank_folder(of_all, spec, cache, recipe.backbone, weights[member.name], image_ids)
         parts = missing_parts(folder, spec)

@@ -101,7 +101,7 @@ def prepare_run(context: RunContext) -> PreparedRun:
     config = config.model_copy(update={"tasks": source.task_configs})
     members = resolve_members(config)
     for member in members:
-        check_augment(member.recipe.augment, *member.recipe.height_width)
+        check_augment(member.recipe.augment, *member.recipe.prepared_height_width, member.recipe.height_width)
     test, remarks = read_test_set(config, data, display)
     _refuse_other_config(run, config)
     if run.config.exists():
