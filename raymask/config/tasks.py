@@ -21,6 +21,9 @@ class TaskConfig(Strict):
     )
     edges: tuple[float, ...] | None = Field(None, description="cut a number into bands at these edges")
     train_edges: tuple[float, ...] | None = Field(None, description="other edges for the loss alone")
+    leave_out: tuple[float, ...] | None = Field(
+        None, description="numbers that are not learned from, such as [58, 59] before an edge at 60; scores count them"
+    )
     valid_range: tuple[float, float] | None = Field(None, description="numbers outside are set aside as wrong")
 
     @model_validator(mode="after")
@@ -54,5 +57,6 @@ def label_space(tasks: Mapping[str, TaskConfig | None]) -> LabelSpace:
         if task is None:
             continue
         assert task.classes is not None
-        space.append(Task(name, task.column or name, task.classes, task.edges or (), task.train_edges or ()))
+        edges, train_edges, leave_out = task.edges or (), task.train_edges or (), task.leave_out or ()
+        space.append(Task(name, task.column or name, task.classes, edges, train_edges, leave_out))
     return LabelSpace(tuple(space))

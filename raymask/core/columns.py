@@ -4,6 +4,7 @@
 |---|---|
 | `label_TARGET` | true label of a task, or of the joint label: what scores are made of |
 | `train_label_TARGET` | label that the loss is made of |
+| `value_TASK` | number that a task with edges cuts into bands |
 | `TASK_label` | predicted label |
 | `HEAD:CLASS` | probability of one class of a head |
 | `MEMBER/PART|HEAD:CLASS` | the same of one model among several |
@@ -23,7 +24,7 @@ import pandas as pd
 from raymask.core.tasks import JOINT, LabelSpace, heads_of
 from raymask.core.types import ByHead, Labels
 
-LABEL, TRAIN_LABEL = "label_", "train_label_"
+LABEL, TRAIN_LABEL, VALUE = "label_", "train_label_", "value_"
 
 
 def label_column(target: str) -> str:
@@ -46,9 +47,24 @@ def train_label_column(target: str) -> str:
     return f"{TRAIN_LABEL}{target}"
 
 
+def value_column(task: str) -> str:
+    """The column of the numbers behind the labels of a task with edges.
+
+    Example:
+        >>> value_column("age")
+        'value_age'
+    """
+    return f"{VALUE}{task}"
+
+
 def is_label_column(name: str) -> bool:
     """Whether a column holds labels, true ones or those of the loss."""
     return name.startswith((LABEL, TRAIN_LABEL))
+
+
+def is_value_column(name: str) -> bool:
+    """Whether a column holds the numbers behind labels."""
+    return name.startswith(VALUE)
 
 
 def predicted_column(task: str) -> str:

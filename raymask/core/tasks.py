@@ -54,6 +54,8 @@ class Task:
     classes: tuple[str, ...]
     edges: tuple[float, ...] = ()
     train_edges: tuple[float, ...] = ()
+    leave_out: tuple[float, ...] = ()
+    """Numbers of the column that are not learned from: so near an edge that their band is as good as drawn by lot."""
 
     def labels(self, values: pd.Series) -> Labels:
         """(N,) int64 labels of a column's values; `UNLABELLED` where a value is none of the task's."""
@@ -65,6 +67,30 @@ class Task:
     def train_labels(self, values: pd.Series) -> Labels:
         """(N,) int64 labels for the loss: those of `train_edges` where they are set, else those of `labels`."""
         return band(values, self.train_edges) if self.train_edges else self.labels(values)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The number behind a task with edges, such as the age behind `<30`, `30-60` and `>=60`."""
+
+    edges: tuple[float, ...]
+    low: float
+    """Smallest number of the images."""
+    high: float
+    """Largest."""
+
+    def bins(self, width: float) -> npt.NDArray[np.float64]:
+        """(K,) centres of bins from the smallest number to the largest.
+
+        Example:
+            >>> Scale((20.0,), low=18.0, high=21.0).bins(1.0)
+            array([18., 19., 20., 21.])
+        """
+        return self.low + width * np.arange(math.floor((self.high - self.low) / width + 0.5) + 1, dtype=np.float64)
+
+    def bands_without_bins(self, width: float) -> list[int]:
+        """The bands that hold no centre of a bin."""
+        return sorted({*range(len(self.edges) + 1)} - {*np.searchsorted(self.edges, self.bins(width), side="right").tolist()})
 
 
 @dataclass(frozen=True)

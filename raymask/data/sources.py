@@ -10,6 +10,7 @@ The table has one row an image, sorted by `image_id`, so that nothing later depe
 | label_TASK | int64 | label that scores are made of |
 | train_label_TASK | int64 | label that the loss is made of; the same but for tasks with `train_edges` |
 | label_joint | int64 | joint label |
+| value_TASK | float64 | number behind the label, of tasks with `edges` |
 | size, stamp | int64, str | size in bytes and version of the file |
 """
 
@@ -29,10 +30,21 @@ from raymask.config.merging import deep_merge
 from raymask.config.messages import explain
 from raymask.config.schema import RunConfig
 from raymask.config.tasks import TaskConfig, label_space
-from raymask.core.columns import label_column, train_label_column
+from raymask.core.columns import label_column, train_label_column, value_column
 from raymask.core.errors import InputError, one_of, shortened
 from raymask.core.spelling import MISSING, canonical, mapped, tidy, written_twice
-from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace, Task, alike, band_names, check_task_names, infer_classes, numbers_of
+from raymask.core.tasks import (
+    JOINT,
+    UNLABELLED,
+    LabelSpace,
+    Scale,
+    Task,
+    alike,
+    band_names,
+    check_task_names,
+    infer_classes,
+    numbers_of,
+)
 from raymask.data.duplicates import once, read_groups
 from raymask.data.kinds import KINDS, DataKind
 from raymask.data.parquet import Table
@@ -80,6 +92,12 @@ def read_source(config: RunConfig) -> Source:
     if images.empty:
         raise InputError(f"data.path: '{data.path}' holds no usable image{reasons(rejected.table())}.")
     return Source(images.reset_index(drop=True), rejected.table(), space, task_configs, (*remarks, *more))
+
+
+def number_scales(source: Source) -> dict[str, Scale]:
+    """The numbers behind the bands of the tasks with edges."""
+    numbers = {task: source.images[value_column(task.name)] for task in source.space.tasks if task.edges}
+    return {task.name: Scale(task.edges, float(of_task.min()), float(of_task.max())) for task, of_task in numbers.items()}
 
 
 def class_counts(source: Source) -> list[str]:
@@ -135,6 +153,8 @@ def _label_space(
         column = task.column or name
         if task.train_edges and not task.edges:
             raise InputError(f"tasks.{name}: train_edges needs edges with as many numbers.")
+        if task.leave_out and not task.edges:
+            raise InputError(f"tasks.{name}: leave_out needs edges, since it names numbers of a column that they cut into bands.")
         found = task.classes or (band_names(task.edges) if task.edges else infer_classes(name, values[column], every=every))
         complete[name] = task.model_copy(update={"column": column, "classes": found})
     if not any(complete.values()):
@@ -184,7 +204,8 @@ def _labelled(
     for named, by_task in ((label_column, labels), (train_label_column, train_labels)):
         columns = {named(name): by_task[name] for name in space.names}
         images = images.assign(**columns, **{named(JOINT): space.join(by_task)})
-    return images[kept]
+    behind = {value_column(task.name): numbers_of(values[task.column]) for task in space.tasks if task.edges}
+    return images.assign(**behind)[kept]
 
 
 def _why_wrong(task: Task, config: TaskConfig, value: str) -> str:

@@ -54,7 +54,8 @@ def write_models(bundle: Bundle, predictor: Predictor, images: Images, singly: M
             pixels = images.tensors()[spec_of[index]]
             state = ModelGraph(model).state_dict()
             shapes = [(key, tuple(tensor.shape)) for key, tensor in state.items()]
-            key = repr((type(model.backbone), str(model.backbone), model.statistics, model.classes, shapes, pixels.shape))
+            heads = model.classes, model.scales, str(model.decoders)
+            key = repr((type(model.backbone), str(model.backbone), model.statistics, heads, shapes, pixels.shape))
             with _exporting(name):
                 if key not in moulds:
                     moulds[key] = _mould(ModelGraph(copy.deepcopy(model)).eval(), pixels, model, bundle)

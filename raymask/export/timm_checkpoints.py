@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def write_checkpoints(bundle: Bundle, models: Models, predictor: Predictor, imag
         for head, classes in meta.classes.items():
             key = recipe.backbone, recipe.height_width, len(classes)
             built[key] = built.get(key) or timm_model(recipe, len(classes))
-            why = fill_timm_model(built[key], state, head, recipe)
+            why = fill_timm_model(built[key], state, head, recipe, meta.scales)
             far = 0.0 if why else _distance(built[key], pixels, singly[name][head])
             if why or not far <= TOLERANCE:
                 why = why or "timm's model of this name computes something else"
@@ -72,12 +72,16 @@ def timm_model(recipe: Recipe, classes: int) -> nn.Module:
     return model.eval()
 
 
-def fill_timm_model(model: nn.Module, state: Mapping[str, Tensor], head: str, recipe: Recipe) -> str:
+def fill_timm_model(
+    model: nn.Module, state: Mapping[str, Tensor], head: str, recipe: Recipe, scales: Collection[str] = ()
+) -> str:
     """Gives timm's model a raymask model's weights; or says why it cannot hold them."""
     classifier = model.get_classifier()  # type: ignore[operator]
     name = next((name for name, module in model.named_modules() if module is classifier), "")
-    if recipe.head.hidden:
+    if recipe.head.name != "linear":
         return "it has a hidden layer"
+    if head in scales:
+        return "it learns the number behind its classes"
     if type(classifier) is not nn.Linear or not name:
         return "timm's model does not end in one linear layer"
     backbone = {key.removeprefix("backbone."): tensor for key, tensor in state.items() if key.startswith("backbone.")}

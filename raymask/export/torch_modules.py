@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from raymask.inference.definition import EnsembleDefinition
 from raymask.inference.predictor import Predictor
 from raymask.models.classifier import Classifier
+from raymask.models.heads import head_key
 from raymask.transforms.tta import VIEWS, merge_views
 from raymask.voting.vote import Vote
 
@@ -33,6 +34,19 @@ class ModelGraph(nn.Module):
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Probabilities by head, see `output_names`."""
         return {self.outputs[head]: logits.softmax(dim=1) for head, logits in self.model(pixels).items()}
+
+
+class TaskHead(nn.Module):
+    """(N, F) features -> (N, C) logits of one task of a model."""
+
+    def __init__(self, model: Classifier, task: str) -> None:
+        super().__init__()
+        self.head = model.heads[head_key(task)]
+        self.decoder = model.decoders[head_key(task)] if head_key(task) in model.decoders else nn.Identity()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See the class."""
+        return self.decoder(self.head(features))  # type: ignore[no-any-return]
 
 
 def output_names(heads: Iterable[str]) -> dict[str, str]:
@@ -67,7 +81,7 @@ class EnsembleGraph(nn.Module):
             self.register_buffer(f"mean_{number}", model.mean, persistent=False)
             self.register_buffer(f"std_{number}", model.std, persistent=False)
         self.classes = [list(model.classes) for model in predictor.models]
-        self.heads = nn.ModuleList(nn.ModuleList(model.heads.values()) for model in predictor.models)
+        self.heads = nn.ModuleList(nn.ModuleList(TaskHead(model, task) for task in model.classes) for model in predictor.models)
 
     def forward(self, *pixels: Tensor) -> dict[str, Tensor]:
         """The ensemble's probabilities and the labels of the greatest."""

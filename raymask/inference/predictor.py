@@ -55,7 +55,7 @@ class Predictor:
         for index, (name, folder) in enumerate(models.items()):
             meta = read_model(folder)
             recipe = meta.recipe
-            model = load_classifier(recipe, meta.heads, meta.weights, meta.sha256, meta.statistics)
+            model = load_classifier(recipe, meta.heads, meta.weights, meta.sha256, meta.scales, meta.statistics)
             same = f"{recipe.backbone} {recipe.amp} {model.statistics}"
             shared = f"{same} {backbone_digest(model)}" if recipe.frozen else name
             group = self.groups[specs.index(input_spec(recipe))][shared]

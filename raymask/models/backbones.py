@@ -20,7 +20,7 @@ def build_backbone(recipe: Recipe) -> tuple[nn.Module, int]:
     try:
         backbone = create_backbone(recipe).eval()
         with torch.inference_mode():
-            features = int(backbone(torch.zeros(1, 3, height, width)).shape[-1])
+            features = _width(backbone, backbone(torch.zeros(1, 3, height, width)).shape, recipe)
     except InputError:
         raise
     except Exception as error:  # each architecture refuses a size in its own way
@@ -29,6 +29,22 @@ def build_backbone(recipe: Recipe) -> tuple[nn.Module, int]:
             "change recipe.image_size or recipe.backbone."
         ) from None
     return backbone.train(), features
+
+
+def _width(backbone: nn.Module, shape: torch.Size, recipe: Recipe) -> int:
+    """Features of a backbone from the shape of what it gives.
+
+    Raises:
+        InputError: a convolutional head needs a feature map, (B, F, h, w), and it gives none.
+    """
+    if recipe.head.name != "conv":
+        return shape[-1]
+    if len(shape) != 4 or shape[1] not in (backbone.num_features, getattr(backbone, "head_hidden_size", None)):
+        raise InputError(
+            f"recipe.head.name is conv, but the backbone '{recipe.backbone}' gives no feature map; set recipe.head.name to mlp, "
+            "or recipe.backbone to a convolutional network."
+        )
+    return shape[1]
 
 
 def create_backbone(recipe: Recipe, **kwargs: Any) -> nn.Module:
@@ -42,6 +58,8 @@ def create_backbone(recipe: Recipe, **kwargs: Any) -> nn.Module:
         near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise InputError(f"recipe.backbone is '{name}', which timm does not have{hint}.")
+    if recipe.head.name == "conv":
+        kwargs["global_pool"] = ""
     try:  # models with position embeddings want to know the image's size, the others refuse to hear of it
         backbone: nn.Module = timm.create_model(name, num_classes=0, img_size=recipe.height_width, **kwargs)
     except TypeError:

@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from raymask.config.components import HeadConfig
 from raymask.config.recipe import Recipe
+from raymask.core.tasks import Scale
 from raymask.io.checked import check_weights, damaged
 from raymask.io.hashing import new_digest
 from raymask.models.backbones import build_backbone, reason_of
 from raymask.models.heads import build_head, head_key
 from raymask.models.ops import fold_batch_norms
+from raymask.models.ordinal import build_decoder
 
 Logits = dict[str, Tensor]
 
@@ -36,14 +37,20 @@ class Classifier(nn.Module):
         backbone: nn.Module,
         width: int,
         heads: Mapping[str, int],
-        head: HeadConfig,
+        recipe: Recipe,
+        scales: Mapping[str, Scale] | None = None,
         statistics: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.classes = dict(heads)
-        self.heads = nn.ModuleDict({head_key(task): build_head(width, classes, head) for task, classes in heads.items()})
-        self.statistics = tuple(statistics or pretrained_statistics(backbone))
+        decoders = {task: build_decoder(recipe.ordinal, scale) for task, scale in (scales or {}).items()}
+        self.decoders = nn.ModuleDict({head_key(task): decoder for task, decoder in decoders.items() if decoder})
+        self.scales = {task: scale for task, scale in (scales or {}).items() if decoders[task]}
+        """What the ordered heads' numbers are cut at, by head."""
+        outputs = {task: decoder.outputs if (decoder := decoders.get(task)) else classes for task, classes in heads.items()}
+        self.heads = nn.ModuleDict({head_key(task): build_head(width, outputs[task], recipe.head) for task in heads})
+        self.statistics = tuple(statistics or recipe.statistics or pretrained_statistics(backbone))
         """Mean and then deviation of each channel that images are normalised by, on a scale from 0 to 1."""
         for name, values in (("mean", self.statistics[:3]), ("std", self.statistics[3:])):
             pixels = torch.tensor(values, dtype=torch.float32).mul(255).view(1, 3, 1, 1)
@@ -62,8 +69,17 @@ class Classifier(nn.Module):
         return pixels.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
 
     def classify(self, features: Tensor) -> Logits:
-        """Logits (B, C) by task from (B, F) features."""
+        """Logits (B, C) by task from (B, F) features, which of ordered heads are log-probabilities."""
+        return {task: self.decode(task, outputs) for task, outputs in self.outputs(features).items()}
+
+    def outputs(self, features: Tensor) -> dict[str, Tensor]:
+        """(B, K) by task from (B, F) features: what losses are made of, logits but for ordered heads."""
         return {task: self.heads[head_key(task)](features) for task in self.classes}
+
+    def decode(self, task: str, outputs: Tensor) -> Tensor:
+        """(B, C) logits of a task from its head's outputs."""
+        key = head_key(task)
+        return self.decoders[key](outputs.float()) if key in self.decoders else outputs
 
 
 def pretrained_statistics(backbone: nn.Module) -> tuple[float, ...]:
@@ -72,19 +88,25 @@ def pretrained_statistics(backbone: nn.Module) -> tuple[float, ...]:
     return (*config["mean"], *config["std"])
 
 
-def build_classifier(recipe: Recipe, heads: Mapping[str, int], statistics: Sequence[float] | None = None) -> Classifier:
+def build_classifier(
+    recipe: Recipe,
+    heads: Mapping[str, int],
+    scales: Mapping[str, Scale] | None = None,
+    statistics: Sequence[float] | None = None,
+) -> Classifier:
     """A model of random weights, from torch's global generator.
 
     Args:
-        recipe: the model's.
+        recipe: its backbone, heads and size of images.
         heads: classes by head.
+        scales: the numbers behind the bands of heads of tasks with edges, which `recipe.ordinal` is for.
         statistics: mean and then deviation of each channel, from 0 to 1 (default: the recipe's, or those of the backbone).
 
     Raises:
-        InputError: timm has no such backbone, or it cannot take images of this size.
+        InputError: timm has no such backbone, or it cannot take images of this size or has not what the heads need.
     """
     backbone, width = build_backbone(recipe)
-    return Classifier(backbone, width, heads, recipe.head, statistics or recipe.statistics)
+    return Classifier(backbone, width, heads, recipe, scales, statistics)
 
 
 def backbone_digest(model: Classifier) -> str:
@@ -106,14 +128,23 @@ def load_classifier(
     heads: Mapping[str, int],
     file: Path,
     sha256: str | None = None,
+    scales: Mapping[str, Scale] | None = None,
     statistics: Sequence[float] | None = None,
 ) -> Classifier:
-    """The model that `save_classifier` wrote, in evaluation mode; what it normalises by is given, see `build_classifier`.
+    """The model that `save_classifier` wrote, in evaluation mode.
+
+    Args:
+        recipe: what it was trained by.
+        heads: classes by head.
+        file: its weights.
+        sha256: the digest that the file must have; None where it is not known.
+        scales: as for `build_classifier`.
+        statistics: as for `build_classifier`.
 
     Raises:
         DamagedFileError: the weights are not those that were written, or of another model.
     """
-    model, weights = build_classifier(recipe, heads, statistics), read_weights(file, sha256)
+    model, weights = build_classifier(recipe, heads, scales, statistics), read_weights(file, sha256)
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:

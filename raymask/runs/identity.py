@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from raymask.config.schema import RunConfig
-from raymask.core.columns import label_column, targets_of, train_label_column
+from raymask.core.columns import label_column, targets_of, train_label_column, value_column
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.io.atomic import write_table
@@ -64,6 +64,7 @@ def changes(before: pd.DataFrame, now: pd.DataFrame, space: LabelSpace) -> Itera
     old, new = old.loc[both], new.loc[both]
     words = {"digest": "content", "group": "group", **{label_column(name): name for name in space.names}}
     words |= {train_label_column(name): f"{name} to learn" for name in targets_of(space)} | {label_column(JOINT): "joint label"}
+    words |= {value_column(name): f"number of {name}" for name in space.names}
     for column in [name for name in words if name in old and name in new]:
         differ = both[(old[column] != new[column]).to_numpy()]
         if len(differ):

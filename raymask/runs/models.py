@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from raymask.config.flat_recipes import in_groups, is_flat
 from raymask.config.messages import explain
 from raymask.config.recipe import Recipe
-from raymask.core.tasks import LabelSpace
+from raymask.core.tasks import LabelSpace, Scale
 from raymask.io.checked import damaged
 from raymask.io.hashing import file_digest
 from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run
@@ -28,6 +28,8 @@ class ModelFolder:
     recipe: Recipe
     classes: dict[str, list[str]]
     """Class names by head, in the order of its probabilities."""
+    scales: dict[str, Scale]
+    """What the bands of ordered heads are cut from, by head."""
     versions: dict[str, str]
     scores: dict[str, float]
     """Of its last epoch, by name."""
@@ -67,7 +69,8 @@ def read_model(folder: Path) -> ModelFolder:
     if recipe.normalize == "dataset" and not (meta.statistics and min(meta.statistics[3:]) > 0):
         raise damaged(file, "its recipe normalises by its training images, whose mean and deviation it lacks")
     statistics = tuple(meta.statistics) if meta.statistics else None
-    return ModelFolder(folder, recipe, meta.classes, meta.versions, meta.scores, meta.sha256, statistics)
+    scales = {head: Scale(tuple(scale.edges), scale.low, scale.high) for head, scale in meta.scales.items()}
+    return ModelFolder(folder, recipe, meta.classes, scales, meta.versions, meta.scores, meta.sha256, statistics)
 
 
 def check_model(model: ModelFolder, space: LabelSpace, heads: Collection[str]) -> None:

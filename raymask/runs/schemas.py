@@ -161,6 +161,14 @@ class Ensemble(RunFile):
     reserve: Reserve | None = None
 
 
+class NumberScale(Record):
+    """See `raymask.core.tasks.Scale`."""
+
+    edges: list[float]
+    low: float
+    high: float
+
+
 class Meta(RunFile):
     """`meta.json` of a model: all that is needed to rebuild and feed it."""
 
@@ -168,6 +176,8 @@ class Meta(RunFile):
     fold: int = 0
     task: str = ""
     classes: Annotated[dict[str, list[str]], Field(min_length=1)]
+    scales: dict[str, NumberScale] = {}
+    """What ordered heads' bands are cut from, by head."""
     recipe: dict[str, Any]
     seed: int = 0
     sha256: str | None = None

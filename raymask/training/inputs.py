@@ -49,8 +49,8 @@ class Feed(Protocol):
         """What the trained part of a model takes of some indices of a batch: normalised images, or features."""
         ...
 
-    def logits(self, model: Classifier, selected: Tensor) -> Logits:
-        """Logits from what `select` gave."""
+    def outputs(self, model: Classifier, selected: Tensor) -> Logits:
+        """What a model's losses are made of, from what `select` gave."""
         ...
 
     def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
@@ -79,9 +79,9 @@ class PixelFeed:
             self._normalised[model.statistics] = model.normalise(inputs.tensor)
         return self._normalised[model.statistics][indices]
 
-    def logits(self, model: Classifier, selected: Tensor) -> Logits:
+    def outputs(self, model: Classifier, selected: Tensor) -> Logits:
         """See `Feed`."""
-        return model.classify(model.backbone(selected))
+        return model.outputs(model.backbone(selected))
 
     def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
         """See `Feed`."""
@@ -110,9 +110,9 @@ class FeatureFeed:
         """See `Feed`."""
         return inputs.tensor[indices]
 
-    def logits(self, model: Classifier, selected: Tensor) -> Logits:
+    def outputs(self, model: Classifier, selected: Tensor) -> Logits:
         """See `Feed`."""
-        return model.classify(selected)
+        return model.outputs(selected)
 
     def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
         """See `Feed`."""

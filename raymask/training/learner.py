@@ -25,8 +25,8 @@ from raymask.metrics.scores import Score, score_heads
 from raymask.models.classifier import Classifier
 from raymask.models.ops import fuse_depthwise_gradients
 from raymask.models.precision import mixed_precision
+from raymask.training.encoding import build_head_targets
 from raymask.training.inputs import Feed, Inputs
-from raymask.training.losses import build_loss
 from raymask.training.mixers import build_mixer
 from raymask.training.optim import build_optimizer
 from raymask.training.schedules import build_schedule, set_lr
@@ -108,11 +108,10 @@ class Learner:
             )
         self.own_rows = np.flatnonzero(labels.fold == self.fold)
         assert all((truth[self.own_rows] >= 0).all() for truth in labels.truth.values()), "no fold holds unlabelled rows"
-        self.loss = {
-            head: build_loss(recipe.loss, labels.counts(head, classes, self.fold)).to(device)
-            for head, classes in self.heads.items()
-        }
-        self.train_labels = {head: torch.tensor(labels.train[head], device=device) for head in self.heads}
+        built = build_head_targets(recipe, labels, self.fold, model)
+        self.loss = {head: of_head.loss.to(device) for head, of_head in built.items()}
+        self.targets = {head: of_head.targets.to(device) for head, of_head in built.items()}
+        self.row_weights = {head: of_head.weights.to(device) for head, of_head in built.items() if of_head.weights is not None}
         self.mixer = build_mixer(recipe.mix)
         self.steps_per_epoch = spec.steps_per_epoch
         self.optimizer_steps = -(-self.steps_per_epoch // recipe.optim.accumulate) * recipe.schedule.epochs
@@ -168,11 +167,12 @@ class Learner:
         rows = torch.from_numpy(inputs.rows[kept]).to(self.device)
         with self.amp():
             selected = feed.select(self.model, inputs, indices)
-            targets = {head: labels[rows] for head, labels in self.train_labels.items()}
+            targets = {head: targets(rows) for head, targets in self.targets.items()}
             # Mixed after the selection: rows of the model's own fold must not reach it.
             selected, mixed = self.mixer(selected, targets)
-            logits = feed.logits(self.model, selected)
-            losses = [self.loss[head](head_logits.float(), mixed[head]) for head, head_logits in logits.items()]
+            outputs = feed.outputs(self.model, selected)
+            weights = {head: weights[rows] for head, weights in self.row_weights.items()}
+            losses = [self.loss[head](of_head.float(), mixed[head], weights.get(head)) for head, of_head in outputs.items()]
             loss = torch.stack(losses).mean()
         self.scaler.scale(loss / self.recipe.optim.accumulate).backward()  # type: ignore[no-untyped-call]
         self._loss_sum += loss.detach()

@@ -28,8 +28,12 @@ def cross_entropy(config: LossConfig, counts: npt.ArrayLike) -> nn.Module:
 
     Source: Szegedy et al. 2016 (arXiv:1512.00567) for the smoothing.
     """
-    weight = class_weights(counts, config.class_weight_power) if config.class_weight_power else None
-    return CrossEntropy(weight=weight, label_smoothing=config.label_smoothing)
+    return CrossEntropy(weight=class_weights_of(config, counts), label_smoothing=config.label_smoothing)
+
+
+def class_weights_of(config: LossConfig, counts: npt.ArrayLike) -> Tensor | None:
+    """(C,) float32 weights of the classes that a config asks for; None for 1 each."""
+    return class_weights(counts, config.class_weight_power) if config.class_weight_power else None
 
 
 class CrossEntropy(nn.CrossEntropyLoss):
@@ -38,8 +42,10 @@ class CrossEntropy(nn.CrossEntropyLoss):
     So a probability of 1 is the same as the label.
     """
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:  # noqa: A002
         """See `build_loss`."""
+        if weight is not None:
+            return self(input[weight > 0], target[weight > 0])  # type: ignore[no-any-return]
         loss = super().forward(input, target)
         if self.weight is None or target.ndim == 1:
             return loss

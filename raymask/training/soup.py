@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from torch.optim.swa_utils import update_bn
 
 from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError, shortened
-from raymask.core.tasks import JOINT, LabelSpace
+from raymask.core.tasks import JOINT, LabelSpace, Scale
 from raymask.core.types import Labels
 from raymask.data.cache import PreparedImages
 from raymask.data.folds import stratified_group_folds
@@ -250,6 +250,8 @@ class SoupSpec:
     """What is predicted under."""
     seed: int
     """Draws training images and the halves."""
+    scales: Mapping[str, Scale] = field(default_factory=dict)
+    """Numbers behind the bands of ordered heads."""
 
 
 class SoupBuilder:
@@ -267,7 +269,7 @@ class SoupBuilder:
         self, spec: SoupSpec, ingredients: Sequence[Ingredient], training: Images, reserved: Reserved, device: torch.device
     ) -> None:
         self.spec, self.ingredients, self.reserved, self.device = spec, ingredients, reserved, device
-        self.models = [load_classifier(spec.recipe, spec.heads, each.file, each.sha256) for each in ingredients]
+        self.models = [load_classifier(spec.recipe, spec.heads, each.file, each.sha256, spec.scales) for each in ingredients]
         self.calibration = _drawn(training, spec.seed)
         self._predictions: dict[Chosen, ByHead] = {}
 

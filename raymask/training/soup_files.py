@@ -42,7 +42,7 @@ def make_soups(job: SoupJob, threads: int) -> SoupResult:
         true_labels(held_out, job.space),
         held_out["group"].to_numpy(),
     )
-    spec = SoupSpec(member.recipe, heads_of(member.task, job.space), job.space, job.views, job.seed)
+    spec = SoupSpec(member.recipe, heads_of(member.task, job.space), job.space, job.views, job.seed, models[0].scales)
     soup, greedy = soup_of_member(spec, ingredients, training, reserved, device)
     replica = ReplicaId(member.name, GREEDY_SOUP)
     write_table(run.replica_reserve(replica), reserve_table(held_out["image_id"], replica, greedy.predictions, job.space))

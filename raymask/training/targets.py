@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raymask.core.columns import joint_columns, label_column, targets_of, train_label_column, true_labels
-from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace
+from raymask.core.columns import joint_columns, label_column, targets_of, train_label_column, true_labels, value_column
+from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace, Scale
 from raymask.core.types import Labels, Probabilities
 from raymask.runs.directory import ANY_FOLD
 
@@ -28,15 +28,39 @@ class LabelTable:
     """By task and joint what the loss is made of: (N,) int64 labels, or (N, C) float32 probabilities of the classes."""
     trains: npt.NDArray[np.bool_] | None = None
     """(N,) which rows may be learned from; None for all."""
+    numbers: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    """(N,) number behind the label, by task with edges; NaN where it is not known."""
+    taught: npt.NDArray[np.bool_] | None = None
+    """(N,) which rows have a teacher's target in place of their label; None for none."""
 
     def learned(self, fold: int) -> npt.NDArray[np.bool_]:
         """(N,) which rows the model of a fold learns from: those of other folds that may be learned from."""
         others = np.not_equal(self.fold, fold)
         return others if self.trains is None else np.logical_and(others, self.trains)
 
+    def left_out(self, head: str) -> npt.NDArray[np.bool_]:
+        """(N,) which rows a head does not learn from, since the number behind their label is left out; of joint heads any."""
+        left_out = np.zeros(len(self.fold), bool)
+        for task in self.space.tasks:
+            if task.leave_out and head in (task.name, JOINT):
+                left_out |= np.isin(self.numbers[task.name], task.leave_out)
+        return left_out
+
+    def numbers_to_learn(self, task: str) -> npt.NDArray[np.float64]:
+        """(N,) numbers behind the labels of a task, NaN where a teacher's target stands in for it."""
+        numbers = self.numbers[task]
+        return numbers if self.taught is None else np.where(self.taught, np.nan, numbers)
+
+    def scales(self, heads: Collection[str]) -> dict[str, Scale]:
+        """The numbers behind the bands of those of these heads whose tasks have edges."""
+        known = {name: numbers[np.isfinite(numbers)] for name, numbers in self.numbers.items() if name in heads}
+        return {
+            name: Scale(self.space[name].edges, float(numbers.min()), float(numbers.max())) for name, numbers in known.items()
+        }
+
     def counts(self, head: str, classes: int, fold: int) -> npt.NDArray[np.float64]:
         """(C,) images of each class that the model of a fold learns from; of soft labels their sums."""
-        learned = self.train[head][self.learned(fold)]
+        learned = self.train[head][self.learned(fold) & ~self.left_out(head)]
         if learned.ndim == 1:
             return np.bincount(learned.astype(np.int64), minlength=classes).astype(np.float64)
         return np.asarray(learned.sum(axis=0, dtype=np.float64))
@@ -50,6 +74,11 @@ def label_table(manifest: pd.DataFrame, space: LabelSpace) -> LabelTable:
         truth=true_labels(manifest, space),
         train={target: manifest[train_label_column(target)].to_numpy(np.int64) for target in targets_of(space)},
         trains=manifest[label_column(JOINT)].to_numpy(np.int64) != UNLABELLED,
+        numbers={
+            task.name: manifest[value_column(task.name)].to_numpy(np.float64)
+            for task in space.tasks
+            if task.edges and value_column(task.name) in manifest  # runs of before there were such columns need none
+        },
     )
 
 
@@ -79,7 +108,9 @@ def teach(labels: LabelTable, image_ids: pd.Series, targets: pd.DataFrame | None
     trains[rows] = True
     put = _with_labels if (joint.max(axis=1, initial=0) == 1).all() else _with_probabilities
     train = {head: put(labels.train[head].astype(np.int64), rows, taught) for head, taught in heads.items()}
-    return replace(labels, train=train, trains=trains)
+    with_target = np.zeros(len(image_ids), bool)
+    with_target[rows] = True
+    return replace(labels, train=train, trains=trains, taught=with_target)
 
 
 def _with_labels(labels: Labels, rows: Labels, taught: Probabilities) -> Labels:

@@ -110,7 +110,8 @@ def build_learner(
     """A fold model at the start of its training; the folds of a member start from equal weights."""
     member = job.members[replica.member]
     torch.manual_seed(derive_seed(member.seed, member.task))
-    model = build_classifier(member.recipe, heads_of(member.task, job.space), statistics)
+    heads = heads_of(member.task, job.space)
+    model = build_classifier(member.recipe, heads, labels.scales(heads), statistics)
     if file := job.backbones.get(member.name):
         load_backbone(model, file)
     seed = derive_seed(member.seed, str(replica))
@@ -220,6 +221,7 @@ def write_model(run: Run, member: Member, fold: int, model: Classifier, space: L
         fold=fold,
         task=member.task,
         classes={head: list(space.classes(head)) for head in model.classes},
+        **({"scales": {head: asdict(scale) for head, scale in model.scales.items()}} if model.scales else {}),
         recipe=member.recipe.model_dump(mode="json"),
         seed=member.seed,
         sha256=file_digest(run.weights(replica), "sha256"),

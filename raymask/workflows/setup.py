@@ -12,6 +12,7 @@ import pandas as pd
 from raymask.config.data import DataConfig
 from raymask.config.loading import differences
 from raymask.config.members import Member
+from raymask.config.ordered import check_ordinal
 from raymask.config.schema import RunConfig, TeacherConfig, resolve_members
 from raymask.core.console import Display
 from raymask.core.errors import InputError, one_of, shortened
@@ -100,6 +101,7 @@ def prepare_run(context: RunContext) -> PreparedRun:
     source = replace(source, images=images)
     config = config.model_copy(update={"tasks": source.task_configs})
     members = resolve_members(config)
+    check_ordinal(members, source.space, sources.number_scales(source))
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.prepared_height_width, member.recipe.height_width)
     test, remarks = read_test_set(config, data, display)

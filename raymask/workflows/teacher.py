@@ -13,6 +13,7 @@ everything (`folds.reserve`), which no run of the two saw, are its clean measure
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from raymask.config.schema import RunConfig, TeacherConfig
-from raymask.core.columns import is_label_column, joint_columns, label_column, train_label_column
+from raymask.core.columns import is_label_column, is_value_column, joint_columns, label_column, train_label_column
 from raymask.core.errors import InputError, shortened
 from raymask.core.tasks import JOINT, UNLABELLED
 from raymask.core.types import ByHead, Probabilities
@@ -262,5 +263,7 @@ def _unlabelled_rows(teacher: Teacher, targets: pd.DataFrame, images: pd.DataFra
     rows = teacher.unlabelled.assign(image_id=PREFIX + teacher.unlabelled["image_id"])
     rows = rows[rows["image_id"].isin(set(targets["image_id"][targets["fold"] != ANY_FOLD]))]
     labels = [name for name in images.columns if is_label_column(name)]
-    rows = rows.assign(group=rows["image_id"], fold=TRAIN_ONLY, **dict.fromkeys(labels, UNLABELLED))
+    numbers = [name for name in images.columns if is_value_column(name)]
+    unknown = dict.fromkeys(labels, UNLABELLED) | dict.fromkeys(numbers, math.nan)
+    rows = rows.assign(group=rows["image_id"], fold=TRAIN_ONLY, **unknown)
     return rows[[*images.columns, "fold"]]

@@ -114,7 +114,7 @@ def test_a_run_with_a_flat_recipe_is_read_and_goes_on(tmp_path: Path) -> None:
     run.root.mkdir()
     run.config.write_text(yaml.safe_dump({**CONFIG, "runs": str(tmp_path)}) + "...\n")
     config = load_run_config(run)
-    assert config.recipe.model_dump(mode="json") == IN_GROUPS
+    assert config.recipe == Recipe.model_validate(IN_GROUPS)
     assert config.members[0].recipe == {"optim": {"lr": 0.1}, "head": {"name": "linear", "hidden": 0}}
     members = [{"task": "mask", "recipe": config.members[0].recipe}, {"task": "multi"}]
     today = validate({"name": "old", "runs": tmp_path, "tasks": TASKS, "recipe": IN_GROUPS, "members": members})

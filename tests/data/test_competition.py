@@ -44,8 +44,9 @@ def test_the_table_is_sorted_and_typed(root: Path) -> None:
     assert table["image_id"].is_unique
     assert table.index.tolist() == list(range(28))
     labels = [f"{kind}{task}" for task in ("mask", "gender", "age", "joint") for kind in ("label_", "train_label_")]
-    assert sorted(table.columns) == sorted(["image_id", "path", "group", *labels, "size", "stamp"])
+    assert sorted(table.columns) == sorted(["image_id", "path", "group", *labels, "value_age", "size", "stamp"])
     assert {str(table[name].dtype) for name in [*labels, "size"]} == {"int64"}
+    assert str(table["value_age"].dtype) == "float64"
 
 
 def test_the_order_of_the_people_does_not_matter(root: Path) -> None:

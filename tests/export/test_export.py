@@ -130,7 +130,7 @@ def make_run(
             frozen = member.recipe.frozen
             torch.manual_seed(0 if frozen else 100 * number + fold)
             statistics = (0.4, 0.5, 0.6, 0.1, 0.2 + fold / 10, 0.3) if member.recipe.normalize == "dataset" else None
-            model = build_classifier(member.recipe, heads_of(member.task, space), statistics)
+            model = build_classifier(member.recipe, heads_of(member.task, space), None, statistics)
             make_decisive(model, member.recipe.image_size, 100 * number + fold)
             replica = ReplicaId(member.name, fold)
             run.replica(replica).mkdir(parents=True)

@@ -207,12 +207,12 @@ class TestStatistics:
     def test_they_travel_with_the_model(self, made: tuple[Run, Job], tmp_path: Path) -> None:
         space, run, statistics = made[1].space, Run(tmp_path), (0.1, 0.2, 0.3, 0.4, 0.5, 1 / 3)
         member = Member(name="mask", task="mask", seed=0, recipe=recipe_of(normalize="dataset"))
-        model = build_classifier(member.recipe, heads_of("mask", space), statistics).eval()
+        model = build_classifier(member.recipe, heads_of("mask", space), None, statistics).eval()
         write_model(run, member, 0, model, space)
         folder = run.replica(ReplicaId("mask", 0))
         told = read_model(folder)
         assert told.statistics == statistics
-        loaded = load_classifier(told.recipe, told.heads, told.weights, told.sha256, told.statistics)
+        loaded = load_classifier(told.recipe, told.heads, told.weights, told.sha256, told.scales, told.statistics)
         pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3)).astype(np.uint8)
         with torch.inference_mode():
             said = [one(torch.from_numpy(pixels).permute(0, 3, 1, 2))["mask"].softmax(dim=1).numpy() for one in (model, loaded)]
@@ -240,7 +240,7 @@ class TestStatistics:
             write_model(run, member, fold, build_classifier(member.recipe, {"mask": 2}), space)
             assert "statistics" not in run.meta(ReplicaId("mask", fold)).read_text()
             told = read_model(run.replica(ReplicaId("mask", fold)))
-            loaded = load_classifier(told.recipe, told.heads, told.weights, told.sha256, told.statistics)
+            loaded = load_classifier(told.recipe, told.heads, told.weights, told.sha256, told.scales, told.statistics)
             assert fold == 0 or loaded.statistics == (0.2, 0.3, 0.4, 0.5, 0.25, 0.125)
 
     def test_models_that_normalise_differently_have_no_soup(self, photos: Path, tmp_path: Path) -> None:

@@ -330,12 +330,12 @@ class TestPixelFeed:
         autocast, _ = mixed_precision(recipe, CPU)
         with torch.no_grad(), autocast():
             expected = learner.model.classify(learner.model.backbone(learner.model.normalise(inputs.tensor)[indices]))
-            given = feed.logits(learner.model, feed.select(learner.model, inputs, indices))
+            given = feed.outputs(learner.model, feed.select(learner.model, inputs, indices))
         for head in expected:
             assert torch.equal(given[head], expected[head])
         with torch.no_grad():  # a mate of another precision takes the same batch
             wanted = other.model.classify(other.model.backbone(other.model.normalise(inputs.tensor)[indices]))
-            given = feed.logits(other.model, feed.select(other.model, inputs, indices))
+            given = feed.outputs(other.model, feed.select(other.model, inputs, indices))
             assert all(torch.equal(given[head], of_head) for head, of_head in wanted.items())
 
 
@@ -480,7 +480,7 @@ class Noted:
         self.learned.append(inputs.tensor[indices, 0].int().tolist())
         return inputs.tensor[indices]
 
-    def logits(self, model: Any, selected: torch.Tensor) -> Any:
+    def outputs(self, model: Any, selected: torch.Tensor) -> Any:
         return model.classify(selected)
 
     def clean_logits(self, model: Any, rows: npt.NDArray[np.int64], view: str) -> Any:
@@ -562,7 +562,7 @@ class TestRefusals:
 
     def test_a_training_loss_that_is_not_finite_is_refused_though_the_weights_are(self) -> None:
         learner = learner_of(recipe_of())
-        learner.loss["half"] = lambda logits, labels: logits.sum() * 0 + float("inf")  # type: ignore[assignment]
+        learner.loss["half"] = lambda outputs, labels, weight: outputs.sum() * 0 + float("inf")  # type: ignore[assignment]
         with pytest.raises(InputError, match=r"multi-0/fold-0 is inf in epoch 1 \(\d"):
             trained([learner], pixel_feed())
 
@@ -608,7 +608,7 @@ class TestAllRows:
 
     def test_a_training_loss_that_is_not_finite_is_refused(self) -> None:
         learner = learner_of(recipe_of(), fold=ALL, name="colour/all")
-        learner.loss["half"] = lambda logits, labels: logits.sum() * 0 + float("inf")  # type: ignore[assignment]
+        learner.loss["half"] = lambda outputs, labels, weight: outputs.sum() * 0 + float("inf")  # type: ignore[assignment]
         with pytest.raises(
             InputError, match=r"^the loss of colour/all is inf in epoch 1 .*recipe\.optim\.lr.*optim\.clip_grad\.$"
         ):
