@@ -53,7 +53,8 @@ class Recipe(Strict):
         "pretrained", description="`pretrained`, `dataset` (of the images that a model learns from), or {mean: [...], std: [...]}"
     )
     augment: Annotated[str, Field(coerce_numbers_to_str=False)] | tuple[dict[str, dict[str, Any] | None], ...] = Field(
-        "light", description="none, light, medium or heavy; or a list of albumentations transforms"
+        "light",
+        description="a preset such as none, light, heavy, competition or randaugment; or a list of albumentations transforms",
     )
     batch_size: Annotated[int, Field(ge=2)] = Field(64, description="images to a batch, those of the left-out fold among them")
     amp: Literal["auto", "off", "bf16", "fp16"] = Field(

@@ -83,18 +83,25 @@ class PreparedRun:
         return self.context.config
 
 
-def prepare_run(context: RunContext) -> PreparedRun:
-    """Reads the data and completes the config by the classes that they hold; writes nothing into the run's directory.
+@dataclass(frozen=True)
+class LabelledData:
+    """What a config's data are, before any run is touched."""
 
-    Args:
-        context: of a resolved config.
+    config: RunConfig
+    """With the classes that the data hold."""
+    data: DataConfig
+    """Where they are, those of the demo being drawn."""
+    source: sources.Source
+    members: list[Member]
+    remarks: list[str]
+
+
+def read_labelled(config: RunConfig, display: Display) -> LabelledData:
+    """Reads the training images of a resolved config, and completes and checks it by the classes that they hold.
 
     Raises:
-        InputError: the data or config are wrong, or the directory holds a run of another config or other data.
+        InputError: the data or the config are wrong.
     """
-    run, config, display = context.run, context.config, context.display
-    if not run.config.exists():
-        check_output(run.root, "--name", begun=())
     data = drawn_data(config, display)
     source = sources.read_source(config.model_copy(update={"data": data}))
     images, copies = copies_joined(identified(source.images, config, display))
@@ -104,15 +111,32 @@ def prepare_run(context: RunContext) -> PreparedRun:
     check_ordinal(members, source.space, sources.number_scales(source))
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.prepared_height_width, member.recipe.height_width)
-    test, remarks = read_test_set(config, data, display)
+    return LabelledData(config, data, source, members, [*filter(None, source.remarks), *copies])
+
+
+def prepare_run(context: RunContext) -> PreparedRun:
+    """Reads the data and completes the config by the classes that they hold; writes nothing into the run's directory.
+
+    Args:
+        context: of a resolved config.
+
+    Raises:
+        InputError: the data or config are wrong, or the directory holds a run of another config or other data.
+    """
+    run, display = context.run, context.display
+    if not run.config.exists():
+        check_output(run.root, "--name", begun=())
+    labelled = read_labelled(context.config, display)
+    config, source = labelled.config, labelled.source
+    test, remarks = read_test_set(config, labelled.data, display)
     _refuse_other_config(run, config)
     if run.config.exists():
         check_source(run, source.images, source.space)
     teacher = open_teacher(run, config, source, _unlabelled(config.teacher, display)) if config.teacher else None
     if teacher:
         check_teacher(run, teacher)
-    _describe(source, test, [*filter(None, source.remarks), *copies, *remarks], display)
-    return PreparedRun(replace(context, config=config), source.space, members, source, test, teacher)
+    _describe(source, test, [*labelled.remarks, *remarks], display)
+    return PreparedRun(replace(context, config=config), source.space, labelled.members, source, test, teacher)
 
 
 def record_run(prepared: PreparedRun) -> None:
