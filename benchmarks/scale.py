@@ -34,6 +34,7 @@ from raymask.config.vote import VoteConfig
 from raymask.core.columns import label_column, probability_columns, train_label_column, true_labels
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.data.folds import assign_folds, check_leak, rare_classes
+from raymask.data.specs import StreamSpec, stream_spec
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import read_json
 from raymask.metrics.scores import score_joint
@@ -50,6 +51,11 @@ Results = list[dict[str, Any]]
 def members_of(recipes: Sequence[Recipe], count: int) -> list[Member]:
     """Members of these recipes in turn."""
     return [Member(name=f"m{n}", task="mask", seed=n, recipe=recipes[n % len(recipes)]) for n in range(count)]
+
+
+def streams_of(members: Sequence[Member]) -> dict[str, StreamSpec]:
+    """What the members' replicas read."""
+    return {member.name: stream_spec(member.recipe, 0, member.task, LabelSpace(())) for member in members}
 
 
 ONE_RECIPE = [Recipe(image_size=128)]
@@ -72,7 +78,7 @@ def measure_plans() -> Results:
     ]:
         members = members_of(recipes, replicas // 5)
         began = time.perf_counter()
-        plan = plan_run(members, range(5), nodes, ComputeConfig(), 0, {})
+        plan = plan_run(members, range(5), nodes, ComputeConfig(), streams_of(members), {})
         seconds = time.perf_counter() - began
         share = sum(pack.cost for pack in plan.packs) / plan.slots.count / makespan(plan.packs, plan.slots.count)
         figures = {"replicas": replicas, "recipes": len(recipes), "packs": len(plan.packs), "slots": plan.slots.count}
@@ -139,7 +145,7 @@ def run_packs(members: list[Member], nodes: Sequence[Node]) -> dict[str, Any]:
 
     run = Run(WORK / "scale-cluster")
     shutil.rmtree(run.root, ignore_errors=True)
-    plan = plan_run(members, range(5), nodes, ComputeConfig(), 0, {})
+    plan = plan_run(members, range(5), nodes, ComputeConfig(), streams_of(members), {})
     cost = sum(pack.cost for pack in plan.packs)
     job = Job(run, LabelSpace(()), {m.name: m for m in members}, (), {}, {}, {}, 0)
     seconds_of_cost = WORK_SECONDS * plan.slots.count / cost

@@ -229,9 +229,10 @@ def set_up(arguments: argparse.Namespace) -> Work:
     )
     root = photos(arguments.people)
     config = RunConfig.model_validate({"data": {"kind": "competition", "path": str(root)}})
-    images = read_source(config).images
+    source = read_source(config)
+    images = source.images
     images = images.assign(fold=assign_folds(images, config.folds, config.seed))
-    spec = stream_spec(recipe, config.seed)
+    spec = stream_spec(recipe, config.seed, "mask", source.space)
     manifest = WORK / f"manifest-{arguments.people}.parquet"
     write_table(manifest, images)
     cache, whole = find_cache(images, spec.input, WORK / "prepared")

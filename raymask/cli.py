@@ -12,7 +12,7 @@ import typer
 from raymask.core.endings import conclude, open_streams
 from raymask.core.errors import InputError
 
-RESUMES = ("train", "refit", "soup", "pseudo", "distil", "predict")
+RESUMES = ("train", "bakeoff", "refit", "soup", "pseudo", "distil", "predict")
 """Commands that go on where they were cut off."""
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 """What typer raises for arguments that it cannot take."""
@@ -44,14 +44,19 @@ def train(
         list[str] | None,
         typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="any other setting, such as recipe.optim.lr=0.01"),
     ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="try everything on 5% of the people for 2 epochs, and say how long the real run takes")
+    ] = False,
 ) -> None:
     """Trains an ensemble, votes, and writes a submission. Started again, it goes on with what is unfinished."""
     from raymask.config.loading import load_config
 
     given: dict[str, Any] = {"name": name, "runs": runs, "data": {"path": data, "test": test}}
     config = load_config(recipe, set_ or (), _without_none(given))
-    from raymask.workflows.train import run
-
+    if debug:
+        from raymask.workflows.debug import debug as run
+    else:
+        from raymask.workflows.train import run
     run(config)
 
 
@@ -76,6 +81,31 @@ def show(
     from raymask.workflows import show
 
     show.show(config, out, member, batches)
+
+
+@app.command()
+def bakeoff(
+    backbones: Annotated[
+        str | None, typer.Option(help="NAME,NAME=WEIGHTS,...: models of timm (default: those that the recipe lists)")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="training data as for train; without it the demo's people are drawn")] = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="a recipe's name or a YAML file, which may list `backbones`")
+    ] = "bakeoff",
+    out: Annotated[Path | None, typer.Option(help="folder of the results (default: runs/bakeoff)")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="any other setting, such as recipe.image_size=96"),
+    ] = None,
+) -> None:
+    """Compares backbones by heads on their frozen features, in one pass over the images, and says which to fine-tune."""
+    from raymask.config.bakeoff import bakeoff_config
+
+    given: dict[str, Any] = {"data": {"path": data}, **({"runs": out.parent, "name": out.name} if out else {})}
+    config = bakeoff_config(recipe, backbones, set_ or (), _without_none(given))
+    from raymask.workflows.bakeoff import bakeoff as compare
+
+    compare(config)
 
 
 @app.command()
@@ -268,7 +298,7 @@ def main() -> None:
     """Runs the command line; what ends it early is one sentence, and a status: 2 for what is the user's to mend."""
     open_streams()
     arguments = sys.argv[1:] or ["--help"]
-    sys.exit(conclude(lambda: _invoke(arguments), resumes=arguments[0] in RESUMES))
+    sys.exit(conclude(lambda: _invoke(arguments), resumes=arguments[0] in RESUMES and "--debug" not in arguments))
 
 
 def _invoke(arguments: list[str]) -> None:

@@ -219,7 +219,9 @@ class FreezeConfig(Strict):
     """What of the network keeps its pretrained weights."""
 
     part: Literal["none", "backbone"] = Field("none", description="`backbone` trains the heads alone, on features")
-    passes: Positive = Field(4, description="augmented passes whose features a frozen backbone's heads learn from")
+    passes: Annotated[int, Field(ge=0)] = Field(
+        4, description="augmented passes whose features a frozen backbone's heads learn from; 0 for the images as they are"
+    )
     stages: Annotated[int, Field(ge=0)] = Field(0, description="first stages of the backbone that keep their weights")
     unfreeze_at: Positive | None = Field(None, description="epochs after which what is frozen is trained too (default: never)")
 

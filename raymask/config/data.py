@@ -45,6 +45,9 @@ class DataConfig(Strict):
     separator: Annotated[str, AfterValidator(_one_character)] | None = Field(
         None, description="what separates the values of CSV files: one character, or `tab` (default: by the file's name)"
     )
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="share of the groups and test images that are used; of a class with few groups more, for the folds"
+    )
     max_missing_test: Share = Field(0.5, description="share of test images that may be missing before the run is refused")
     max_rejected: Share = Field(0.02, description="share of images that may be set aside before the run is refused")
     demo_people: Positive = Field(80, description="people drawn for the demo's training set")

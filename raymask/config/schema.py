@@ -49,6 +49,7 @@ class RunConfig(Strict):
     runs: LocalPath = Field(Path("runs"), description="folder of all runs; on a cluster one that every node sees")
     cache: LocalPath | None = Field(None, description="folder of prepared images (default: RUNS/.cache)")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    debug: bool = Field(False, description="marks what `train --debug` made, with prepared images of its own, and may replace")
     data: DataConfig = DataConfig()
     tasks: Annotated[dict[str, TaskConfig | None], BeforeValidator(columns_as_tasks)] = Field(
         {}, description="the labels by name; refines those of the competition layout, where null drops one"

@@ -25,6 +25,7 @@ class FeatureBank:
     """Features of every row of the manifest, mapped into memory."""
 
     passes: tuple[Features, ...]
+    """What heads learn from; without augmented passes, those of the images as they are."""
     views: dict[str, Features]
 
 
@@ -72,4 +73,4 @@ def open_bank(folder: Path, spec: BankSpec) -> FeatureBank:
     """The bank whose parts are all there."""
     parts = {part: np.load(part_path(folder, part), mmap_mode="r") for part in spec.parts}
     passes = tuple(parts[f"pass-{number}"] for number in range(spec.stream.epochs))
-    return FeatureBank(passes, {view: parts[f"view-{view}"] for view in spec.views})
+    return FeatureBank(passes or (parts["view-original"],), {view: parts[f"view-{view}"] for view in spec.views})

@@ -64,7 +64,7 @@ def reserve_rows(images: pd.DataFrame, config: FoldsConfig, seed: int) -> npt.ND
     joint = images[label_column(JOINT)].to_numpy()
     groups, names = pd.factorize(images["group"], sort=True)
     grouped = config.scheme in GROUPED
-    share = Fraction(config.reserve).limit_denominator(max(MAX_PARTS, math.ceil(1 / config.reserve)))
+    share = reserved_share(config)
     parts = share.denominator
     other_seed = int(np.random.SeedSequence([seed, parts]).generate_state(1)[0])
     try:
@@ -79,6 +79,11 @@ def reserve_rows(images: pd.DataFrame, config: FoldsConfig, seed: int) -> npt.ND
             f"folds.reserve is {config.reserve:g} ({share}), but {str(error).rstrip('.')}; choose another share, or 0."
         ) from None
     return np.less(part, share.numerator)
+
+
+def reserved_share(config: FoldsConfig) -> Fraction:
+    """The share above 0 that is held out, as so many of the fewest equal parts."""
+    return Fraction(config.reserve).limit_denominator(max(MAX_PARTS, math.ceil(1 / config.reserve)))
 
 
 def _split(config: FoldsConfig, seed: int, joint: Labels, groups: Labels) -> Labels:

@@ -22,7 +22,7 @@ IMAGE_COLUMNS = ["image_id", "path", "group", *files.State._fields]
 COLUMN_KEYS = frozenset({"image_column", "id_column"})
 FILE_KEYS = frozenset({"encoding", "separator"})
 TEST_TABLE_KEYS = COLUMN_KEYS | FILE_KEYS | {"image_root", "test_root"}
-KEYS_OF_ALL = frozenset({"kind", "test", "max_rejected", "max_missing_test"})
+KEYS_OF_ALL = frozenset({"kind", "test", "share", "max_rejected", "max_missing_test"})
 
 
 class RawSource(NamedTuple):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from raymask.core.registry import Registry
-from raymask.core.types import Pixels
+from raymask.core.types import Labels, Pixels
 from raymask.data.cache import PreparedImages
+from raymask.data.samplers import FoldRows, count_draws, epoch_order, expected_draws, occurrences, read_sampler, rows_by_fold
 from raymask.data.specs import StreamSpec
 from raymask.transforms.augment import Augmenter
 
@@ -29,28 +29,6 @@ class Batch:
     step: int
 
 
-Sampler = Callable[[npt.NDArray[np.int64], np.random.Generator], npt.NDArray[np.int64]]
-"""From the (N,) fold of every row and an epoch's generator to the (N,) int64 rows in the order of that epoch."""
-
-
-def shuffle(fold: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Each row once, shuffled so that each fold is spread evenly.
-
-    So every batch holds equally many rows of a fold, give or take one: fold models learn from batches of one size, for which
-    their operators are set up but once.
-    """
-    shuffled = rng.permutation(len(fold))
-    number, size = np.unique(fold[shuffled], return_inverse=True, return_counts=True)[1:]
-    by_fold = np.argsort(number, kind="stable")
-    rank = np.empty(len(number))
-    rank[by_fold] = np.arange(len(number)) - np.repeat(np.cumsum(size) - size, size)
-    return shuffled[np.argsort((rank + rng.random(len(size))[number]) / size[number], kind="stable")]
-
-
-SAMPLERS: Registry[Sampler] = Registry("recipe.sampler.name", {"shuffle": shuffle})
-"""Samplers by name."""
-
-
 @dataclass(frozen=True, eq=False)
 class BatchSampler:
     """Which rows are in which batch."""
@@ -58,26 +36,48 @@ class BatchSampler:
     spec: StreamSpec
     fold: npt.NDArray[np.int64]
     """(N,) fold of every row of the manifest."""
+    stratum: npt.NDArray[np.int64] | None = None
+    """(N,) label of every row, -1 where it has none, or number of its group; None for a sampler that counts neither."""
+
+    @cached_property
+    def images(self) -> int:
+        """Images of an epoch, each counted as often as it is drawn."""
+        return sum(count_draws(expected_draws(read_sampler(self.spec.sampler), part, 0)) for part in self._parts)
 
     @property
     def steps(self) -> int:
         """Batches to an epoch."""
-        return self.spec.steps(len(self.fold))
+        return self.spec.steps(self.images)
 
     @lru_cache(maxsize=2)  # noqa: B019
-    def order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """(N,) int64 rows in the order of one epoch, drawn by (seed, epoch)."""
-        return SAMPLERS.get(self.spec.sampler)(self.fold, np.random.default_rng([self.spec.seed, epoch]))
+    def order(self, epoch: int) -> Labels:
+        """(D,) rows in the order of one epoch, drawn by (seed, epoch)."""
+        return epoch_order(read_sampler(self.spec.sampler), self._parts, self.spec.seed, epoch)
 
-    def rows(self, epoch: int, step: int) -> npt.NDArray[np.int64]:
-        """(B,) int64 rows of one batch."""
-        return self.order(epoch)[step * self.spec.batch_size : (step + 1) * self.spec.batch_size]
+    def rows(self, epoch: int, step: int) -> Labels:
+        """(B,) rows of one batch."""
+        return self.order(epoch)[self._of_step(step)]
+
+    def repeats(self, epoch: int, step: int) -> Labels:
+        """(B,) how often each row of a batch has come before in its epoch."""
+        return self._occurrences(epoch)[self._of_step(step)]
+
+    @cached_property
+    def _parts(self) -> tuple[FoldRows, ...]:
+        return rows_by_fold(self.fold, self.stratum)
+
+    @lru_cache(maxsize=2)  # noqa: B019
+    def _occurrences(self, epoch: int) -> Labels:
+        return occurrences(self.order(epoch))
+
+    def _of_step(self, step: int) -> slice:
+        return slice(step * self.spec.batch_size, (step + 1) * self.spec.batch_size)
 
 
 def make_batch(prepared: PreparedImages, augmenter: Augmenter, sampler: BatchSampler, epoch: int, step: int) -> Batch:
     """One batch, read from the cache and augmented."""
     rows = sampler.rows(epoch, step)
-    images = augmenter(prepared.read(rows), sampler.spec.seed, epoch, rows)
+    images = augmenter(prepared.read(rows), sampler.spec.seed, epoch, rows, sampler.repeats(epoch, step))
     return Batch(images, rows, epoch, step)
 
 

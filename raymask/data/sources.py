@@ -63,6 +63,8 @@ class Source:
     """The tasks with their classes; None for one of the layout's tasks that is dropped, so that it stays so."""
     remarks: tuple[str, ...] = ()
     """What was made of the data, where that may surprise."""
+    left_out: int = 0
+    """Images that `data.share` leaves out."""
 
 
 def read_source(config: RunConfig) -> Source:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from raymask.config.label_checks import counted_target
 from raymask.config.recipe import Recipe
+from raymask.core.tasks import LabelSpace
 from raymask.core.types import Pixels
 from raymask.transforms.augment import resolve_augment
 
@@ -62,9 +64,10 @@ class StreamSpec:
     epochs: int
     seed: int
     sampler: str = field(default="shuffle", repr=False)  # a bank's folder is named by the rest: its features know no order
+    """What decides which rows an epoch holds: a sampler's name, or JSON of its name and arguments, see `read_sampler`."""
 
     def steps(self, images: int) -> int:
-        """Batches to an epoch; the last may be smaller."""
+        """Batches of so many images, such as those that an epoch draws; the last may be smaller."""
         return -(-images // self.batch_size)
 
 
@@ -103,18 +106,38 @@ def frozen_backbone(recipe: Recipe, weights: str) -> str | None:
     return " ".join([recipe.backbone, weights, recipe.amp, *map(str, recipe.statistics or ())])
 
 
-def bank_spec(recipe: Recipe, seed: int, views: Sequence[str]) -> BankSpec:
-    """The features that heads on a recipe's frozen backbone learn from and predict with."""
-    return BankSpec(stream_spec(recipe, seed), tuple(views), recipe.amp, recipe.statistics)
+def bank_spec(recipe: Recipe, stream: StreamSpec, views: Sequence[str]) -> BankSpec:
+    """The features that heads on a recipe's frozen backbone learn from, and predict with under these views."""
+    return BankSpec(stream, tuple(views), recipe.amp, recipe.statistics)
 
 
-def stream_spec(recipe: Recipe, seed: int) -> StreamSpec:
-    """The stream that a recipe's fold models read."""
+def stream_spec(recipe: Recipe, seed: int, task: str, space: LabelSpace) -> StreamSpec:
+    """The stream that the fold models of a member read.
+
+    Args:
+        recipe: the member's.
+        seed: the run's.
+        task: the member's task, whose classes a sampler counts unless `recipe.sampler.by` names another.
+        space: the labels.
+    """
     return StreamSpec(
         input=input_spec(recipe),
         augment=json.dumps(resolve_augment(recipe.augment), sort_keys=True),
         batch_size=recipe.batch_size,
         epochs=min(recipe.freeze.passes, recipe.schedule.epochs) if recipe.frozen else recipe.schedule.epochs,
         seed=seed,
-        sampler=recipe.sampler.name,
+        sampler=_sampler(recipe, task, space),
     )
+
+
+def _sampler(recipe: Recipe, task: str, space: LabelSpace) -> str:
+    """The sampler as text, with the arguments that it has."""
+    sampler = recipe.sampler
+    given = {key: getattr(sampler, key) for key, names in sampler.ARGUMENTS.items() if sampler.name in names}
+    if "by" in given:
+        given["by"] = counted_target(sampler, task)
+    if "factors" in given:
+        given["factors"] = [sampler.factors.get(name, 1.0) for name in space.classes(given["by"])]
+    if sampler.name == "dynamic":
+        given["epochs"] = recipe.schedule.epochs
+    return json.dumps({"name": sampler.name, **given}, sort_keys=True) if given else sampler.name

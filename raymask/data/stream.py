@@ -16,9 +16,10 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionResources, TaskPoo
 
 from raymask.core.types import ActorPool
 from raymask.data.cache import PreparedImages, index_path, open_cache
+from raymask.data.samplers import GROUP, read_sampler
 from raymask.data.sampling import Batch, BatchSampler, from_columns, make_batch, to_columns
 from raymask.data.specs import StreamSpec
-from raymask.io.checked import read_table
+from raymask.io.checked import Kind, read_table
 from raymask.io.hashing import file_stamp
 from raymask.ray_internals import ExecutionCallback, call_after_each_step
 from raymask.transforms.augment import Augmenter
@@ -181,7 +182,16 @@ def open_batch_sampler(spec: StreamSpec, manifest: Path) -> BatchSampler:
 
 @lru_cache(maxsize=4)
 def _open_batch_sampler(spec: StreamSpec, manifest: Path, stamp: str) -> BatchSampler:  # noqa: ARG001
-    return BatchSampler(spec, read_table(manifest, {"fold": "whole"}, only=True)["fold"].to_numpy(np.int64))
+    columns: dict[str, Kind] = {"fold": "whole"}
+    column = read_sampler(spec.sampler).column
+    if column is not None:
+        columns[column] = "text" if column == GROUP else "whole"
+    table = read_table(manifest, columns, only=True)
+    fold = table["fold"].to_numpy(np.int64)
+    if column is None:
+        return BatchSampler(spec, fold)
+    stratum = np.unique(table[GROUP], return_inverse=True)[1] if column == GROUP else table[column].to_numpy(np.int64)
+    return BatchSampler(spec, fold, stratum)
 
 
 @lru_cache(maxsize=4)

@@ -35,6 +35,8 @@ class TestSet:
     """What was made of the images' files, where that may surprise."""
     line_end: str = "\n"
     """What ends the lines of the test file."""
+    left_out: int = 0
+    """Images that `data.share` leaves out."""
 
 
 def read_test(data: DataConfig) -> TestSet | None:

@@ -255,6 +255,17 @@ def check_weights(file: Path, sha256: str | None) -> None:
         raise damaged(file, _reason(error)) from None
 
 
+def weight_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a safetensors file, by name.
+
+    Raises:
+        DamagedFileError: it is none.
+    """
+    check_weights(file, None)
+    with safe_open(file, "np") as weights:
+        return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+
+
 def _reason(error: Exception) -> str:
     """What an error of another library says, on one line."""
     message = " ".join((error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split())[:160]

@@ -47,6 +47,18 @@ def _width(backbone: nn.Module, shape: torch.Size, recipe: Recipe) -> int:
     return shape[1]
 
 
+def check_backbone(name: str) -> None:
+    """Refuses a name that timm does not know.
+
+    Raises:
+        InputError: lists the nearest names.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
+        hint = f"; the nearest are {', '.join(near)}" if near else ""
+        raise InputError(f"recipe.backbone is '{name}', which timm does not have{hint}.")
+
+
 def create_backbone(recipe: Recipe, **kwargs: Any) -> nn.Module:
     """Timm's model of the recipe's name without a head, built for the recipe's size of images.
 
@@ -54,10 +66,7 @@ def create_backbone(recipe: Recipe, **kwargs: Any) -> nn.Module:
         InputError: timm has no such model.
     """
     name = recipe.backbone
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
-        hint = f"; the nearest are {', '.join(near)}" if near else ""
-        raise InputError(f"recipe.backbone is '{name}', which timm does not have{hint}.")
+    check_backbone(name)
     if recipe.head.name == "conv":
         kwargs["global_pool"] = ""
     try:  # models with position embeddings want to know the image's size, the others refuse to hear of it

@@ -62,7 +62,8 @@ def draw_sheet(batch: FedBatch) -> Image.Image:
     pictures = [(_scaled(image.prepared), _scaled(image.fed)) for image in batch.images]
     width = max(left.width + GAP + right.width for left, right in pictures)
     height = max(max(left.height, right.height) for left, right in pictures)
-    lines = 2 + any(image.target or image.left_out for image in batch.images)
+    texts = [_texts(image, width) for image in batch.images]
+    lines = max(map(len, texts))
     columns = min(len(pictures), max(1, ceil(sqrt(len(pictures) * (height + lines * LINE) / width))))
     step_x, step_y = width + 3 * GAP, height + lines * LINE + 3 * GAP
     title = _wrapped(f"{batch.title}; left as prepared, right as fed", columns * step_x - 3 * GAP)
@@ -72,14 +73,20 @@ def draw_sheet(batch: FedBatch) -> Image.Image:
     pen = ImageDraw.Draw(sheet)
     for number, line in enumerate(title):
         pen.text((MARGIN, MARGIN + number * LINE), line, INK, _font())
-    for number, (image, (left, right)) in enumerate(zip(batch.images, pictures, strict=True)):
+    for number, (image, (left, right), written) in enumerate(zip(batch.images, pictures, texts, strict=True)):
         x, y = MARGIN + number % columns * step_x, top + number // columns * step_y
         sheet.paste(left, (x, y))
         sheet.paste(_faded(right) if image.left_out else right, (x + left.width + GAP, y))
-        texts = [(image.labels, INK), (image.target or image.left_out, SOFT if image.left_out else WARM), (image.image_id, SOFT)]
-        for place, (text, colour) in enumerate((text, colour) for text, colour in texts if text):
-            pen.text((x, y + height + 2 + place * LINE), _cut(text, width), colour, _font())
+        for place, (text, colour) in enumerate(written):
+            pen.text((x, y + height + 2 + place * LINE), text, colour, _font())
     return sheet
+
+
+def _texts(image: FedImage, width: int) -> list[tuple[str, str]]:
+    """Lines under an image that are no wider than so many pixels, with their colours."""
+    target = [(_cut(line, width), WARM) for line in _wrapped(image.target, width)]
+    why = [(_cut(image.left_out, width), SOFT)] if image.left_out else []
+    return [(_cut(image.labels, width), INK), *target, *why, (_cut(image.image_id, width), SOFT)]
 
 
 def write_page(title: str, facts: Mapping[str, str], batches: Sequence[FedBatch], file: Path) -> None:

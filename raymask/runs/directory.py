@@ -53,6 +53,18 @@ def cache_root(config: RunConfig) -> Path:
     return (absolute(config.cache) if config.cache else config.runs / ".cache").resolve()
 
 
+def cache_of(config: RunConfig, kind: str) -> Path:
+    """Folder of prepared images or features: one that runs share, but a debug run's own.
+
+    So a debug run prepares all anew, by which its time is known, and leaves nothing behind.
+
+    Args:
+        config: of a run, resolved.
+        kind: `prepared` or `features`.
+    """
+    return (config.runs / config.name / "cache" if config.debug else cache_root(config)) / kind
+
+
 def demo_folder(config: RunConfig) -> Path:
     """Where the embedded demo data set of a run is drawn."""
     return cache_root(config) / f"demo-{config.data.demo_people}-{config.data.demo_test_people}"

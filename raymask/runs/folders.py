@@ -68,6 +68,28 @@ class ExportFolder:
 
 
 @dataclass(frozen=True)
+class BakeOffFiles:
+    """The results of a bake-off, in the directory of the run that its heads are trained in."""
+
+    root: Path
+
+    @property
+    def comparison(self) -> Path:
+        """Backbones by what heads on their features score; it marks the run as a bake-off."""
+        return within(self.root, "bakeoff.json")
+
+    @property
+    def table(self) -> Path:
+        """The same for other programs."""
+        return within(self.root, "bakeoff.csv")
+
+    @property
+    def plot(self) -> Path:
+        """The same as a picture."""
+        return within(self.root, "bakeoff.png")
+
+
+@dataclass(frozen=True)
 class PredictionFolder:
     """Predictions of any number of images, in shards."""
 

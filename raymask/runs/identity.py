@@ -31,13 +31,14 @@ def keep_source(run: Run, images: pd.DataFrame) -> None:
         write_table(run.source, without_places(images))
 
 
-def check_source(run: Run, images: pd.DataFrame, space: LabelSpace) -> None:
+def check_source(run: Run, images: pd.DataFrame, space: LabelSpace, option: str = "--name") -> None:
     """Refuses other images or labels than a run began with.
 
     Args:
         run: the run.
         images: image_id, group, labels and digest of each, sorted by image_id.
         space: the label space.
+        option: by which the run's folder is given.
 
     Raises:
         InputError: they are not those that the run began with; says which image differs and how.
@@ -48,7 +49,7 @@ def check_source(run: Run, images: pd.DataFrame, space: LabelSpace) -> None:
         more = f" (and {len(changed) - 1} more kinds of changes)" if len(changed) > 1 else ""
         raise InputError(
             f"'{run.root}' holds another run: since it began, {changed[0]}{more}; put the data back as they were, give this run "
-            "another --name, or delete that folder."
+            f"another {option}, or delete that folder."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ from raymask.config.flat_recipes import in_groups, is_flat
 from raymask.config.messages import explain
 from raymask.config.recipe import Recipe
 from raymask.core.tasks import LabelSpace, Scale
-from raymask.io.checked import damaged
+from raymask.io.checked import damaged, weight_shapes
 from raymask.io.hashing import file_digest
 from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run
 from raymask.runs.folders import ModelFiles
 from raymask.runs.schemas import Meta, read_run_file
 from raymask.transforms.tta import ViewPlan
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""What of a batch norm is no parameter."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,19 @@ def read_model(folder: Path) -> ModelFolder:
     statistics = tuple(meta.statistics) if meta.statistics else None
     scales = {head: Scale(tuple(scale.edges), scale.low, scale.high) for head, scale in meta.scales.items()}
     return ModelFolder(folder, recipe, meta.classes, scales, meta.versions, meta.scores, meta.sha256, statistics)
+
+
+def network_size(model: ModelFolder) -> tuple[int, int]:
+    """Parameters of a model's backbone, and the width of the features that it gives its heads.
+
+    Raises:
+        DamagedFileError: its weights cannot be read.
+    """
+    shapes = weight_shapes(model.weights)
+    backbone = {name: shape for name, shape in shapes.items() if name.startswith("backbone.")}
+    parameters = sum(math.prod(shape) for name, shape in backbone.items() if not name.endswith(STATISTICS))
+    layers = [shapes[name] for name in sorted(shapes.keys() - backbone.keys()) if len(shapes[name]) > 1]
+    return parameters, layers[0][1]
 
 
 def check_model(model: ModelFolder, space: LabelSpace, heads: Collection[str]) -> None:

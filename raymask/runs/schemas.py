@@ -259,6 +259,41 @@ class ModelComparison(RunFile):
     members: dict[str, dict[str, dict[str, Score]]] = {}
 
 
+class BackboneScore(Record):
+    """One of the backbones that `bakeoff.json` compares; without scores where it could not be had."""
+
+    name: str
+    backbone: str
+    height: Count
+    width: Count
+    problem: str = ""
+    """Why it could not be had."""
+    parameters: Count = 0
+    features: Count = 0
+    """Width of what it gives of an image."""
+    ms_an_image: float = 0.0
+    scores: dict[str, Interval] = {}
+    """Macro-F1 by target."""
+    score: Interval | None = None
+    """Of the metric."""
+    behind: Interval | None = None
+    """The score less the best one's, on the same resamples."""
+    level: bool = False
+    """Whether it cannot be told from the best."""
+    chosen: bool = False
+
+
+class BakeOff(RunFile):
+    """`bakeoff.json`: frozen backbones by the out-of-fold scores of heads on their features, the best first."""
+
+    fingerprint: str = ""
+    metric: str = ""
+    images: Count = 0
+    groups: Count = 0
+    device: str = ""
+    rows: list[BackboneScore] = []
+
+
 class PredictionJob(RunFile):
     """`job.json` of a folder of predictions: how many images there are, and the fingerprint of these and of the vote."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +21,19 @@ from raymask.runs.directory import Run
 CPUS = 0.5
 
 
+def check_backbones(recipes: Iterable[Recipe]) -> None:
+    """Refuses backbones that timm does not know, and files of weights that are not there; before anything is begun.
+
+    Raises:
+        InputError: lists the names nearest to a wrong one.
+    """
+    from raymask.models.backbones import check_backbone  # with torch, which the driver loads for this alone
+
+    for recipe in recipes:
+        check_backbone(recipe.backbone)
+        backbone_file(recipe)
+
+
 def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:
     """Files of starting weights by member, for the members that start from any; each is fetched once and kept.
 
@@ -30,15 +43,38 @@ def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:
     Raises:
         InputError: a backbone cannot be built, or its weights cannot be had.
     """
-    files = {member.name: root / backbone_file(member.recipe) for member in members}
-    recipes = {files[member.name]: member.recipe for member in members}
-    wanted = {file: recipe for file, recipe in recipes.items() if not _is_whole(file)}
-    tasks = [ray.remote(num_cpus=CPUS, max_retries=0)(_fetch).remote(recipe, file) for file, recipe in wanted.items()]
-    while tasks:
-        [fetched], tasks = wait_for(tasks, {"CPU": CPUS})
-        if refusal := ray.get(fetched):
+    files = _files_of(members, root)
+    for _, refusal in _fetched(members, files):
+        if refusal:
             raise InputError(refusal)
     return {member.name: files[member.name] for member in members if member.recipe.pretrained}
+
+
+def refused_backbones(members: Sequence[Member], root: Path) -> dict[str, str]:
+    """As `fetch_backbones` for members that do without each other: why a backbone cannot be had, by member; the others are kept.
+
+    Raises:
+        InputError: a file of weights is not there.
+    """
+    files = _files_of(members, root)
+    refusals = {file: refusal for file, refusal in _fetched(members, files) if refusal}
+    return {name: refusals[file] for name, file in files.items() if file in refusals}
+
+
+def _files_of(members: Sequence[Member], root: Path) -> dict[str, Path]:
+    return {member.name: root / backbone_file(member.recipe) for member in members}
+
+
+def _fetched(members: Sequence[Member], files: Mapping[str, Path]) -> Iterator[tuple[Path, str | None]]:
+    """Fetches what is not there: each file when it is, and why it cannot be, None where it can."""
+    recipes = {files[member.name]: member.recipe for member in members}
+    wanted = {file: recipe for file, recipe in recipes.items() if not _is_whole(file)}
+    fetch = ray.remote(num_cpus=CPUS, max_retries=0)(_fetch)
+    tasks = {fetch.remote(recipe, file): file for file, recipe in wanted.items()}
+    waiting = list(tasks)
+    while waiting:
+        [fetched], waiting = wait_for(waiting, {"CPU": CPUS})
+        yield tasks[fetched], ray.get(fetched)
 
 
 def _is_whole(file: Path) -> bool:
@@ -77,13 +113,14 @@ def _content(weights: Path) -> str:
         raise InputError(f"recipe.weights: '{weights}' cannot be read ({error.strerror}).") from None
 
 
-def check_starts(run: Run, digests: Mapping[str, str], members: Sequence[Member]) -> None:
+def check_starts(run: Run, digests: Mapping[str, str], members: Sequence[Member], option: str = "--name") -> None:
     """Keeps which weights a run's members start from, and refuses others, as when a file was overwritten in between.
 
     Args:
         run: the run.
         digests: of their weights by member.
         members: those that are to be trained now.
+        option: by which the run's folder is given.
 
     Raises:
         InputError: a member began with other weights.
@@ -94,7 +131,7 @@ def check_starts(run: Run, digests: Mapping[str, str], members: Sequence[Member]
             source = f"'{member.recipe.weights}'" if member.recipe.weights else f"timm's '{member.recipe.backbone}'"
             raise InputError(
                 f"'{run.root}' began to train '{member.name}' from other weights than {source} holds now; put those back, give "
-                "this run another --name, or delete that folder."
+                f"this run another {option}, or delete that folder."
             )
     if digests.items() - known.items():
         write_json(run.backbones, {**known, **digests})

@@ -92,7 +92,8 @@ class PixelFeed:
 class FeatureFeed:
     """Features of a frozen backbone from a bank; for fold models that train their heads alone.
 
-    Epoch e trains on pass e mod P of the bank, in the order and batches that a stream of all epochs would have.
+    Epoch e trains on pass e mod P of the bank, in the order and batches that a stream of all epochs would have. A row that comes
+    again in an epoch is taken from the pass after that.
     """
 
     def __init__(self, bank: FeatureBank, sampler: BatchSampler, epochs: int, device: torch.device) -> None:
@@ -101,10 +102,18 @@ class FeatureFeed:
     def training(self) -> Iterator[Inputs]:
         """See `Feed`."""
         for epoch in range(self.epochs):
-            features = self.bank.passes[epoch % len(self.bank.passes)]
             for step in range(self.sampler.steps):
                 rows = self.sampler.rows(epoch, step)
-                yield Inputs(self._tensor(features[rows]), rows, epoch, step)
+                yield Inputs(self._tensor(self._augmented(rows, epoch + self.sampler.repeats(epoch, step))), rows, epoch, step)
+
+    def _augmented(self, rows: npt.NDArray[np.int64], passes: npt.NDArray[np.int64]) -> Features:
+        """(B, F) features of each row from the pass of its number, counted round and round."""
+        of_row = passes % len(self.bank.passes)
+        features: Features = self.bank.passes[of_row[0]][rows]
+        for number in np.unique(of_row[of_row != of_row[0]]):
+            here = of_row == number
+            features[here] = self.bank.passes[number][rows[here]]
+        return features
 
     def select(self, model: Classifier, inputs: Inputs, indices: Tensor) -> Tensor:  # noqa: ARG002
         """See `Feed`."""

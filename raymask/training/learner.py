@@ -27,7 +27,7 @@ from raymask.models.ops import fuse_depthwise_gradients
 from raymask.models.precision import mixed_precision
 from raymask.training.encoding import build_head_targets
 from raymask.training.inputs import Feed, Inputs
-from raymask.training.mixers import build_mixer
+from raymask.training.mixers import Examples, build_mixer
 from raymask.training.optim import build_optimizer
 from raymask.training.schedules import build_schedule, set_lr
 from raymask.training.targets import LabelTable
@@ -36,6 +36,8 @@ EVALUATION_BATCH = 128
 MIN_ROWS = 2
 """Images of a batch that is learned from: batch normalisation has nothing to say of a single one."""
 ByHead = dict[str, npt.NDArray[np.float32]]
+Order = Callable[[int], npt.NDArray[np.int64]]
+"""From an epoch to the (D,) rows that its batches hold, some of them maybe several times."""
 
 
 def _chunks(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
@@ -50,7 +52,7 @@ class EpochMetrics:
     epoch: int
     """Finished epochs."""
     images: int
-    """Images learned from: all that the fold model may learn from."""
+    """Images learned from, each counted as often as it was drawn."""
     train_loss: float
     loss: float
     """Cross-entropy on the model's own fold, mean over heads as in training, without smoothing and weights.
@@ -75,6 +77,8 @@ class LearnerSpec:
     labels: LabelTable
     steps_per_epoch: int
     seed: int
+    order: Order | None = None
+    """None for each row once an epoch."""
 
 
 class Learner:
@@ -100,19 +104,16 @@ class Learner:
         self.ema = ModelEmaV3(model, decay=recipe.optim.ema, use_warmup=True) if recipe.optim.ema else None
         self.amp, self.scaler = mixed_precision(recipe, device)
         self.learned = labels.learned(self.fold)
-        self.images = int(self.learned.sum())
-        if self.images < MIN_ROWS:
-            raise InputError(
-                f"{self.name} has {self.images} image(s) to learn from, and needs {MIN_ROWS}; give the run more images, or other "
-                "folds."
-            )
+        self._order = spec.order
+        self._images: tuple[int, int] = (0, self._count_images(0))
         self.own_rows = np.flatnonzero(labels.fold == self.fold)
         assert all((truth[self.own_rows] >= 0).all() for truth in labels.truth.values()), "no fold holds unlabelled rows"
         built = build_head_targets(recipe, labels, self.fold, model)
         self.loss = {head: of_head.loss.to(device) for head, of_head in built.items()}
         self.targets = {head: of_head.targets.to(device) for head, of_head in built.items()}
         self.row_weights = {head: of_head.weights.to(device) for head, of_head in built.items() if of_head.weights is not None}
-        self.mixer = build_mixer(recipe.mix)
+        self.mixer = build_mixer(recipe.mix, self.heads)
+        self.rare = torch.from_numpy(labels.rare_rows(recipe.mix.rare))
         self.steps_per_epoch = spec.steps_per_epoch
         self.optimizer_steps = -(-self.steps_per_epoch // recipe.optim.accumulate) * recipe.schedule.epochs
         self.lr_factor = build_schedule(recipe.schedule, self.optimizer_steps)
@@ -131,6 +132,22 @@ class Learner:
         return self.model.classes
 
     @property
+    def images(self) -> int:
+        """Images to learn from in this epoch, each counted as often as it is drawn."""
+        if self._images[0] != self.epoch:
+            self._images = (self.epoch, self._count_images(self.epoch))
+        return self._images[1]
+
+    def _count_images(self, epoch: int) -> int:
+        images = int((self.learned if self._order is None else self.learned[self._order(epoch)]).sum())
+        if images < MIN_ROWS:
+            raise InputError(
+                f"{self.name} has {images} image(s) to learn from, and needs {MIN_ROWS}; give the run more images, other folds "
+                "or another recipe.sampler."
+            )
+        return images
+
+    @property
     def best_model(self) -> Classifier:
         """The model that predicts: the averaged weights where they are kept."""
         return self.ema.module if self.ema else self.model
@@ -139,7 +156,7 @@ class Learner:
         """One batch, without the rows that the fold model does not learn from. Returns the number of images learned from.
 
         Rows that are too few for a step wait for the next batch's, and a batch waits for the epoch's last row if that would be
-        left alone, so that every row is learned from once an epoch. A batch of an epoch that the model has
+        left alone, so that every row is learned from as often as it is drawn. A batch of an epoch that the model has
         behind it is passed over.
         """
         if inputs.epoch < self.epoch:
@@ -169,10 +186,12 @@ class Learner:
             selected = feed.select(self.model, inputs, indices)
             targets = {head: targets(rows) for head, targets in self.targets.items()}
             # Mixed after the selection: rows of the model's own fold must not reach it.
-            selected, mixed = self.mixer(selected, targets)
-            outputs = feed.outputs(self.model, selected)
             weights = {head: weights[rows] for head, weights in self.row_weights.items()}
-            losses = [self.loss[head](of_head.float(), mixed[head], weights.get(head)) for head, of_head in outputs.items()]
+            mixed = self.mixer(Examples(selected, targets, weights), self.rare[inputs.rows[kept]], inputs.epoch)
+            outputs = feed.outputs(self.model, mixed.inputs)
+            losses = [
+                loss(outputs[head].float(), mixed.targets[head], mixed.weights.get(head)) for head, loss in self.loss.items()
+            ]
             loss = torch.stack(losses).mean()
         self.scaler.scale(loss / self.recipe.optim.accumulate).backward()  # type: ignore[no-untyped-call]
         self._loss_sum += loss.detach()
@@ -204,7 +223,8 @@ class Learner:
         Raises:
             InputError: the loss is not finite, or the weights are not where there is no fold to see it by.
         """
-        assert (self._held, self._seen) == (None, self.images), "every row is learned from once an epoch"
+        images = self.images
+        assert (self._held, self._seen) == (None, images), "every row that is drawn is learned from"
         train_loss = float(self._loss_sum) / self._batches
         self._loss_sum.zero_()
         self._batches = self._seen = 0
@@ -213,14 +233,14 @@ class Learner:
         if not len(self.own_rows):
             sound = self._has_finite_weights()
             self._refuse_unless(sound, train_loss, f"its weights are {'finite' if sound else 'not finite'}")
-            return EpochMetrics(self.epoch, self.images, train_loss, math.nan, math.nan, math.nan, {}, lr)
+            return EpochMetrics(self.epoch, images, train_loss, math.nan, math.nan, math.nan, {}, lr)
         probabilities = self.predict(self.own_rows, "original", feed)
         truth = {target: labels[self.own_rows] for target, labels in self.labels.truth.items()}
         own_loss = float(np.mean([cross_entropy(head_probs, truth[head]) for head, head_probs in probabilities.items()]))
         self._refuse_unless(math.isfinite(own_loss), train_loss, f"{own_loss} on its own fold")
         scores = score_heads(self.labels.space, probabilities, truth)
         main = scores.get(JOINT) or next(iter(scores.values()))
-        return EpochMetrics(self.epoch, self.images, train_loss, own_loss, main["f1"], main["accuracy"], scores, lr)
+        return EpochMetrics(self.epoch, images, train_loss, own_loss, main["f1"], main["accuracy"], scores, lr)
 
     def _refuse_unless(self, sound: bool, train_loss: float, found: str) -> None:
         if not (sound and math.isfinite(train_loss)):

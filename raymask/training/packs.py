@@ -13,7 +13,7 @@ from raymask.cluster.resources import Node, Slots, plan_slots, with_packs
 from raymask.config.compute import ComputeConfig
 from raymask.config.members import Member
 from raymask.core.tasks import LabelSpace
-from raymask.data.specs import InputSpec, StreamSpec, frozen_backbone, stream_spec
+from raymask.data.specs import InputSpec, StreamSpec, frozen_backbone
 from raymask.runs.directory import ReplicaId, Run
 
 MAX_PIECES = 8
@@ -70,7 +70,7 @@ def plan_run(
     folds: Sequence[int],
     nodes: Sequence[Node],
     compute: ComputeConfig,
-    seed: int,
+    streams: Mapping[str, StreamSpec],
     weights: Mapping[str, str],
     finished: Iterable[ReplicaId] = (),
 ) -> Plan:
@@ -81,7 +81,7 @@ def plan_run(
         folds: folds that each member has a model for.
         nodes: the machines of the cluster.
         compute: what the run may use.
-        seed: the run's seed, that of its streams.
+        streams: by member what its fold models read.
         weights: by member the digest of the weights that its backbone starts from; none for random ones.
         finished: fold models that need no training.
 
@@ -92,7 +92,7 @@ def plan_run(
     together: dict[tuple[StreamSpec, int, str | None], list[ReplicaId]] = defaultdict(list)
     for member in members:
         key = (
-            stream_spec(member.recipe, seed),
+            streams[member.name],
             member.recipe.schedule.epochs,
             frozen_backbone(member.recipe, weights.get(member.name, "")),
         )

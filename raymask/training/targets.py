@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -64,6 +64,21 @@ class LabelTable:
         if learned.ndim == 1:
             return np.bincount(learned.astype(np.int64), minlength=classes).astype(np.float64)
         return np.asarray(learned.sum(axis=0, dtype=np.float64))
+
+    def rare_rows(self, rare: Mapping[str, Sequence[str]]) -> npt.NDArray[np.bool_]:
+        """(N,) which rows are learned as one of some classes; of soft labels the likeliest counts.
+
+        Args:
+            rare: names of these classes by task, all of them the label space's.
+        """
+        rows = np.zeros(len(self.fold), bool)
+        for task, names in rare.items():
+            labels = self.train[task]
+            if labels.ndim == 2:
+                labels = np.where(labels.any(axis=1), labels.argmax(axis=1), UNLABELLED)
+            classes = self.space.classes(task)
+            rows |= np.isin(labels, [classes.index(name) for name in names])
+        return rows
 
 
 def label_table(manifest: pd.DataFrame, space: LabelSpace) -> LabelTable:

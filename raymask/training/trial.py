@@ -21,7 +21,7 @@ from raymask.core.columns import by_column
 from raymask.core.tasks import LabelSpace, heads_of
 from raymask.data.features import open_bank
 from raymask.data.sampling import BatchSampler
-from raymask.data.specs import BankSpec
+from raymask.data.specs import bank_spec
 from raymask.data.statistics import channel_sums
 from raymask.data.stream import open_batch_sampler, prepared_images, stream
 from raymask.io.atomic import replacing, write_table
@@ -34,7 +34,7 @@ from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.schemas import Meta, write_run_file
 from raymask.runs.tables import read_manifest, read_targets
 from raymask.training.inputs import FeatureFeed, Feed, PixelFeed
-from raymask.training.learner import EpochReport, Learner, LearnerSpec, train_pack
+from raymask.training.learner import EpochReport, Learner, LearnerSpec, Order, train_pack
 from raymask.training.packs import Job, Pack
 from raymask.training.reporting import Report, Reporter, without_nan
 from raymask.training.targets import LabelTable, label_table, teach
@@ -59,7 +59,9 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     steps = sampler.steps
     taught = {fold: teach(labels, manifest["image_id"], targets, fold) for fold in {replica.fold for replica in replicas}}
     statistics = statistics_of(job, pack, replicas, taught)
-    begun = [resume(job, replica, taught[replica.fold], steps, device, statistics.get(replica)) for replica in replicas]
+    begun = [
+        resume(job, replica, taught[replica.fold], steps, device, sampler.order, statistics.get(replica)) for replica in replicas
+    ]
     learners, histories = [learner for learner, _ in begun], [history for _, history in begun]
     reporter = Reporter(job.run.name, pack, replicas, steps, report)
     if pack.frozen:
@@ -105,6 +107,7 @@ def build_learner(
     labels: LabelTable,
     steps: int,
     device: torch.device,
+    order: Order | None = None,
     statistics: Sequence[float] | None = None,
 ) -> Learner:
     """A fold model at the start of its training; the folds of a member start from equal weights."""
@@ -115,7 +118,7 @@ def build_learner(
     if file := job.backbones.get(member.name):
         load_backbone(model, file)
     seed = derive_seed(member.seed, str(replica))
-    return Learner(LearnerSpec(str(replica), replica.fold, member.recipe, labels, steps, seed), model, device)
+    return Learner(LearnerSpec(str(replica), replica.fold, member.recipe, labels, steps, seed, order), model, device)
 
 
 def share_backbone(learners: Sequence[Learner]) -> None:
@@ -131,7 +134,7 @@ def derive_seed(seed: int, name: str) -> int:
 
 def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sampler: BatchSampler, device: torch.device) -> Feed:
     if pack.frozen:
-        bank = open_bank(job.banks[pack.replicas[0].member], BankSpec(pack.stream, job.views, learners[0].recipe.amp))
+        bank = open_bank(job.banks[pack.replicas[0].member], bank_spec(learners[0].recipe, pack.stream, job.views))
         return FeatureFeed(bank, sampler, pack.epochs, device)
     cache = job.caches[pack.stream.input.prepared]
     batches = stream(
@@ -152,13 +155,14 @@ def resume(
     labels: LabelTable,
     steps: int,
     device: torch.device,
+    order: Order | None = None,
     statistics: Sequence[float] | None = None,
 ) -> tuple[Learner, History]:
     """A learner where its checkpoint left it, and the metrics of the epochs that it has behind it.
 
     Without a checkpoint, or with one that is damaged or of another model, it is at the start of its training.
     """
-    begin = partial(build_learner, job, replica, labels, steps, device, statistics)
+    begin = partial(build_learner, job, replica, labels, steps, device, order, statistics)
     file, learner = job.run.checkpoint(replica), begin()
     if not file.exists():
         return learner, []

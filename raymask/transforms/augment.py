@@ -1,4 +1,7 @@
-"""Augmentation by albumentations: the only file that knows it. What an image becomes depends on (seed, epoch, row) alone."""
+"""Augmentation by albumentations: the only file that knows it. What an image becomes depends on (seed, epoch, row) alone.
+
+Where a sampler repeats a row in an epoch, it depends on which of the repeats it is too.
+"""
 
 from __future__ import annotations
 
@@ -105,8 +108,18 @@ class Augmenter:
         self._compose = albumentations().Compose(built, seed=0) if built else None
         self._size = size
 
-    def __call__(self, images: Pixels, seed: int, epoch: int, rows: npt.ArrayLike) -> Pixels:
-        """(B, H, W, 3) uint8 augmented images; the same for the same (seed, epoch, row), whatever else is in the batch."""
+    def __call__(
+        self, images: Pixels, seed: int, epoch: int, rows: npt.ArrayLike, repeats: npt.ArrayLike | None = None
+    ) -> Pixels:
+        """(B, H, W, 3) uint8 augmented images; the same for the same (seed, epoch, row), whatever else is in the batch.
+
+        Args:
+            images: (B, H, W, 3) uint8.
+            seed: that of the stream.
+            epoch: the epoch.
+            rows: (B,) row of each image.
+            repeats: (B,) how often each row has come before in the epoch, which changes what it becomes; None for never.
+        """
         given = images.shape[1:]
         shape = (*(self._size or given[:2]), 3)
         if self._compose is None:
@@ -114,9 +127,10 @@ class Augmenter:
                 raise _wrong_kind(images[0], images[0], shape)
             return images
         out = np.empty((len(images), *shape), dtype=images.dtype)
-        for index, row in enumerate(np.asarray(rows).tolist()):
+        before = np.zeros(len(images), np.int64) if repeats is None else np.asarray(repeats)
+        for index, (row, times) in enumerate(zip(np.asarray(rows).tolist(), before.tolist(), strict=True)):
             # Not set_random_seed: it gives every transform the same draws, so that they happen together or not at all.
-            draws = np.random.default_rng([seed, epoch, row])
+            draws = np.random.default_rng([seed, epoch, row, times] if times else [seed, epoch, row])
             self._compose.set_random_state(draws, random.Random(int(draws.integers(2**63))))
             changed = self._compose(image=images[index])["image"]
             if (changed.shape, changed.dtype) != (shape, out.dtype):

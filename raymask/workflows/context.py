@@ -30,6 +30,8 @@ class RunContext:
     display: Display
     may_predict: bool = True
     """Whether what is not predicted yet may be; else it is refused."""
+    option: str = "--name"
+    """By which the run's folder is given, for messages."""
 
 
 @contextmanager
@@ -41,6 +43,7 @@ def run_context(
     may_predict: bool = True,
     again: str = GOES_ON,
     errors_in: Path | None = None,
+    option: str = "--name",
 ) -> Iterator[RunContext]:
     """The context of a command. Ray ends with it where it was started by it, and failures become one sentence.
 
@@ -51,12 +54,13 @@ def run_context(
         may_predict: see `RunContext`.
         again: what a failure says of starting the command again.
         errors_in: folder that keeps the whole of an error (default: the run's).
+        option: see `RunContext`.
 
     Raises:
         RunError: a part of it failed in Ray, or the disk is full.
     """
     with ray_errors(errors_in or run.root, again), RaySession(config.compute, display) as session:
-        yield RunContext(run, config, session, display, may_predict)
+        yield RunContext(run, config, session, display, may_predict, option)
 
 
 @dataclass(frozen=True)

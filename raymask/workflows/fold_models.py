@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from raymask.cluster.resources import gpus_worth, plan_actors, room_of
 from raymask.config.members import Member
 from raymask.core.console import Display
 from raymask.data.features import bank_folder, missing_parts
-from raymask.data.specs import bank_spec, input_spec
+from raymask.data.specs import StreamSpec, bank_spec, input_spec, stream_spec
 from raymask.io.checked import DamagedFileError, check_archive
 from raymask.io.hashing import file_digest
-from raymask.runs.directory import ReplicaId, Run, cache_root
-from raymask.runs.timings import timed
+from raymask.runs.directory import ReplicaId, Run, cache_of, cache_root
+from raymask.runs.timings import add_timing, timed
 from raymask.training.backbones import check_starts, fetch_backbones
 from raymask.training.embedding import EmbedJob, embed
 from raymask.training.launch import train
@@ -55,7 +56,8 @@ def train_fold_models(
     check_shared(run.root)
     job, weights = _job_of(prepared, [m for m in members if not {ReplicaId(m.name, fold) for fold in folds} <= finished], images)
     nodes = prepared.context.session.nodes(-(-unfinished // config.compute.packs_per_gpu))
-    plan = plan_run(list(members), list(folds), nodes, config.compute, config.seed, weights, finished)
+    streams = {member.name: _stream(prepared, member) for member in members}
+    plan = plan_run(list(members), list(folds), nodes, config.compute, streams, weights, finished)
     room = room_of(plan.slots, nodes)
     display.line(stage, f"{unfinished} models in {len(plan.packs)} pack(s), {plan.slots.count} side by side, {room}")
     names = {pack.name: [str(model) for model in pack.replicas] for pack in plan.packs}
@@ -64,12 +66,16 @@ def train_fold_models(
     display.line(stage, f"{len(models)} models are trained")
 
 
+def _stream(prepared: PreparedRun, member: Member) -> StreamSpec:
+    return stream_spec(member.recipe, prepared.config.seed, member.task, prepared.space)
+
+
 def _job_of(prepared: PreparedRun, unfinished: Sequence[Member], images: TrainingImages) -> tuple[Job, dict[str, str]]:
     """What trials need to know, with starting weights and features at hand; and the digests of the weights by member."""
     config = prepared.config
     backbones = fetch_backbones(unfinished, cache_root(config) / "backbones")
     weights = {name: file_digest(file) for name, file in backbones.items()}
-    check_starts(prepared.run, weights, unfinished)
+    check_starts(prepared.run, weights, unfinished, prepared.context.option)
     job = Job(
         run=prepared.run,
         space=prepared.space,
@@ -112,14 +118,15 @@ def embed_images(
     """
     config, session, display = prepared.config, prepared.context.session, prepared.context.display
     banks: dict[str, Path] = {}
+    seconds = 0.0
     image_ids: pd.Series = images.manifest["image_id"]
     for member in members:
         recipe = member.recipe
         if not recipe.frozen:
             continue
-        spec, cache = bank_spec(recipe, config.seed, config.views), images.caches[input_spec(recipe).prepared]
-        of_all = cache_root(config) / "features"
-        folder = bank_folder(of_all, spec, cache, recipe.backbone, weights[member.name], image_ids)
+        spec = bank_spec(recipe, _stream(prepared, member), config.views)
+        cache = images.caches[input_spec(recipe).prepared]
+        folder = bank_folder(cache_of(config, "features"), spec, cache, recipe.backbone, weights[member.name], image_ids)
         parts = missing_parts(folder, spec)
         shared = folder in banks.values()
         banks[member.name] = folder
@@ -129,8 +136,12 @@ def embed_images(
             continue
         memory = config.compute.stream_memory_mb * 2**20
         pool = plan_actors(session.nodes(gpus_worth(len(parts) * len(image_ids))))
-        with timed(prepared.run, "embed"), display.counting("embed", "features") as count:
+        began = time.monotonic()
+        with display.counting("embed", "features") as count:
             job = EmbedJob(spec, tuple(parts), folder, recipe, backbones[member.name], cache, prepared.run.manifest)
             embed(job, pool, memory, count)
+        seconds += time.monotonic() - began
         display.line("embed", f"{len(parts)} × {len(image_ids)} features of {recipe.backbone}")
+    if seconds:
+        add_timing(prepared.run, "embed", seconds)
     return banks

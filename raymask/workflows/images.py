@@ -17,7 +17,7 @@ from raymask.data.prepare import prepare
 from raymask.data.rejected import check_rejected
 from raymask.data.specs import InputSpec, input_spec
 from raymask.io.atomic import write_table
-from raymask.runs.directory import cache_root
+from raymask.runs.directory import cache_of
 from raymask.runs.identity import check_unchanged, relocate
 from raymask.runs.tables import read_manifest
 from raymask.runs.timings import timed
@@ -45,7 +45,7 @@ def prepare_images(prepared: PreparedRun) -> TrainingImages:
     taught = learn(context, prepared.teacher, prepared.source) if prepared.teacher else None
     if taught:
         images = taught.images
-    root = cache_root(config) / "prepared"
+    root = cache_of(config, "prepared")
     caches = {spec: find_cache(images, spec, root) for spec in sorted({input_spec(m.recipe).prepared for m in prepared.members})}
     missing = {spec: folder for spec, (folder, whole) in caches.items() if not whole}
     for spec, (folder, whole) in caches.items():
@@ -61,7 +61,7 @@ def prepare_images(prepared: PreparedRun) -> TrainingImages:
 
 
 def _prepare(prepared: PreparedRun, images: pd.DataFrame, missing: Mapping[InputSpec, Path]) -> None:
-    context, root = prepared.context, cache_root(prepared.config) / "prepared"
+    context, root = prepared.context, cache_of(prepared.config, "prepared")
     context.session.connect()
     root.mkdir(parents=True, exist_ok=True)
     check_shared(root)
@@ -85,7 +85,8 @@ def _manifest(prepared: PreparedRun, taught: TeacherData | None, broken: pd.Data
     """The manifest, which is written unless it is there already."""
     run, config, source, display = prepared.run, prepared.config, prepared.source, prepared.context.display
     rejected = pd.concat([source.rejected, broken], ignore_index=True)
-    check_rejected(rejected, len(source.images) + len(source.rejected), config.data.max_rejected)
+    judged = broken if source.left_out else rejected  # the others are set aside of all images, and were judged among these
+    check_rejected(judged, len(source.images) + len(judged) - len(broken), config.data.max_rejected)
     write_table(run.rejected, rejected)
     if len(rejected):
         display.warn(f"{len(rejected)} images are set aside, see {run.rejected}")

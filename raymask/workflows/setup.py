@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from raymask.config.data import DataConfig
+from raymask.config.label_checks import check_labels
 from raymask.config.loading import differences
 from raymask.config.members import Member
 from raymask.config.ordered import check_ordinal
@@ -23,6 +24,7 @@ from raymask.data.demo.dataset import write_demo
 from raymask.data.duplicates import copies_joined
 from raymask.data.folds import replica_folds
 from raymask.data.kinds import check_keys, resolve_kind
+from raymask.data.subset import sampled_source, sampled_test
 from raymask.data.test_sets import TestSet, check_missing, read_test
 from raymask.io import files
 from raymask.runs.digests import with_digests
@@ -104,34 +106,37 @@ def read_labelled(config: RunConfig, display: Display) -> LabelledData:
     """
     data = drawn_data(config, display)
     source = sources.read_source(config.model_copy(update={"data": data}))
+    source = sampled_source(source, data.share, config.folds, config.seed)
     images, copies = copies_joined(identified(source.images, config, display))
     source = replace(source, images=images)
     config = config.model_copy(update={"tasks": source.task_configs})
     members = resolve_members(config)
     check_ordinal(members, source.space, sources.number_scales(source))
+    check_labels(members, source.space)
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.prepared_height_width, member.recipe.height_width)
     return LabelledData(config, data, source, members, [*filter(None, source.remarks), *copies])
 
 
-def prepare_run(context: RunContext) -> PreparedRun:
+def prepare_run(context: RunContext, with_test: bool = True) -> PreparedRun:
     """Reads the data and completes the config by the classes that they hold; writes nothing into the run's directory.
 
     Args:
         context: of a resolved config.
+        with_test: whether the run's test set is read too.
 
     Raises:
         InputError: the data or config are wrong, or the directory holds a run of another config or other data.
     """
     run, display = context.run, context.display
     if not run.config.exists():
-        check_output(run.root, "--name", begun=())
+        check_output(run.root, context.option, begun=())
     labelled = read_labelled(context.config, display)
     config, source = labelled.config, labelled.source
-    test, remarks = read_test_set(config, labelled.data, display)
-    _refuse_other_config(run, config)
+    test, remarks = read_test_set(config, labelled.data, display) if with_test else (None, [])
+    _refuse_other_config(run, config, context.option)
     if run.config.exists():
-        check_source(run, source.images, source.space)
+        check_source(run, source.images, source.space, context.option)
     teacher = open_teacher(run, config, source, _unlabelled(config.teacher, display)) if config.teacher else None
     if teacher:
         check_teacher(run, teacher)
@@ -176,6 +181,7 @@ def read_test_set(config: RunConfig, data: DataConfig, display: Display) -> tupl
     if test is None:
         return None, []
     missing = check_missing(test, data.max_missing_test, "data.test_root")
+    test = sampled_test(test, data.share, config.seed)
     return replace(test, images=identified(test.images, config, display)), [*filter(None, [*test.remarks, missing])]
 
 
@@ -207,13 +213,13 @@ def drawn_data(config: RunConfig, display: Display) -> DataConfig:
     return config.data.model_copy(update={"path": str(write_demo(folder, people=people, test_people=test_people))})
 
 
-def _refuse_other_config(run: Run, config: RunConfig) -> None:
+def _refuse_other_config(run: Run, config: RunConfig, option: str) -> None:
     if not run.config.exists():
         return
     if changed := differences(load_run_config(run), config):
         more = f" (and {len(changed) - 1} more differences)" if len(changed) > 1 else ""
         raise InputError(
-            f"'{run.root}' holds another run: {changed[0]}{more}; give this one another --name, or delete that folder."
+            f"'{run.root}' holds another run: {changed[0]}{more}; give this one another {option}, or delete that folder."
         )
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch import Tensor
 
+from raymask.config.components import Component
 from raymask.config.members import Member
 from raymask.config.recipe import Recipe
 from raymask.config.schema import RunConfig
@@ -32,9 +32,9 @@ from raymask.data.specs import StreamSpec, input_spec, stream_spec
 from raymask.data.stream import open_batch_sampler, stream_augmenter
 from raymask.io.atomic import write_table
 from raymask.report.contact_sheet import FedBatch, FedImage, write_page, write_sheet
-from raymask.runs.directory import ReplicaId, cache_root
+from raymask.runs.directory import ReplicaId, cache_of, cache_root
 from raymask.runs.outputs import check_output
-from raymask.training.mixers import Targets, build_mixer
+from raymask.training.mixers import Examples, build_mixer
 from raymask.training.targets import LabelTable, label_table
 from raymask.training.trial import derive_seed
 from raymask.workflows.setup import LabelledData, read_labelled, resolve
@@ -113,7 +113,7 @@ class FedModel:
 
 def _shown(labelled: LabelledData, member: Member, batches: int, scratch: Path, display: Display) -> Iterator[FedBatch]:
     """The first batches of the member's first fold model."""
-    spec = _stream_spec(labelled, member)
+    spec = stream_spec(member.recipe, labelled.config.seed, member.task, labelled.source.space)
     manifest, sampler, prepared = _prepared(labelled, spec, batches, scratch, display)
     model = FedModel(member, replica_folds(manifest["fold"])[0], label_table(manifest, labelled.source.space))
     for number in range(batches):
@@ -123,10 +123,6 @@ def _shown(labelled: LabelledData, member: Member, batches: int, scratch: Path, 
         yield FedBatch(f"{model.name}: batch {step} of epoch {epoch}, {len(batch.rows)} images", images)
 
 
-def _stream_spec(labelled: LabelledData, member: Member) -> StreamSpec:
-    return stream_spec(member.recipe, labelled.config.seed)
-
-
 def _prepared(
     labelled: LabelledData, spec: StreamSpec, batches: int, scratch: Path, display: Display
 ) -> tuple[pd.DataFrame, BatchSampler, PreparedImages]:
@@ -134,12 +130,13 @@ def _prepared(
 
     An image that is broken is set aside, as in training, so that the others are in other batches.
     """
-    images, rejected, config = labelled.source.images, labelled.source.rejected, labelled.config
-    cache, whole = find_cache(images, spec.input, cache_root(config) / "prepared")
+    source, images, config = labelled.source, labelled.source.images, labelled.config
+    cache, whole = find_cache(images, spec.input, cache_of(config, "prepared"))
     broken = problems(cache) if whole else pd.DataFrame({"image_id": [], "reason": []}, dtype=str)
     decoded: dict[str, Pixels] = {}
     while True:
-        check_rejected(pd.concat([rejected, broken]), len(images) + len(rejected), config.data.max_rejected)
+        judged = broken if source.left_out else pd.concat([source.rejected, broken])  # as in training
+        check_rejected(judged, len(images) + len(judged) - len(broken), config.data.max_rejected)
         manifest = _manifest(images[~images["image_id"].isin(broken["image_id"])], config)
         write_table(scratch / "manifest.parquet", manifest)
         sampler = open_batch_sampler(spec, scratch / "manifest.parquet")
@@ -206,19 +203,21 @@ def _mixed(model: FedModel, batch: Batch, learned: npt.NDArray[np.int64]) -> tup
     A mix is the same under any normalisation, so that pixels need none here. Features of a frozen backbone are mixed in place of
     its pixels, which are left as they are.
     """
+    if not len(learned):
+        return [], []
     seed = derive_seed(model.member.seed, model.name)
     torch.manual_seed(int(np.random.SeedSequence([seed, batch.epoch, batch.step]).generate_state(1)[0]))
     inputs = torch.from_numpy(batch.images[learned]).permute(0, 3, 1, 2).float()
-    targets = {head: torch.tensor(model.labels.train[head][batch.rows[learned]]) for head in model.heads}
-    mixed, mixed_targets = _mix(model.member.recipe, inputs, targets)
-    pixels = mixed.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    rows = batch.rows[learned]
+    targets = {head: torch.tensor(model.labels.train[head][rows]) for head in model.heads}
+    mix = model.member.recipe.mix
+    rare = torch.from_numpy(model.labels.rare_rows(mix.rare)[rows])
+    mixed = build_mixer(mix, model.heads)(Examples(inputs, targets), rare, batch.epoch)
+    pixels = mixed.inputs.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     fed = batch.images[learned] if model.member.recipe.frozen else pixels
-    rows = range(len(learned))
-    return list(fed), [_in_words({head: target[row].numpy() for head, target in mixed_targets.items()}, model) for row in rows]
-
-
-def _mix(recipe: Recipe, inputs: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
-    return build_mixer(recipe.mix)(inputs, targets)
+    return list(fed), [
+        _in_words({head: target[place].numpy() for head, target in mixed.targets.items()}, model) for place in range(len(learned))
+    ]
 
 
 def _in_words(target: Mapping[str, npt.NDArray[Any]], model: FedModel) -> str:
@@ -241,13 +240,18 @@ def _facts(recipe: Recipe) -> dict[str, str]:
     spec = input_spec(recipe)
     box = f"a centred box of {spec.crop:g} pixels" if spec.crop > 1 else f"{spec.crop:.0%} of the largest centred box"
     window = f"; the network sees {spec.size[0]}×{spec.size[1]} of it" if spec.window else ""
-    mix = recipe.mix.model_dump(mode="json", exclude_defaults=True)
     normalize = recipe.normalize if isinstance(recipe.normalize, str) else json.dumps(recipe.normalize.model_dump(mode="json"))
     return {
         "Backbone": recipe.backbone + (", frozen: its features are mixed, not pixels" if recipe.frozen else ""),
         "Prepared": f"{spec.height}×{spec.width}, of {box}{window}",
         "Augmentation": recipe.augment if isinstance(recipe.augment, str) else json.dumps(recipe.augment),
-        "Sampler": recipe.sampler.name,
-        "Mix": json.dumps({"name": recipe.mix.name, **mix}) if mix else recipe.mix.name,
+        "Sampler": _group(recipe.sampler),
+        "Mix": _group(recipe.mix),
         "Normalisation": normalize,
     }
+
+
+def _group(component: Component) -> str:
+    """A group of a recipe: its name, and what else is not as it is by default."""
+    values = component.model_dump(mode="json", exclude_defaults=True)
+    return json.dumps({"name": component.name, **values}) if {*values} - {"name"} else component.name

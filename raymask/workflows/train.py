@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from raymask.config.schema import RunConfig
 from raymask.core.console import Display
@@ -14,8 +15,16 @@ from raymask.runs.directory import Run, cache_root
 from raymask.workflows.context import Result, run_context
 from raymask.workflows.fold_models import train_fold_models
 from raymask.workflows.images import prepare_images
-from raymask.workflows.setup import prepare_run, record_run, resolve
-from raymask.workflows.vote import decide_vote, predict_test_set, score_reserve
+from raymask.workflows.setup import PreparedRun, prepare_run, record_run, resolve
+from raymask.workflows.vote import DecidedVote, decide_vote, predict_test_set, score_reserve
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that went to its end."""
+
+    prepared: PreparedRun
+    decided: DecidedVote
 
 
 def run(config: RunConfig, display: Display | None = None) -> Result:
@@ -25,8 +34,13 @@ def run(config: RunConfig, display: Display | None = None) -> Result:
         InputError: the data or the config are wrong; nothing is half-written.
         RunError: a part failed for good; started again, the run goes on with what is unfinished.
     """
-    display, began = display or Display(), time.monotonic()
-    folder = absolute(config.runs) / config.name
+    trained = train_and_vote(config, display or Display())
+    return Result(trained.prepared.run, trained.decided.scores)
+
+
+def train_and_vote(config: RunConfig, display: Display) -> Trained:
+    """As `run`; returns what else is known of the run."""
+    began, folder = time.monotonic(), absolute(config.runs) / config.name
     check_writable(folder, "--runs")
     check_writable(cache_root(config.model_copy(update={"runs": folder.parent})), "folder by --set cache=FOLDER")
     config = resolve(config)
@@ -42,4 +56,4 @@ def run(config: RunConfig, display: Display | None = None) -> Result:
         predict_test_set(prepared.context, decided, prepared.test)
         score_reserve(prepared.context, decided)
     summarise(prepared.run, prepared.space, decided.scores, time.monotonic() - began, display)
-    return Result(prepared.run, decided.scores)
+    return Trained(prepared, decided)

@@ -100,6 +100,10 @@ READS = {
     "show": ["show", "{bad}"],
     "show file": ["show", "{bad}.yaml"],
     "show --data": ["show", "demo", "--data", "{bad}", "--set", "runs={here}/runs"],
+    "train --debug": ["train", "--debug", "--runs", "{here}/runs", "--data", "{bad}"],
+    "bakeoff --recipe": ["bakeoff", "--backbones", "test_resnet", "--recipe", "{bad}"],
+    "bakeoff --data": ["bakeoff", "--backbones", "test_resnet", "--out", "{here}/bake", "--data", "{bad}"],
+    "bakeoff weights": ["bakeoff", "--data", "{photos}", "--out", "{here}/bake", "--backbones", "test_resnet={bad}"],
     "refit": ["refit", "{bad}"],
     "soup": ["soup", "{bad}"],
     "pseudo": ["pseudo", "{bad}"],
@@ -115,12 +119,21 @@ WRITES = {
     "train --runs": ["train", "--data", "{photos}", "--runs", "{bad}"],
     "train cache": ["train", "--data", "{photos}", "--runs", "{here}/runs", "--set", "cache='{bad}'"],
     "show --out": ["show", "demo", "--data", "{photos}", "--out", "{bad}", "--set", "runs={here}/runs"],
+    "bakeoff --out": ["bakeoff", "--data", "{photos}", "--backbones", "test_resnet", "--out", "{bad}"],
     "vote --into": ["vote", "{finished}", "--into", "{bad}"],
     "predict --out": ["predict", "{finished}", "--images", "{photos}", "--out", "{bad}"],
     "export --out": ["export", "{finished}", "--out", "{bad}", "--format", "torch"],
     "demo-data": ["demo-data", "{bad}", "--people", "1"],
 }
-BESIDE_RAY = ("train --data", "train --test", "train teacher", "predict --images")
+BESIDE_RAY = (
+    "train --data",
+    "train --debug",
+    "bakeoff --data",
+    "bakeoff weights",
+    "train --test",
+    "train teacher",
+    "predict --images",
+)
 """Commands that read while Ray starts."""
 UNWRITABLE = [name for name in NOWHERE if name not in ("missing", "empty folder")]
 CASES = [(command, bad) for command in READS for bad in NOWHERE] + [(command, bad) for command in WRITES for bad in UNWRITABLE]

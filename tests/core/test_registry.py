@@ -9,7 +9,7 @@ import pytest
 from raymask.config.components import HeadConfig, LossConfig, MixConfig, SamplerConfig, ScheduleConfig
 from raymask.core.errors import InputError
 from raymask.core.registry import Registry
-from raymask.data.sampling import SAMPLERS
+from raymask.data.samplers import SAMPLERS
 from raymask.models.heads import HEADS
 from raymask.training.losses import LOSSES
 from raymask.training.mixers import MIXERS

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from raymask.data.cache import PreparedImages
 from raymask.data.sampling import Batch, BatchSampler, from_columns, make_batch, to_columns
 from raymask.data.specs import InputSpec, StreamSpec
-from raymask.transforms.augment import Augmenter
+from raymask.transforms.augment import PRESETS, Augmenter
 
 SPEC = StreamSpec(InputSpec(4, 6, 1.0), "[]", batch_size=4, epochs=3, seed=0)
 FLIP = Augmenter([{"HorizontalFlip": {"p": 0.5}}])
@@ -131,6 +131,18 @@ def test_a_batch_may_be_smaller_than_the_prepared_images() -> None:
     assert batch.images.shape == (4, 2, 5, 3)
     for image, whole in zip(batch.images, images.read(batch.rows), strict=True):
         assert any((whole[y : y + 2, x : x + 5] == image).all() for y in range(3) for x in range(2))
+
+
+def test_an_image_that_a_sampler_repeats_is_augmented_anew_each_time() -> None:
+    images, augmenter = prepared(4), Augmenter(PRESETS.get("medium"))
+    text = '{"by": "age", "factors": [5.0, 1.0], "name": "repeat"}'
+    repeated = BatchSampler(replace(SPEC, sampler=text, batch_size=3), np.zeros(4, np.int64), np.array([1, 0, 1, 1]))
+    assert (repeated.images, repeated.steps) == (8, 3)
+    batches = [make_batch(images, augmenter, repeated, 1, step) for step in range(repeated.steps)]
+    of_row = [image for batch in batches for row, image in zip(batch.rows, batch.images, strict=True) if row == 1]
+    assert len({image.tobytes() for image in of_row}) == len(of_row) == 5
+    np.testing.assert_array_equal(of_row[0], augmenter(images.read(np.array([1])), 0, 1, [1])[0])
+    np.testing.assert_array_equal(of_row[3], augmenter(images.read(np.array([1])), 0, 1, [1], [3])[0])
 
 
 def test_an_image_is_augmented_the_same_in_batches_of_any_size() -> None:

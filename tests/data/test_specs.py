@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raymask.config.recipe import Recipe
+from raymask.core.tasks import LabelSpace, Task
 from raymask.data.cache import cache_key
 from raymask.data.features import bank_folder
-from raymask.data.specs import InputSpec, bank_spec, frozen_backbone, input_spec
+from raymask.data.specs import InputSpec, bank_spec, frozen_backbone, input_spec, stream_spec
 
 PLAIN: dict[str, Any] = {
     "backbone": "resnet18",
@@ -23,6 +24,7 @@ PLAIN: dict[str, Any] = {
     "augment": "light",
     "freeze": {"part": "backbone"},
 }
+SPACE = LabelSpace((Task("mask", "mask", ("worn", "none")),))
 IMAGES = pd.DataFrame({"image_id": ["a", "b"], "digest": ["aa", "bb"]})
 
 
@@ -31,9 +33,8 @@ def recipe_of(**over: Any) -> Recipe:
 
 
 def bank_of(recipe: Recipe) -> str:
-    return bank_folder(
-        Path(), bank_spec(recipe, 7, ("original", "hflip")), Path("abc-48x64"), "resnet18", "www", IMAGES["image_id"]
-    ).name
+    spec = bank_spec(recipe, stream_spec(recipe, 7, "mask", SPACE), ("original", "hflip"))
+    return bank_folder(Path(), spec, Path("abc-48x64"), "resnet18", "www", IMAGES["image_id"]).name
 
 
 def test_folders_of_runs_before_there_were_windows_and_given_statistics_are_found() -> None:

@@ -59,6 +59,7 @@ FED: dict[str, Any] = {
     "schedule": {"epochs": 2},
 }
 GIVEN = {"mean": [0.2, 0.3, 0.4], "std": [0.5, 0.25, 0.125]}
+MASK = LabelSpace((Task("mask", "mask", ("worn", "none")),))
 SEEN = InputSpec(44, 50, 80.0, (32, 40))
 
 
@@ -118,7 +119,7 @@ class TestWindow:
     def test_training_sees_parts_of_the_prepared_images(self, made: tuple[Run, Job]) -> None:
         run, job = made
         cache = job.caches[SEEN.prepared]
-        spec = stream_spec(job.members["joint"].recipe, 0)
+        spec = stream_spec(job.members["joint"].recipe, 0, "joint", job.space)
         assert spec.input == SEEN
         [first, *_] = _batches([0, 1], spec, cache, run.manifest)
         assert first.images.shape == (8, 32, 40, 3)
@@ -130,7 +131,7 @@ class TestWindow:
         """Passes are augmented to the image's size, and views are of the centre."""
         run, job = made
         recipe = recipe_of(freeze={"part": "backbone"}, pretrained=True, normalize=GIVEN)
-        spec = bank_spec(recipe, 0, ("original", "hflip"))
+        spec = bank_spec(recipe, stream_spec(recipe, 0, "mask", job.space), ("original", "hflip"))
         model = build_classifier(recipe_of(normalize=GIVEN), {"mask": 3}).eval()
         embedded = EmbedJob(spec, spec.parts, tmp_path, recipe, tmp_path, job.caches[SEEN.prepared], run.manifest)
         images = len(read_manifest(run, job.space))
@@ -156,7 +157,7 @@ class TestWindow:
         costs = []
         for over in ({}, {"prepare_size": None, "augment": "light"}):
             recipe = recipe_of(**over)
-            costs.append(Pack("", (ReplicaId("mask", 0),), stream_spec(recipe, 0), recipe.schedule.epochs).cost)
+            costs.append(Pack("", (ReplicaId("mask", 0),), stream_spec(recipe, 0, "mask", MASK), recipe.schedule.epochs).cost)
         assert costs == [2 * 32 * 40, 2 * 32 * 40]
 
     def test_an_export_is_checked_on_what_models_see(self, made: tuple[Run, Job]) -> None:
@@ -185,14 +186,14 @@ class TestStatistics:
         run, job = made
         labels = label_table(read_manifest(run, job.space), job.space)
         replicas = [ReplicaId("joint", fold) for fold in (0, 1, WHOLE)]
-        pack = Pack("", tuple(replicas), stream_spec(job.members["joint"].recipe, 0), 2)
+        pack = Pack("", tuple(replicas), stream_spec(job.members["joint"].recipe, 0, "joint", job.space), 2)
         found = statistics_of(job, pack, replicas, dict.fromkeys((0, 1, WHOLE), labels))
         seen = prepared_images(job.caches[SEEN.prepared], run.manifest).seen_by(SEEN).read(np.arange(len(labels.fold)))
         for replica in replicas:
             pixels = seen[labels.fold != replica.fold].reshape(-1, 3) / 255
             np.testing.assert_allclose(found[replica], [*pixels.mean(axis=0), *pixels.std(axis=0)], rtol=1e-12)
         assert len(set(found.values())) == 3
-        learner = build_learner(job, replicas[0], labels, 4, CPU, found[replicas[0]])
+        learner = build_learner(job, replicas[0], labels, 4, CPU, statistics=found[replicas[0]])
         one = torch.from_numpy(seen[:1]).permute(0, 3, 1, 2)
         mean, std = (torch.tensor(found[replicas[0]][half]).view(1, 3, 1, 1) for half in (slice(3), slice(3, 6)))
         torch.testing.assert_close(learner.model.normalise(one), ((one / 255 - mean) / std).float(), atol=1e-4, rtol=1e-4)
@@ -201,7 +202,7 @@ class TestStatistics:
         run, job = made
         member = job.members["joint"].model_copy(update={"recipe": recipe_of()})
         other = Job(run, job.space, {"joint": member}, job.views, {}, {}, {}, 1)
-        pack = Pack("", (ReplicaId("joint", 0),), stream_spec(member.recipe, 0), 2)
+        pack = Pack("", (ReplicaId("joint", 0),), stream_spec(member.recipe, 0, "joint", job.space), 2)
         assert statistics_of(other, pack, pack.replicas, {}) == {}
 
     def test_they_travel_with_the_model(self, made: tuple[Run, Job], tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ class TestStatistics:
                 read_model(run.replica(ReplicaId("mask", 0)))
 
     def test_a_model_of_other_recipes_keeps_none(self, tmp_path: Path) -> None:
-        space, run = LabelSpace((Task("mask", "mask", ("worn", "none")),)), Run(tmp_path)
+        space, run = MASK, Run(tmp_path)
         for fold, normalize in enumerate(("pretrained", GIVEN)):
             member = Member(name="mask", task="mask", seed=0, recipe=recipe_of(normalize=normalize))
             write_model(run, member, fold, build_classifier(member.recipe, {"mask": 2}), space)

@@ -28,7 +28,8 @@ def test_a_pack_that_fails_for_good_is_one_sentence_with_its_log(tmp_path: Path,
 
     space = LabelSpace((Task("mask", "mask", ("worn", "none")),))
     job = Job(Run(tmp_path), space, {}, ("original",), {}, {}, {}, 2**20)
-    packs = [Pack(f"pack-{number}", (ReplicaId("mask", number),), stream_spec(Recipe(), 0), 1) for number in range(2)]
+    stream = stream_spec(Recipe(), 0, "mask", space)
+    packs = [Pack(f"pack-{number}", (ReplicaId("mask", number),), stream, 1) for number in range(2)]
     with pytest.raises(RunError) as caught:
         train(job, Plan(tuple(packs), Slots(2, 0.5, 0.0, 1, 0.5)), 1, lambda report: None, fill_the_disk)
     said = str(caught.value)

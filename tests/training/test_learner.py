@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from raymask.models.classifier import build_classifier, to_pixels
 from raymask.models.precision import mixed_precision
 from raymask.training.inputs import FeatureFeed, Feed, Inputs, PixelFeed
 from raymask.training.learner import EpochMetrics, EpochReport, Learner, LearnerSpec, cross_entropy, train_pack
+from raymask.training.mixers import Examples
 from raymask.training.targets import LabelTable
 from raymask.transforms.augment import Augmenter
 
@@ -139,6 +141,9 @@ RECIPES = {
     "class weights, smoothing, norm": recipe_of(
         backbone="test_byobnet", loss={"class_weight_power": 1.0, "label_smoothing": 0.1}, head={"norm": True, "dropout": 0.2}
     ),
+    "mixup, dropout": recipe_of(mix={"name": "mixup", "alpha": 0.4, "until": 2}, head={"dropout": 0.2}),
+    "cutmix, class weights": recipe_of(mix={"name": "cutmix", "probability": 0.7}, loss={"class_weight_power": 1.0}),
+    "half_cutmix, rare": recipe_of(mix={"name": "half_cutmix", "rare": {"colour": ["blue"], JOINT: ["red top"]}}),
 }
 
 
@@ -299,6 +304,21 @@ class TestFeatureFeed:
             np.testing.assert_array_equal(inputs.rows, in_order)
             np.testing.assert_allclose(inputs.tensor[:, 0], inputs.epoch % 2 + in_order / 100, rtol=1e-6)
 
+    def test_a_row_that_comes_again_in_an_epoch_is_taken_from_the_next_pass(self, tmp_path: Path) -> None:
+        passes = []
+        for number in range(3):
+            np.save(tmp_path / f"{number}.npy", 10 * number + np.arange(4, dtype=np.float32)[:, None])
+            passes.append(np.load(tmp_path / f"{number}.npy", mmap_mode="r"))
+        stream = replace(SPEC, epochs=3, batch_size=3, sampler='{"by": "colour", "factors": [4.0, 1.0], "name": "repeat"}')
+        sampler = BatchSampler(stream, np.zeros(4, np.int64), np.array([1, 0, 1, 1]))
+        given = list(FeatureFeed(FeatureBank(tuple(passes), {}), sampler, 4, CPU).training())
+        for epoch in range(4):
+            rows = np.concatenate([inputs.rows for inputs in given if inputs.epoch == epoch])
+            features = torch.cat([inputs.tensor[:, 0] for inputs in given if inputs.epoch == epoch]).numpy()
+            assert features[rows == 1].tolist() == [10 * ((epoch + time) % 3) + 1 for time in range(4)]
+            np.testing.assert_array_equal(features[rows != 1], 10 * (epoch % 3) + rows[rows != 1])
+        np.testing.assert_array_equal(passes[0][:, 0], np.arange(4))
+
     def test_replicas_on_one_shared_backbone_equal_those_on_their_own(self) -> None:
         alone = learner_of(self.RECIPE, fold=0, seed=4)
         bank = self.bank(alone)
@@ -443,23 +463,79 @@ class TestSteps:
 class TestMixing:
     def test_a_mixer_is_given_only_rows_that_are_learned_from(self) -> None:
         learner, seen = learner_of(recipe_of()), []
-        learner.mixer = lambda inputs, targets: seen.append((inputs, targets)) or (inputs, targets)
+        learner.rare = torch.arange(IMAGES) % 4 == 1
+        learner.mixer = lambda examples, rare, epoch: seen.append((examples, rare, epoch)) or examples
         rows = np.arange(12)
-        learner.learn(inputs_of(rows), pixel_feed())
+        learner.learn(inputs_of(rows, epoch=2), pixel_feed())
         kept = rows[WORLD.labels.fold[rows] != 0]
-        [(inputs, targets)] = seen
-        torch.testing.assert_close(inputs, learner.model.normalise(inputs_of(kept).tensor))
-        assert {head: labels.tolist() for head, labels in targets.items()} == {
+        [(examples, rare, epoch)] = seen
+        torch.testing.assert_close(examples.inputs, learner.model.normalise(inputs_of(kept).tensor))
+        assert {head: labels.tolist() for head, labels in examples.targets.items()} == {
             head: WORLD.labels.truth[head][kept].tolist() for head in ("colour", "half")
         }
+        assert rare.tolist() == (kept % 4 == 1).tolist()
+        assert epoch == 2
 
     def test_mixed_inputs_and_targets_are_what_is_learned(self) -> None:
         rows = np.flatnonzero(WORLD.labels.fold != 0)[:8]
         reverse, plain = learner_of(recipe_of()), learner_of(recipe_of())
-        reverse.mixer = lambda inputs, targets: (inputs.flip(0), {head: labels.flip(0) for head, labels in targets.items()})
+        reverse.mixer = lambda examples, rare, epoch: Examples(
+            examples.inputs.flip(0), {head: labels.flip(0) for head, labels in examples.targets.items()}
+        )
         reverse.learn(inputs_of(rows), pixel_feed())
         plain.learn(inputs_of(rows[::-1].copy()), pixel_feed())
         assert differing(weights(reverse), weights(plain)) == []
+
+    def test_the_loss_is_given_mixed_targets_and_the_weights_of_their_rows(self) -> None:
+        learner, seen = learner_of(recipe_of(), task="half"), []
+        targets, row_weights = {"half": torch.rand(8, 2)}, {"half": torch.rand(8)}
+        learner.mixer = lambda examples, rare, epoch: Examples(examples.inputs, targets, row_weights)
+        learner.loss["half"] = lambda logits, target, weight: seen.append((target, weight)) or logits.sum()
+        learner.learn(inputs_of(np.flatnonzero(WORLD.labels.fold != 0)[:8]), pixel_feed())
+        assert seen[0][0] is targets["half"]
+        assert seen[0][1] is row_weights["half"]
+
+    @pytest.mark.parametrize("name", ["mixup", "cutmix", "half_cutmix"])
+    @given(data=st.data(), batch_size=st.integers(2, 12), seed=st.integers(0, 99), rare=st.booleans())
+    @settings(max_examples=12, deadline=None)
+    def test_no_pixel_of_the_own_fold_is_ever_learned_from(
+        self, name: str, data: st.DataObject, batch_size: int, seed: int, rare: bool
+    ) -> None:
+        fold = np.array(data.draw(st.lists(st.integers(0, 2), min_size=12, max_size=24)), np.int64)
+        world = make_world(len(fold))
+        own = data.draw(st.integers(0, 2))
+        if np.sum(fold != own) < 2 or not np.any(fold == own):
+            return
+        pixels = world.prepared.shards[0].copy()
+        pixels[..., 0], pixels[fold == own, ..., 0] = 0, 255  # the own fold is red through and through
+        world = World(replace(world.prepared, shards=(pixels,)), replace(world.labels, fold=fold))
+        recipe = recipe_of(
+            backbone="test_byobnet",
+            batch_size=batch_size,
+            schedule={"epochs": 1},
+            mix={"name": name, "rare": {"colour": ["red"]} if rare else {}},
+        )
+        feed = NotedPixels(batches_of(replace(SPEC, batch_size=batch_size, epochs=1, seed=seed), world), world.prepared, CPU)
+        steps = -(-len(fold) // batch_size)
+        learner = learner_of(recipe, fold=own, task="colour", world=world, steps=steps, seed=seed)
+        trained([learner], feed)
+        black = float(learner.model.normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))[0, 0])
+        assert sum(map(len, feed.learned)) == np.sum(fold != own)
+        for learned in feed.learned:
+            torch.testing.assert_close(learned[:, 0], torch.full_like(learned[:, 0], black))
+            assert len(learned) < 2 or learned[:, 1:].std() > 0
+
+
+class NotedPixels(PixelFeed):
+    """Notes what models are given while they learn."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.learned: list[torch.Tensor] = []
+
+    def outputs(self, model: Any, selected: torch.Tensor) -> Any:
+        self.learned.append(selected.detach())
+        return super().outputs(model, selected)
 
 
 @dataclass
@@ -502,13 +578,25 @@ WIDTH = MODEL_OF_HEADS.heads["colour-head"][-1].in_features
 
 ALL = -2
 """A fold that no row has."""
+SAMPLED = {
+    "balanced": '{"by": "colour", "name": "balanced", "power": 1.0}',
+    "dynamic": '{"by": "colour", "epochs": 2, "name": "dynamic", "power": 0.5}',
+    "repeat": '{"by": "colour", "factors": [0.5, 1.0, 3.0], "name": "repeat"}',
+    "one_per_group": "one_per_group",
+}
 
 
 class TestNoImageIsLost:
-    @given(data=st.data(), batch_size=st.integers(2, 9), folds=st.integers(1, 5), accumulate=st.integers(1, 3))
-    @settings(max_examples=60, deadline=None)
-    def test_each_epoch_learns_from_every_row_once(
-        self, data: st.DataObject, batch_size: int, folds: int, accumulate: int
+    @given(
+        data=st.data(),
+        batch_size=st.integers(2, 9),
+        folds=st.integers(1, 5),
+        accumulate=st.integers(1, 3),
+        drawn_by=st.sampled_from(["shuffle", "shuffle", *SAMPLED]),
+    )
+    @settings(max_examples=100, deadline=None)
+    def test_each_epoch_learns_from_every_row_as_often_as_it_is_drawn(
+        self, data: st.DataObject, batch_size: int, folds: int, accumulate: int, drawn_by: str
     ) -> None:
         # TRAIN_ONLY rows have a fold of their own; some rows of any fold may not be learned from.
         fold = np.array(data.draw(st.lists(st.sampled_from([TRAIN_ONLY, *range(folds)]), min_size=2, max_size=40)), np.int64)
@@ -518,23 +606,26 @@ class TestNoImageIsLost:
         recipe = Recipe.model_validate(
             deep_merge(HEADS_ALONE.model_dump(), {"batch_size": batch_size, "optim": {"accumulate": accumulate}})
         )
-        sampler = BatchSampler(StreamSpec(SPEC.input, "[]", batch_size, 1, seed=data.draw(st.integers(0, 99))), fold)
+        stream = StreamSpec(SPEC.input, "[]", batch_size, 1, data.draw(st.integers(0, 99)), SAMPLED.get(drawn_by, drawn_by))
+        sampler = BatchSampler(stream, fold, np.where(trains, np.arange(len(fold)) % 3, -1) if drawn_by in SAMPLED else None)
         for own in (*range(folds), ALL):
-            wanted = np.flatnonzero(table.learned(own))
+            learned = table.learned(own)
+            wanted = [[row for row in sampler.order(epoch).tolist() if learned[row]] for epoch in range(2)]
 
             def begun(own: int = own) -> Learner:
-                spec = LearnerSpec(f"fold-{own}", own, recipe, table, sampler.steps, 0)
+                order = None if drawn_by == "shuffle" and accumulate == 1 else sampler.order
+                spec = LearnerSpec(f"fold-{own}", own, recipe, table, sampler.steps, 0, order)
                 return Learner(spec, deepcopy(MODEL_OF_HEADS), CPU)
 
-            if len(wanted) < 2:
-                with pytest.raises(InputError, match=rf"^fold-{own} has {len(wanted)} image\(s\) to learn from, and needs 2"):
+            if len(wanted[0]) < 2:
+                with pytest.raises(InputError, match=rf"^fold-{own} has {len(wanted[0])} image\(s\) to learn from, and needs 2"):
                     begun()
                 continue
             feed = Noted(sampler, 2, [])
             reports = trained([begun()], feed)
-            assert [metrics.images for report in reports for metrics in report.metrics.values()] == [len(wanted)] * 2
+            assert [metrics.images for report in reports for metrics in report.metrics.values()] == list(map(len, wanted))
             assert min(map(len, feed.learned)) >= 2
-            assert sorted(row for batch in feed.learned for row in batch) == sorted([*wanted, *wanted])
+            assert sorted(row for batch in feed.learned for row in batch) == sorted([*wanted[0], *wanted[1]])
 
     def test_batches_of_two_teach_two_folds(self) -> None:
         spec = replace(SPEC, batch_size=2, epochs=1)

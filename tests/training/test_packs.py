@@ -19,10 +19,12 @@ from raymask.config.members import Member
 from raymask.config.merging import deep_merge
 from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
-from raymask.data.specs import InputSpec, StreamSpec, bank_spec, frozen_backbone, input_spec, stream_spec
+from raymask.core.tasks import LabelSpace, Task
+from raymask.data.specs import BankSpec, InputSpec, StreamSpec, frozen_backbone, input_spec, stream_spec
 from raymask.runs.directory import ReplicaId
 from raymask.training.packs import MAX_PIECES, Pack, Plan, makespan, plan_run, split_packs
 
+SPACE = LabelSpace((Task("mask", "mask", ("worn", "none")), Task("age", "age", ("<30", "30-60", ">=60"))))
 RECIPES = [
     Recipe.model_validate({"pretrained": True, **values})
     for values in (
@@ -52,8 +54,16 @@ def members_of(count: int, recipe: Recipe = RECIPES[0]) -> list[Member]:
     return [Member(name=f"m{number}", task="mask", seed=number, recipe=recipe) for number in range(count)]
 
 
+def stream_of(recipe: Recipe, seed: int = 0, task: str = "mask") -> StreamSpec:
+    return stream_spec(recipe, seed, task, SPACE)
+
+
+def streams_of(members: Sequence[Member]) -> dict[str, StreamSpec]:
+    return {member.name: stream_of(member.recipe) for member in members}
+
+
 def plan_of(members: int, folds: int, nodes: Sequence[Node], **compute: Any) -> Plan:
-    return plan_run(members_of(members), range(folds), nodes, ComputeConfig(**compute), 0, {})
+    return plan_run(members_of(members), range(folds), nodes, ComputeConfig(**compute), streams_of(members_of(members)), {})
 
 
 def pack_of(member: str, replicas: int, side: int) -> Pack:
@@ -81,7 +91,7 @@ class TestPacks:
         members = [Member(name=f"m{n}", task="mask", seed=n, recipe=recipe) for n, recipe in enumerate(recipes)]
         every = [ReplicaId(member.name, fold) for member in members for fold in range(folds)]
         finished = rng.sample(every, rng.randint(0, len(every)))
-        plan = plan_run(members, range(folds), nodes, compute, 7, {}, finished)
+        plan = plan_run(members, range(folds), nodes, compute, streams_of(members), {}, finished)
         planned = Counter(replica for pack in plan.packs for replica in pack.replicas)
         assert planned == Counter(set(every) - set(finished))
         by_name = {member.name: member.recipe for member in members}
@@ -89,12 +99,12 @@ class TestPacks:
             assert 1 <= len(pack.replicas) <= compute.replicas_per_pack
             for replica in pack.replicas:
                 recipe = by_name[replica.member]
-                assert pack.stream == stream_spec(recipe, 7)
+                assert pack.stream == stream_of(recipe)
                 assert (pack.epochs, pack.frozen) == (recipe.schedule.epochs, frozen_backbone(recipe, ""))
         assert [pack.name for pack in plan.packs] == [f"pack-{number}" for number in range(len(plan.packs))]
         assert [pack.cost for pack in plan.packs] == sorted((pack.cost for pack in plan.packs), reverse=True)
         assert 1 <= plan.slots.count <= max(1, len(plan.packs))
-        assert plan == plan_run(members, range(folds), nodes, compute, 7, {}, reversed(finished))
+        assert plan == plan_run(members, range(folds), nodes, compute, streams_of(members), {}, reversed(finished))
 
     @pytest.mark.parametrize(
         ("nodes", "expected"),
@@ -126,7 +136,7 @@ class TestPacks:
 
     def test_members_of_unequal_streams_are_not_mixed(self) -> None:
         members = [Member(name=f"m{n}", task="mask", seed=0, recipe=recipe) for n, recipe in enumerate(RECIPES)]
-        plan = plan_run(members, range(2), [Node(1)], ComputeConfig(), 0, {})
+        plan = plan_run(members, range(2), [Node(1)], ComputeConfig(), streams_of(members), {})
         together = [{replica.member for replica in pack.replicas} for pack in plan.packs]
         assert {"m0", "m1"} in together  # equal streams, other backbones
         assert len(together) == len(RECIPES) - 1
@@ -170,7 +180,8 @@ class TestPacks:
 
     def test_nothing_unfinished_needs_no_pack(self) -> None:
         finished = [ReplicaId("m0", 0), ReplicaId("m0", 1)]
-        assert plan_run(members_of(1), range(2), [Node(2)], ComputeConfig(), 0, {}, finished).packs == ()
+        members = members_of(1)
+        assert plan_run(members, range(2), [Node(2)], ComputeConfig(), streams_of(members), {}, finished).packs == ()
 
     def test_ten_thousand_replicas_are_planned_at_once(self) -> None:
         began = time.perf_counter()
@@ -196,24 +207,24 @@ class TestChunks:
 
 class TestSpecs:
     def test_what_changes_pixels_or_order_changes_the_stream(self) -> None:
-        streams = [stream_spec(recipe, 0) for recipe in RECIPES[:6]]
+        streams = [stream_of(recipe) for recipe in RECIPES[:6]]
         assert streams[0] == streams[1]
         assert len(set(streams)) == 5
-        assert stream_spec(RECIPES[0], 1) != streams[0]
+        assert stream_of(RECIPES[0], 1) != streams[0]
 
     def test_a_preset_and_its_transforms_spelt_out_are_one_stream(self) -> None:
         flip = {"augment": [{"HorizontalFlip": {"p": 0.5}}]}
         one, other = (Recipe.model_validate({**flip, "pretrained": False, "optim": {"lr": lr}}) for lr in (0.1, 0.2))
-        assert stream_spec(one, 0) == stream_spec(other, 0)
+        assert stream_of(one) == stream_of(other)
         none = [Recipe.model_validate({"augment": augment, "pretrained": False}) for augment in ("none", [])]
-        assert stream_spec(none[0], 0) == stream_spec(none[1], 0)
+        assert stream_of(none[0]) == stream_of(none[1])
 
     def test_a_frozen_backbones_stream_has_as_many_epochs_as_passes(self) -> None:
-        assert stream_spec(RECIPES[6], 0).epochs == RECIPES[6].freeze.passes == 4
-        assert stream_spec(RECIPES[0], 0).epochs == RECIPES[0].schedule.epochs
+        assert stream_of(RECIPES[6]).epochs == RECIPES[6].freeze.passes == 4
+        assert stream_of(RECIPES[0]).epochs == RECIPES[0].schedule.epochs
 
     def test_a_bank_has_the_passes_and_the_views(self) -> None:
-        spec = bank_spec(RECIPES[6], 0, ("original", "hflip"))
+        spec = BankSpec(stream_of(RECIPES[6]), ("original", "hflip"), "off")
         assert spec.parts == ("pass-0", "pass-1", "pass-2", "pass-3", "view-original", "view-hflip")
 
     def test_frozen_backbones_are_the_same_by_name_weights_and_precision(self) -> None:

@@ -61,6 +61,22 @@ def test_unlabelled_images_are_not_learned_from_without_a_teacher() -> None:
         np.testing.assert_array_equal(other_fold.train[head], labels)
 
 
+def test_rare_rows_are_those_of_any_of_the_named_classes() -> None:
+    assert LABELS.rare_rows({}).tolist() == [False] * 8
+    assert np.flatnonzero(LABELS.rare_rows({"colour": ("blue",)})).tolist() == [4]
+    assert np.flatnonzero(LABELS.rare_rows({"colour": ("red",), "half": ("bottom",)})).tolist() == [0, 1, 3]
+    assert np.flatnonzero(LABELS.rare_rows({JOINT: ("green top", "green bottom")})).tolist() == [2, 3]
+
+
+def test_rare_rows_are_so_by_what_is_learned_of_them() -> None:
+    hard = teach(LABELS, IDS, targets([5, 0], ANY_FOLD, [confident(4), confident(2)]), 0)
+    assert np.flatnonzero(hard.rare_rows({"colour": ("blue",)})).tolist() == [4, 5]
+    assert np.flatnonzero(hard.rare_rows({"colour": ("red",)})).tolist() == [1]
+    soft = teach(LABELS, IDS, targets([5, 0], ANY_FOLD, [MIXED, confident(3)]), 1)
+    assert np.flatnonzero(soft.rare_rows({"colour": ("red",)})).tolist() == [1, 5]
+    assert np.flatnonzero(soft.rare_rows({"half": ("bottom",)})).tolist() == [0, 1, 3]
+
+
 def test_a_replica_is_taught_by_the_targets_of_its_fold_and_by_those_for_all() -> None:
     table = pd.concat(
         [

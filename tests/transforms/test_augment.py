@@ -64,6 +64,14 @@ def test_another_seed_epoch_or_row_makes_other_pixels() -> None:
     assert len({variant.tobytes() for variant in variants}) == 12
 
 
+def test_a_row_that_comes_again_in_an_epoch_makes_other_pixels_and_the_first_time_the_same() -> None:
+    same = np.repeat(IMAGES[:1], 4, axis=0)
+    variants = HEAVY(same, 1, 2, [0, 0, 0, 0], [0, 2, 1, 3])
+    assert len({variant.tobytes() for variant in variants}) == 4
+    np.testing.assert_array_equal(variants[0], ALONE[0])
+    np.testing.assert_array_equal(HEAVY(IMAGES[:1], 1, 2, [0], [2])[0], variants[1])
+
+
 def test_seed_epoch_and_row_are_not_interchangeable() -> None:
     one = IMAGES[:1]
     variants = [HEAVY(one, *place)[0].tobytes() for place in ((1, 2, [3]), (2, 1, [3]), (1, 3, [2]), (3, 2, [1]), (12, 3, [0]))]

@@ -18,15 +18,22 @@ from raymask.config.loading import load_config
 from raymask.config.schema import RunConfig
 from raymask.core.console import Display
 from raymask.core.errors import InputError
-from raymask.data.cache import find_cache, index_path
+from raymask.core.tasks import heads_of
+from raymask.data.cache import PreparedImages, find_cache, index_path
 from raymask.data.decode import decode_file
 from raymask.data.folds import assign_folds
 from raymask.data.prepare import _write_shards
 from raymask.data.sampling import BatchSampler
 from raymask.data.specs import input_spec, stream_spec
 from raymask.io.atomic import write_table
+from raymask.models.classifier import build_classifier, to_pixels
 from raymask.report.contact_sheet import FedBatch
 from raymask.runs.directory import cache_root
+from raymask.training.inputs import Inputs, PixelFeed
+from raymask.training.learner import Learner, LearnerSpec
+from raymask.training.mixers import Examples
+from raymask.training.targets import label_table
+from raymask.training.trial import derive_seed
 from raymask.transforms.augment import Augmenter, resolve_augment
 from raymask.workflows import show as showing
 from raymask.workflows.setup import read_labelled, resolve
@@ -65,7 +72,7 @@ def test_a_batch_is_the_streams(photos: Path, tmp_path: Path, monkeypatch: pytes
     labelled = read_labelled(config, Display(Console(file=io.StringIO())))
     images = labelled.source.images.reset_index(drop=True)
     fold = assign_folds(images, config.folds, config.seed)
-    spec = stream_spec(labelled.members[0].recipe, config.seed)
+    spec = stream_spec(labelled.members[0].recipe, config.seed, "mask", labelled.source.space)
     sampler, augmenter = BatchSampler(spec, fold), Augmenter(resolve_augment("light"))
     assert sampler.steps == 10
     assert [batch.title.partition(", ")[0] for batch in batches[8:]] == [
@@ -98,37 +105,64 @@ def test_labels_are_those_of_the_member_in_words(photos: Path, tmp_path: Path, m
             assert image.target == ""
 
 
-def test_what_the_mixer_makes_is_shown(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[torch.Tensor] = []
+MIXES: list[dict[str, Any]] = [
+    {"name": "mixup", "alpha": 2.0},
+    {"name": "cutmix"},
+    {"name": "half_cutmix", "rare": {"gender": ["male"]}},
+]
 
-    def mix(recipe: Any, inputs: torch.Tensor, targets: Any) -> Any:
-        drawn.append(torch.rand(3))
-        one_hot = torch.nn.functional.one_hot(targets["mask"], 3).float()
-        return 0.75 * inputs + 0.25 * inputs.flip(0), {"mask": 0.75 * one_hot + 0.25 * one_hot.flip(0)}
 
-    plain, _ = shown(config_of(tmp_path, photos / "train"), tmp_path, monkeypatch)
-    monkeypatch.setattr(showing, "_mix", mix)
-    mixed, _ = shown(config_of(tmp_path, photos / "train"), tmp_path, monkeypatch)
-    learned = [image for image in plain[0].images if not image.left_out]
-    assert 6 < len(learned) < 12
-    for one, other, image in zip(learned, reversed(learned), mixed[0].images, strict=False):
-        blend = np.rint(0.75 * one.fed.astype(float) + 0.25 * other.fed)
-        assert np.abs(image.fed - blend).max() <= 1
-        assert image.labels == one.labels
-        same = one.labels == other.labels
-        assert image.target == ("" if same else f"0.75 {one.labels} + 0.25 {other.labels}")
-    assert [image.target for image in mixed[0].images[len(learned) :]] == [""] * (12 - len(learned))
-    np.testing.assert_array_equal(mixed[0].images[-1].fed, plain[0].images[-1].fed)
-    shown(config_of(tmp_path, photos / "train"), tmp_path, monkeypatch)
-    torch.testing.assert_close(drawn[0], drawn[1])  # by the seed of the learner's step
+@pytest.mark.parametrize("mix", MIXES, ids=[mix["name"] for mix in MIXES])
+def test_what_is_shown_is_what_the_learner_mixes(
+    mix: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolve(config_of(tmp_path, photos / "train", {"mix": mix, "amp": "off"}, members=[{"task": "multi"}]))
+    batches, _ = shown(config, tmp_path, monkeypatch, batches=3)
+    labelled = read_labelled(config, Display(Console(file=io.StringIO())))
+    [member], images, space = labelled.members, labelled.source.images.reset_index(drop=True), labelled.source.space
+    manifest = images.assign(fold=assign_folds(images, config.folds, config.seed))
+    spec = stream_spec(member.recipe, config.seed, member.task, space)
+    sampler = BatchSampler(spec, manifest["fold"].to_numpy())
+    augmenter = Augmenter(resolve_augment("light"))
+    heads, labels = heads_of("multi", space), label_table(manifest, space)
+    model = build_classifier(member.recipe, heads)
+    seed = derive_seed(member.seed, "multi/fold-0")
+    learner = Learner(LearnerSpec("multi/fold-0", 0, member.recipe, labels, sampler.steps, seed), model, torch.device("cpu"))
+    kept: list[Examples] = []
+    mixer = learner.mixer
+
+    def keep(*given: Any) -> Examples:
+        kept.append(mixer(*given))
+        return kept[-1]
+
+    monkeypatch.setattr(learner, "mixer", keep)
+    feed = PixelFeed([], PreparedImages((), np.zeros(0, np.int64), np.zeros(0, np.int64)), torch.device("cpu"))
+    for step in range(3):
+        rows = sampler.rows(0, step)
+        prepared = np.stack([decode_file(path, [spec.input])[1][0] for path in images["path"].iloc[rows]])
+        pixels = to_pixels(augmenter(prepared, config.seed, 0, rows), torch.device("cpu"))
+        learner.learn(Inputs(pixels, rows, 0, step), feed)
+    for batch, mixed in zip(batches, kept, strict=True):
+        learned = [image for image in batch.images if not image.left_out]
+        fed = np.stack([image.fed for image in learned]).transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(fed, (mixed.inputs * model.std + model.mean).numpy(), atol=0.51)
+        for image, *of_heads in zip(learned, *(mixed.targets[head].tolist() for head in heads), strict=True):
+            said = (image.target or image.labels).split(" · ")
+            for words, target, head in zip(said, of_heads, heads, strict=True):
+                shares = {name: share for name, share in zip(space.classes(head), target, strict=True) if share > 0.005}
+                parts = [part.split(" ", 1) if " + " in words else ["1", part] for part in words.split(" + ")]
+                assert {name: float(share) for share, name in parts} == pytest.approx(shares, abs=0.006)
+    assert any(image.target for batch in batches for image in batch.images)
 
 
 def test_a_frozen_backbone_is_fed_what_is_not_mixed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = {"freeze": {"part": "backbone"}, "pretrained": True}
     plain, _ = shown(config_of(tmp_path, photos / "train", frozen), tmp_path, monkeypatch)
-    monkeypatch.setattr(
-        showing, "_mix", lambda recipe, inputs, targets: (inputs * 0, {"mask": torch.full((len(inputs), 3), 1 / 3)})
-    )
+
+    def dark(mix: Any, classes: Any) -> Any:
+        return lambda given, rare, epoch: Examples(given.inputs * 0, {"mask": torch.full((len(given.inputs), 3), 1 / 3)})
+
+    monkeypatch.setattr(showing, "build_mixer", dark)
     mixed, _ = shown(config_of(tmp_path, photos / "train", frozen), tmp_path, monkeypatch)
     np.testing.assert_array_equal(plain[0].images[0].fed, mixed[0].images[0].fed)
     assert mixed[0].images[0].target.startswith("0.33 ")
