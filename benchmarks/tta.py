@@ -104,7 +104,7 @@ def load_models(work: Work) -> list[nn.Module]:
     models = []
     for replica in work.replicas:
         told = read_model(work.run.replica(replica))
-        models.append(OneHead(load_classifier(told.recipe, told.heads, told.weights, told.sha256)))
+        models.append(OneHead(load_classifier(told.recipe, told.heads, told.weights, told.sha256, told.scales, told.statistics)))
     return models
 
 

@@ -1,4 +1,4 @@
-"""The command line: `raymask train`, `vote`, `predict`, `serve`, `export`, `refit`, `soup`, `pseudo`, `distil` and helpers."""
+"""The command line: `train`, `show`, `vote`, `predict`, `serve`, `export`, `refit`, `soup`, `pseudo`, `distil` and helpers."""
 
 from __future__ import annotations
 
@@ -58,6 +58,29 @@ def train(
     else:
         from raymask.workflows.train import run
     run(config)
+
+
+@app.command()
+def show(
+    recipe: Annotated[str, typer.Argument(help="a recipe's name (see `raymask recipes`) or a YAML file")],
+    data: Annotated[
+        str | None, typer.Option(help="training data, as for `raymask train`; without it the demo's people are drawn")
+    ] = None,
+    member: Annotated[str | None, typer.Option(metavar="NAME", help="a member (default: the first)")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the page and the contact sheets (default: show-NAME here)")] = None,
+    batches: Annotated[int, typer.Option(min=1, help="how many batches")] = 1,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="any other setting, such as recipe.mix.name=cutmix"),
+    ] = None,
+) -> None:
+    """Draws what a recipe feeds the network: images as prepared, augmented and mixed, with their labels. Trains nothing."""
+    from raymask.config.loading import load_config
+
+    config = load_config(recipe, set_ or (), _without_none({"data": {"path": data}}))
+    from raymask.workflows import show
+
+    show.show(config, out, member, batches)
 
 
 @app.command()

@@ -53,7 +53,8 @@ class Recipe(Strict):
         "pretrained", description="`pretrained`, `dataset` (of the images that a model learns from), or {mean: [...], std: [...]}"
     )
     augment: Annotated[str, Field(coerce_numbers_to_str=False)] | tuple[dict[str, dict[str, Any] | None], ...] = Field(
-        "light", description="none, light, medium or heavy; or a list of albumentations transforms"
+        "light",
+        description="a preset such as none, light, heavy, competition or randaugment; or a list of albumentations transforms",
     )
     batch_size: Annotated[int, Field(ge=2)] = Field(64, description="images to a batch, those of the left-out fold among them")
     amp: Literal["auto", "off", "bf16", "fp16"] = Field(
@@ -123,6 +124,12 @@ class Recipe(Strict):
     def frozen(self) -> bool:
         """Whether the backbone keeps its weights to the end, so that the heads alone are trained, on features."""
         return self.freeze.part == "backbone" and self.freeze.unfreeze_at is None
+
+    @property
+    def statistics(self) -> tuple[float, ...] | None:
+        """Mean and then deviation of each channel where they are given, on a scale from 0 to 1."""
+        given = self.normalize
+        return (*given.mean, *given.std) if isinstance(given, NormalizeConfig) else None
 
     @property
     def height_width(self) -> tuple[int, int]:

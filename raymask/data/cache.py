@@ -7,7 +7,7 @@ image (image_id, shard, offset, problem), written last. Rows of broken images ha
 from __future__ import annotations
 
 import hashlib
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -24,8 +24,8 @@ SHARD_BYTES = 64 * 2**20
 
 
 def cache_key(images: pd.DataFrame, spec: InputSpec) -> str:
-    """Name of the cache of these files' contents under these preparing steps."""
-    digest = hashlib.sha256(repr((VERSION, *astuple(spec))).encode())
+    """Name of the cache of these files' contents under these preparing steps, whatever window they are seen through."""
+    digest = hashlib.sha256(repr((VERSION, spec.height, spec.width, spec.crop)).encode())
     for column in ("image_id", "digest"):
         values = images[column].astype(str).tolist()
         digest.update("".join(f"{value}\0" for value in values).encode("utf-8", "surrogateescape"))
@@ -114,14 +114,22 @@ class PreparedImages:
     shards: tuple[Shard, ...]
     shard_of: npt.NDArray[np.int64]
     offset_of: npt.NDArray[np.int64]
+    through: InputSpec | None = None
+    """Whose window the images are seen through; None for the whole of them."""
 
     def read(self, rows: npt.ArrayLike) -> Pixels:
         """(B, H, W, 3) uint8 copies of the images at these rows of the manifest."""
         wanted = np.asarray(rows, dtype=np.int64)
-        batch = np.empty((len(wanted), *self.shards[0].shape[1:]), dtype=np.uint8)
+        shape = self.through.size if self.through else self.shards[0].shape[1:3]
+        batch = np.empty((len(wanted), *shape, 3), dtype=np.uint8)
         for index, row in enumerate(wanted):
-            batch[index] = self.shards[self.shard_of[row]][self.offset_of[row]]
+            image = self.shards[self.shard_of[row]][self.offset_of[row]]
+            batch[index] = self.through.seen(image) if self.through else image
         return batch
+
+    def seen_by(self, spec: InputSpec) -> PreparedImages:
+        """The same images as a model of this spec sees them, without augmentation."""
+        return replace(self, through=spec)
 
 
 def open_cache(folder: Path, image_ids: pd.Series) -> PreparedImages:

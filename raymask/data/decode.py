@@ -66,9 +66,19 @@ def decode(content: bytes, spec: InputSpec, most_pixels: int = MAX_PIXELS) -> Pi
     """
     with _explained():
         image = _opened(content, most_pixels)
+        width = image.width
+        image.draft("RGB", _least_size(image, spec))
+        return _fitted(_upright_rgb(image, most_pixels), spec, shrunk=round(width / image.width))
+
+
+def _least_size(image: Image.Image, spec: InputSpec) -> tuple[int, int]:
+    """Width and height that an image may be decoded at: then what is cut out of it still has the target's resolution."""
+    if spec.crop <= 1:
         longest = int(np.ceil(max(spec.height, spec.width) / spec.crop))
-        image.draft("RGB", (longest, longest))
-        return _fitted(_upright_rgb(image, most_pixels), spec)
+        return longest, longest
+    whole = min(image.size) / max(spec.height, spec.width)  # whichever side becomes the height, when it is turned upright
+    factor = max(1, int(min(whole, spec.crop / min(spec.height, spec.width))))
+    return -(-image.width // factor), -(-image.height // factor)
 
 
 def decode_image(image: Image.Image | npt.NDArray[Any], specs: Sequence[InputSpec]) -> list[Pixels]:
@@ -146,14 +156,22 @@ def decode_file(path: str, specs: Sequence[InputSpec]) -> tuple[str, list[Pixels
         return why_unreadable(error), []
 
 
-def _fitted(pixels: Pixels, spec: InputSpec) -> Pixels:
-    return resize(crop_centre(pixels, spec), spec)
+def _fitted(pixels: Pixels, spec: InputSpec, shrunk: int = 1) -> Pixels:
+    prepared = resize(crop_centre(pixels, spec, shrunk), spec)
+    return np.ascontiguousarray(spec.seen(prepared)) if spec.window else prepared
 
 
-def crop_centre(pixels: Pixels, spec: InputSpec) -> Pixels:
-    """The centred box of the target's aspect that covers `crop` of the largest such box."""
+def crop_centre(pixels: Pixels, spec: InputSpec, shrunk: int = 1) -> Pixels:
+    """The centred box of the target's aspect: `crop` of the largest such box, or of so many pixels on its shorter side.
+
+    Args:
+        pixels: (H, W, 3).
+        spec: the target.
+        shrunk: how many times as long the sides of the image were before it was decoded at a smaller scale.
+    """
     height, width = pixels.shape[:2]
-    scale = min(height / spec.height, width / spec.width) * spec.crop
+    largest = min(height / spec.height, width / spec.width)
+    scale = largest * spec.crop if spec.crop <= 1 else min(largest, spec.crop / min(spec.height, spec.width) / shrunk)
     box_height, box_width = max(1, round(spec.height * scale)), max(1, round(spec.width * scale))
     top, left = (height - box_height) // 2, (width - box_width) // 2
     return pixels[top : top + box_height, left : left + box_width]

@@ -40,7 +40,8 @@ def bank_folder(root: Path, spec: BankSpec, cache: Path, backbone: str, weights:
         weights: digest of its weights.
         image_ids: the images, in the order of the manifest.
     """
-    digest = hashlib.sha256(repr((3, spec.stream, spec.amp, cache.name, backbone, weights)).encode())
+    given = [spec.statistics] if spec.statistics else []
+    digest = hashlib.sha256(repr((3, spec.stream, spec.amp, cache.name, backbone, weights, *given)).encode())
     digest.update("\0".join(image_ids).encode("utf-8", "surrogateescape"))
     return root / f"{file_stem(backbone)}-{digest.hexdigest()[:12]}"
 

@@ -3,22 +3,54 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from raymask.config.label_checks import counted_target
 from raymask.config.recipe import Recipe
 from raymask.core.tasks import LabelSpace
+from raymask.core.types import Pixels
 from raymask.transforms.augment import resolve_augment
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, repr=False)
 class InputSpec:
-    """How a file becomes a model's input: the steps that are done once, when it is prepared."""
+    """How a file becomes a model's input: prepared once, by all but the last step, and then seen through a window."""
 
     height: int
     width: int
     crop: float
-    """Share kept of the largest centred box of the target's aspect."""
+    """Share kept of the largest centred box of the target's aspect; above 1 the pixels of the box's shorter side."""
+    window: tuple[int, ...] = ()
+    """Height and width of the centre that a model sees of a prepared image; empty where it sees all of it."""
+
+    def __repr__(self) -> str:
+        """Folders of features are named by it: without a window it must stay as it is."""
+        window = f", window={self.window}" if self.window else ""
+        return f"InputSpec(height={self.height}, width={self.width}, crop={self.crop}{window})"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what a model sees."""
+        height, width = self.window or (self.height, self.width)
+        return height, width
+
+    @property
+    def prepared(self) -> InputSpec:
+        """The steps that are done once: specs that differ in their windows alone share prepared images."""
+        return replace(self, window=())
+
+    def seen(self, prepared: Pixels) -> Pixels:
+        """(…, H, W, 3) what a model sees of (…, height, width, 3) prepared images, a view of them.
+
+        Example:
+            >>> import numpy as np
+            >>> InputSpec(6, 8, 1.0, window=(2, 4)).seen(np.zeros((5, 6, 8, 3), np.uint8)).shape
+            (5, 2, 4, 3)
+        """
+        height, width = self.size
+        top, left = (self.height - height) // 2, (self.width - width) // 2
+        return prepared[..., top : top + height, left : left + width, :]
 
 
 @dataclass(frozen=True)
@@ -46,6 +78,8 @@ class BankSpec:
     stream: StreamSpec
     views: tuple[str, ...]
     amp: str
+    statistics: tuple[float, ...] | None = None
+    """Mean and deviation of each channel that images are normalised by; None for those that the backbone was made for."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -55,8 +89,9 @@ class BankSpec:
 
 def input_spec(recipe: Recipe) -> InputSpec:
     """How the files are prepared for a recipe."""
-    height, width = recipe.height_width
-    return InputSpec(height, width, recipe.crop)
+    height, width = recipe.prepared_height_width
+    window = recipe.height_width if recipe.height_width != (height, width) else ()
+    return InputSpec(height, width, recipe.crop, window)
 
 
 def frozen_backbone(recipe: Recipe, weights: str) -> str | None:
@@ -66,7 +101,14 @@ def frozen_backbone(recipe: Recipe, weights: str) -> str | None:
         recipe: the backbone's.
         weights: digest of the weights that it starts from.
     """
-    return f"{recipe.backbone} {weights} {recipe.amp}" if recipe.frozen else None
+    if not recipe.frozen:
+        return None
+    return " ".join([recipe.backbone, weights, recipe.amp, *map(str, recipe.statistics or ())])
+
+
+def bank_spec(recipe: Recipe, stream: StreamSpec, views: Sequence[str]) -> BankSpec:
+    """The features that heads on a recipe's frozen backbone learn from, and predict with under these views."""
+    return BankSpec(stream, tuple(views), recipe.amp, recipe.statistics)
 
 
 def stream_spec(recipe: Recipe, seed: int, task: str, space: LabelSpace) -> StreamSpec:

@@ -81,7 +81,7 @@ def stream(
 
 def _batches(numbers: Iterable[int], spec: StreamSpec, cache: Path, manifest: Path) -> Iterator[Batch]:
     """Batches by number, counted through all epochs."""
-    prepared, augmenter = prepared_images(cache, manifest), stream_augmenter(spec.augment)
+    prepared, augmenter = prepared_images(cache, manifest), stream_augmenter(spec)
     sampler = open_batch_sampler(spec, manifest)
     for number in numbers:
         epoch, step = divmod(number, sampler.steps)
@@ -195,6 +195,6 @@ def _open_batch_sampler(spec: StreamSpec, manifest: Path, stamp: str) -> BatchSa
 
 
 @lru_cache(maxsize=4)
-def stream_augmenter(transforms: str) -> Augmenter:
+def stream_augmenter(spec: StreamSpec) -> Augmenter:
     """The augmenter of a stream's transforms, built once a process."""
-    return Augmenter(json.loads(transforms))
+    return Augmenter(json.loads(spec.augment), spec.input.size)

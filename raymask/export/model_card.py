@@ -23,19 +23,25 @@ from raymask.voting.rules import rule_in_words
 from raymask.voting.thresholds import ADJUSTMENTS
 from raymask.voting.vote import Vote
 
-STEPS = (
-    "Decode the file to 8-bit RGB, upright by its EXIF orientation.",
-    "Cut out the centred box of the aspect width:height that covers `crop` of the largest such box (1 is the largest itself).",
-    "Resize it to height × width: by area where it shrinks (OpenCV's INTER_AREA), else linear (INTER_LINEAR).",
-    "Give it as float32 from 0 to 255, (N, 3, height, width); do not normalise, since the graphs do.",
+OPENED = "Decode the file to 8-bit RGB, upright by its EXIF orientation."
+SHARE = "Cut out the centred box of the aspect width:height that covers `crop` of the largest such box (1 is the largest itself)."
+SIDE = (
+    "Cut out the centred box of the aspect width:height whose shorter side has `crop` pixels, or the largest such box where the "
+    "image is smaller; a `crop` up to 1 is the share of the largest such box."
+)
+RESIZED = "Resize it to height × width: by area where it shrinks (OpenCV's INTER_AREA), else linear (INTER_LINEAR)."
+GIVEN = "Give it as float32 from 0 to 255, (N, 3, height, width); do not normalise, since the graphs do."
+SEEN = (
+    "Where an input has `prepare`, width and height of the steps above are those that stand there; then cut out the centre of "
+    "height × width."
 )
 PRIVATE = ("runs", "cache", "data", "compute", "teacher")
 """Parts of a config that say where and on what it ran, which a card need not tell."""
 
 
 def input_names(specs: Sequence[InputSpec]) -> list[str]:
-    """What the ensemble's graph calls its inputs: `pixels_HxW`, numbered where two specs differ by their crop alone."""
-    sizes = [f"pixels_{spec.height}x{spec.width}" for spec in specs]
+    """What the ensemble's graph calls its inputs: `pixels_HxW`, numbered where two specs are of one size."""
+    sizes = [f"pixels_{height}x{width}" for height, width in (spec.size for spec in specs)]
     return [name if sizes.count(name) == 1 else f"{name}_{sizes[:index].count(name)}" for index, name in enumerate(sizes)]
 
 
@@ -51,10 +57,7 @@ def preprocessing(
         models: by `MEMBER/PART` the files, the input and the outputs of each model's graph.
         ensemble: files of the whole ensemble's graph by format; empty where there is none.
     """
-    inputs = {
-        name: {"height": spec.height, "width": spec.width, "crop": spec.crop, "type": "float32", "layout": "NCHW"}
-        for name, spec in zip(input_names(specs), specs, strict=True)
-    }
+    inputs = {name: _told_of_input(spec) for name, spec in zip(input_names(specs), specs, strict=True)}
     joint = []
     for label, name in enumerate(space.joint_classes):
         parts = space.split(np.array([label]))
@@ -65,7 +68,7 @@ def preprocessing(
         "outputs": {"joint": "probabilities of the joint labels", "labels": "the most probable joint label"},
     }
     return {
-        "steps": STEPS,
+        "steps": steps(specs),
         "channels": "RGB",
         "range": [0, 255],
         "normalisation": "inside the graphs",
@@ -87,6 +90,18 @@ def preprocessing(
             "in_words": vote_in_words(vote),
         },
     }
+
+
+def steps(specs: Sequence[InputSpec]) -> list[str]:
+    """From a file to what the graphs take, a sentence a step."""
+    cut = SIDE if any(spec.crop > 1 for spec in specs) else SHARE
+    return [OPENED, cut, RESIZED, *([SEEN] if any(spec.window for spec in specs) else []), GIVEN]
+
+
+def _told_of_input(spec: InputSpec) -> dict[str, Any]:
+    height, width = spec.size
+    prepare = {"prepare": {"height": spec.height, "width": spec.width}} if spec.window else {}
+    return {"height": height, "width": width, "crop": spec.crop, **prepare, "type": "float32", "layout": "NCHW"}
 
 
 def vote_in_words(vote: Vote) -> str:
@@ -240,16 +255,20 @@ def _with_onnxruntime(result: Mapping[str, Any]) -> str:
     if "onnx" not in files or len(result["inputs"]) > 1:
         return ""
     name, spec = next(iter(result["inputs"].items()))
-    height, width, crop = spec["height"], spec["width"], spec["crop"]
+    crop, (height, width) = spec["crop"], (spec.get("prepare", spec)[side] for side in ("height", "width"))
+    scale = f"min(image.shape[0] / {height}, image.shape[1] / {width})"
+    scale = f"{scale} * {crop}" if crop <= 1 else f"min({scale}, {crop:g} / {min(height, width)})"
+    top, left = (height - spec["height"]) // 2, (width - spec["width"]) // 2
+    window = f"image = image[{top} : {top + spec['height']}, {left} : {left + spec['width']}]\n" if "prepare" in spec else ""
     return (
         "With onnxruntime:\n\n```python\nimport cv2, numpy as np, onnxruntime\n\n"
         'image = cv2.cvtColor(cv2.imread("photo.jpg"), cv2.COLOR_BGR2RGB)  # upright\n'
-        f"scale = min(image.shape[0] / {height}, image.shape[1] / {width}) * {crop}\n"
+        f"scale = {scale}\n"
         f"h, w = round({height} * scale), round({width} * scale)\n"
         "top, left = (image.shape[0] - h) // 2, (image.shape[1] - w) // 2\n"
         f"how = cv2.INTER_AREA if h > {height} else cv2.INTER_LINEAR\n"
         f"image = cv2.resize(image[top : top + h, left : left + w], ({width}, {height}), interpolation=how)\n"
-        "pixels = image.transpose(2, 0, 1)[None].astype(np.float32)\n"
+        f"{window}pixels = image.transpose(2, 0, 1)[None].astype(np.float32)\n"
         f'joint, labels = onnxruntime.InferenceSession("{files["onnx"]}").run(None, {{"{name}": pixels}})\n```'
     )
 

@@ -59,7 +59,7 @@ class Images:
 def read_check_images(run: Run, models: Models, specs: Sequence[InputSpec]) -> Images:
     """A few random images, and some of the run's own where they can still be read."""
     rng = np.random.default_rng(0)
-    read = [[rng.integers(0, 256, (spec.height, spec.width, 3), dtype=np.uint8) for spec in specs] for _ in range(RANDOM_IMAGES)]
+    read = [[rng.integers(0, 256, (*spec.size, 3), dtype=np.uint8) for spec in specs] for _ in range(RANDOM_IMAGES)]
     homes = [run, *(Run(folder.parents[2]) for folder in models.values())]
     manifest = next((home.manifest for home in homes if home.manifest.is_file()), None)
     if manifest:

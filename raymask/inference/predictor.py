@@ -55,8 +55,9 @@ class Predictor:
         for index, (name, folder) in enumerate(models.items()):
             meta = read_model(folder)
             recipe = meta.recipe
-            model = load_classifier(recipe, meta.heads, meta.weights, meta.sha256, meta.scales)
-            shared = f"{recipe.backbone} {recipe.amp} {backbone_digest(model)}" if recipe.frozen else name
+            model = load_classifier(recipe, meta.heads, meta.weights, meta.sha256, meta.scales, meta.statistics)
+            same = f"{recipe.backbone} {recipe.amp} {model.statistics}"
+            shared = f"{same} {backbone_digest(model)}" if recipe.frozen else name
             group = self.groups[specs.index(input_spec(recipe))][shared]
             if group:
                 model.backbone = self.models[group[0]].backbone
@@ -130,5 +131,5 @@ def _softmaxed(logits: Mapping[str, Tensor]) -> npt.NDArray[np.float32]:
 
 def stacked(read: Sequence[tuple[str, Sequence[Pixels]]], specs: Sequence[InputSpec]) -> list[Pixels]:
     """(n, H, W, 3) uint8 pixels for each spec of images that are read already; a broken one is black."""
-    black = [np.zeros((spec.height, spec.width, 3), dtype=np.uint8) for spec in specs]
+    black = [np.zeros((*spec.size, 3), dtype=np.uint8) for spec in specs]
     return [np.stack([(images or black)[index] for _, images in read]) for index in range(len(specs))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,15 @@ class Classifier(nn.Module):
     std: Tensor
 
     def __init__(
-        self, backbone: nn.Module, width: int, heads: Mapping[str, int], recipe: Recipe, scales: Mapping[str, Scale] | None = None
+        self,
+        backbone: nn.Module,
+        width: int,
+        heads: Mapping[str, int],
+        recipe: Recipe,
+        scales: Mapping[str, Scale] | None = None,
+        statistics: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        config = resolve_model_data_config(backbone)
         self.backbone = backbone
         self.classes = dict(heads)
         decoders = {task: build_decoder(recipe.ordinal, scale) for task, scale in (scales or {}).items()}
@@ -45,10 +50,10 @@ class Classifier(nn.Module):
         """What the ordered heads' numbers are cut at, by head."""
         outputs = {task: decoder.outputs if (decoder := decoders.get(task)) else classes for task, classes in heads.items()}
         self.heads = nn.ModuleDict({head_key(task): build_head(width, outputs[task], recipe.head) for task in heads})
-        self.statistics: tuple[float, ...] = (*config["mean"], *config["std"])
-        """Mean and deviation of each channel of the images that the backbone was made for, on a scale from 0 to 1."""
-        for name in ("mean", "std"):
-            pixels = torch.tensor(config[name], dtype=torch.float32).mul(255).view(1, 3, 1, 1)
+        self.statistics = tuple(statistics or recipe.statistics or pretrained_statistics(backbone))
+        """Mean and then deviation of each channel that images are normalised by, on a scale from 0 to 1."""
+        for name, values in (("mean", self.statistics[:3]), ("std", self.statistics[3:])):
+            pixels = torch.tensor(values, dtype=torch.float32).mul(255).view(1, 3, 1, 1)
             self.register_buffer(name, pixels, persistent=False)
 
     def forward(self, pixels: Tensor) -> Logits:
@@ -77,19 +82,31 @@ class Classifier(nn.Module):
         return self.decoders[key](outputs.float()) if key in self.decoders else outputs
 
 
-def build_classifier(recipe: Recipe, heads: Mapping[str, int], scales: Mapping[str, Scale] | None = None) -> Classifier:
+def pretrained_statistics(backbone: nn.Module) -> tuple[float, ...]:
+    """Mean and then deviation of each channel of the images that a backbone was made for."""
+    config = resolve_model_data_config(backbone)
+    return (*config["mean"], *config["std"])
+
+
+def build_classifier(
+    recipe: Recipe,
+    heads: Mapping[str, int],
+    scales: Mapping[str, Scale] | None = None,
+    statistics: Sequence[float] | None = None,
+) -> Classifier:
     """A model of random weights, from torch's global generator.
 
     Args:
         recipe: its backbone, heads and size of images.
         heads: classes by head.
         scales: the numbers behind the bands of heads of tasks with edges, which `recipe.ordinal` is for.
+        statistics: mean and then deviation of each channel, from 0 to 1 (default: the recipe's, or those of the backbone).
 
     Raises:
         InputError: timm has no such backbone, or it cannot take images of this size or has not what the heads need.
     """
     backbone, width = build_backbone(recipe)
-    return Classifier(backbone, width, heads, recipe, scales)
+    return Classifier(backbone, width, heads, recipe, scales, statistics)
 
 
 def backbone_digest(model: Classifier) -> str:
@@ -112,6 +129,7 @@ def load_classifier(
     file: Path,
     sha256: str | None = None,
     scales: Mapping[str, Scale] | None = None,
+    statistics: Sequence[float] | None = None,
 ) -> Classifier:
     """The model that `save_classifier` wrote, in evaluation mode.
 
@@ -121,11 +139,12 @@ def load_classifier(
         file: its weights.
         sha256: the digest that the file must have; None where it is not known.
         scales: as for `build_classifier`.
+        statistics: as for `build_classifier`.
 
     Raises:
         DamagedFileError: the weights are not those that were written, or of another model.
     """
-    model, weights = build_classifier(recipe, heads, scales), read_weights(file, sha256)
+    model, weights = build_classifier(recipe, heads, scales, statistics), read_weights(file, sha256)
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:

@@ -39,6 +39,8 @@ class ModelFolder:
     """Of its last epoch, by name."""
     sha256: str | None
     """SHA-256 of its weights; None in folders that were written without."""
+    statistics: tuple[float, ...] | None = None
+    """Mean and then deviation of each channel of the images that it learned from, where it normalises by those."""
 
     @property
     def files(self) -> ModelFiles:
@@ -68,8 +70,11 @@ def read_model(folder: Path) -> ModelFolder:
         recipe = Recipe.model_validate(in_groups(meta.recipe) if is_flat(meta.recipe) else meta.recipe)
     except ValidationError as error:
         raise damaged(file, explain(error, Recipe, "recipe").rstrip(".")) from None
+    if recipe.normalize == "dataset" and not (meta.statistics and min(meta.statistics[3:]) > 0):
+        raise damaged(file, "its recipe normalises by its training images, whose mean and deviation it lacks")
+    statistics = tuple(meta.statistics) if meta.statistics else None
     scales = {head: Scale(tuple(scale.edges), scale.low, scale.high) for head, scale in meta.scales.items()}
-    return ModelFolder(folder, recipe, meta.classes, scales, meta.versions, meta.scores, meta.sha256)
+    return ModelFolder(folder, recipe, meta.classes, scales, meta.versions, meta.scores, meta.sha256, statistics)
 
 
 def network_size(model: ModelFolder) -> tuple[int, int]:

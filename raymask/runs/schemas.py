@@ -181,6 +181,8 @@ class Meta(RunFile):
     recipe: dict[str, Any]
     seed: int = 0
     sha256: str | None = None
+    statistics: Annotated[list[float], Field(min_length=6, max_length=6)] | None = None
+    """Mean and then deviation of each channel that images are normalised by, where they are those of the training images."""
     epochs: int = 0
     scores: dict[str, float] = {}
     ingredients: list[str] = []

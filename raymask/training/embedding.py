@@ -90,9 +90,10 @@ def _make_batches(numbers: dict[str, Any], job: EmbedJob, images: int) -> Iterat
         part, step = divmod(number, stream.steps(images))
         first = step * stream.batch_size
         rows = np.arange(first, min(first + stream.batch_size, images))
-        pixels = prepared.read(rows)
         if augmented := re.fullmatch(r"pass-(\d+)", job.parts[part]):
-            pixels = stream_augmenter(stream.augment)(pixels, stream.seed, int(augmented[1]), rows)
+            pixels = stream_augmenter(stream)(prepared.read(rows), stream.seed, int(augmented[1]), rows)
+        else:
+            pixels = prepared.seen_by(stream.input).read(rows)
         yield {"image": pixels, "row": rows, "part": np.full(len(rows), part)}
 
 

@@ -34,7 +34,8 @@ class Pack:
     @property
     def cost(self) -> float:
         """Work relative to other packs: steps of fold models × pixels; for heads alone, features stand for pixels."""
-        pixels = self.stream.input.height * self.stream.input.width
+        height, width = self.stream.input.size
+        pixels = height * width
         return float(self.epochs * len(self.replicas) * (1 if self.frozen else pixels))
 
 
@@ -55,6 +56,7 @@ class Job:
     members: Mapping[str, Member]
     views: tuple[str, ...]
     caches: Mapping[InputSpec, Path]
+    """Folder of the prepared images by `InputSpec.prepared`."""
     backbones: Mapping[str, Path]
     """Starting weights of the backbone by the member's name; none for those that start from random weights."""
     banks: Mapping[str, Path]

@@ -10,6 +10,7 @@ import pandas as pd
 from raymask.core.columns import by_column, label_column, true_labels
 from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace, heads_of
 from raymask.core.types import ByHead
+from raymask.data.specs import input_spec
 from raymask.data.stream import prepared_images
 from raymask.io.atomic import write_table
 from raymask.io.hashing import file_digest
@@ -33,10 +34,11 @@ def make_soups(job: SoupJob, threads: int) -> SoupResult:
     models = [read_model(run.replica(ReplicaId(member.name, fold))) for fold in job.folds]
     ingredients = [Ingredient(model.folder.name, model.weights, model.scores.get("f1", 0.0), model.sha256) for model in models]
     labelled = read_manifest(run, job.space)[label_column(JOINT)] != UNLABELLED
-    training = Images(prepared_images(job.cache, run.manifest), np.flatnonzero(labelled))
+    seen = input_spec(member.recipe)
+    training = Images(prepared_images(job.cache, run.manifest).seen_by(seen), np.flatnonzero(labelled))
     held_out = read_reserve(run)
     reserved = Reserved(
-        Images(prepared_images(job.cache, run.reserve), np.arange(len(held_out))),
+        Images(prepared_images(job.cache, run.reserve).seen_by(seen), np.arange(len(held_out))),
         true_labels(held_out, job.space),
         held_out["group"].to_numpy(),
     )

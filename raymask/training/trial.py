@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pickle import UnpicklingError
 from typing import Any
@@ -21,7 +22,8 @@ from raymask.core.columns import by_column
 from raymask.core.tasks import LabelSpace, heads_of
 from raymask.data.features import open_bank
 from raymask.data.sampling import BatchSampler
-from raymask.data.specs import BankSpec
+from raymask.data.specs import bank_spec
+from raymask.data.statistics import channel_sums
 from raymask.data.stream import open_batch_sampler, prepared_images, stream
 from raymask.io.atomic import replacing, write_table
 from raymask.io.checked import DamagedFileError, check_archive
@@ -61,7 +63,10 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     sampler = open_batch_sampler(pack.stream, job.run.manifest)
     steps = sampler.steps
     taught = {fold: teach(labels, manifest["image_id"], targets, fold) for fold in {replica.fold for replica in replicas}}
-    begun = [resume(job, replica, taught[replica.fold], steps, device, sampler.order) for replica in replicas]
+    statistics = statistics_of(job, pack, replicas, taught)
+    begun = [
+        resume(job, replica, taught[replica.fold], steps, device, sampler.order, statistics.get(replica)) for replica in replicas
+    ]
     learners, histories = [learner for learner, _ in begun], [history for _, history in begun]
     reporter = Reporter(job.run.name, pack, replicas, steps, report)
     if pack.frozen:
@@ -87,14 +92,39 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
         reporter.done()
 
 
+def statistics_of(
+    job: Job, pack: Pack, replicas: Sequence[ReplicaId], taught: Mapping[int, LabelTable]
+) -> dict[ReplicaId, tuple[float, ...]]:
+    """Mean and deviation of the images that fold models learn from, for those whose recipes normalise by them.
+
+    Args:
+        job: the run.
+        pack: whose prepared images they are.
+        replicas: the fold models.
+        taught: labels by fold.
+    """
+    wanting = [replica for replica in replicas if job.members[replica.member].recipe.normalize == "dataset"]
+    if not wanting:
+        return {}
+    spec = pack.stream.input
+    sums = channel_sums(prepared_images(job.caches[spec.prepared], job.run.manifest).seen_by(spec))
+    return {replica: sums.statistics(taught[replica.fold].learned(replica.fold)) for replica in wanting}
+
+
 def build_learner(
-    job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device, order: Order | None = None
+    job: Job,
+    replica: ReplicaId,
+    labels: LabelTable,
+    steps: int,
+    device: torch.device,
+    order: Order | None = None,
+    statistics: Sequence[float] | None = None,
 ) -> Learner:
     """A fold model at the start of its training; the folds of a member start from equal weights."""
     member = job.members[replica.member]
     torch.manual_seed(derive_seed(member.seed, member.task))
     heads = heads_of(member.task, job.space)
-    model = build_classifier(member.recipe, heads, labels.scales(heads))
+    model = build_classifier(member.recipe, heads, labels.scales(heads), statistics)
     if file := job.backbones.get(member.name):
         load_backbone(model, file)
     seed = derive_seed(member.seed, str(replica))
@@ -114,9 +144,9 @@ def derive_seed(seed: int, name: str) -> int:
 
 def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sampler: BatchSampler, device: torch.device) -> Feed:
     if pack.frozen:
-        bank = open_bank(job.banks[pack.replicas[0].member], BankSpec(pack.stream, job.views, learners[0].recipe.amp))
+        bank = open_bank(job.banks[pack.replicas[0].member], bank_spec(learners[0].recipe, pack.stream, job.views))
         return FeatureFeed(bank, sampler, pack.epochs, device)
-    cache = job.caches[pack.stream.input]
+    cache = job.caches[pack.stream.input.prepared]
     batches = stream(
         pack.stream,
         cache,
@@ -126,17 +156,24 @@ def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sampl
         cpus_per_task=slots.stream_cpus,
         tasks=None if slots.gpus else slots.threads,  # a CPU thread never learns faster than another augments
     )
-    return PixelFeed(batches, prepared_images(cache, job.run.manifest), device)
+    return PixelFeed(batches, prepared_images(cache, job.run.manifest).seen_by(pack.stream.input), device)
 
 
 def resume(
-    job: Job, replica: ReplicaId, labels: LabelTable, steps: int, device: torch.device, order: Order | None = None
+    job: Job,
+    replica: ReplicaId,
+    labels: LabelTable,
+    steps: int,
+    device: torch.device,
+    order: Order | None = None,
+    statistics: Sequence[float] | None = None,
 ) -> tuple[Learner, History]:
     """A learner where its checkpoint left it, and the metrics of the epochs that it has behind it.
 
     Without a checkpoint, or with one that is damaged or of another model, it is at the start of its training.
     """
-    file, learner = job.run.checkpoint(replica), build_learner(job, replica, labels, steps, device, order)
+    begin = partial(build_learner, job, replica, labels, steps, device, order, statistics)
+    file, learner = job.run.checkpoint(replica), begin()
     if not file.exists():
         return learner, []
     try:
@@ -147,7 +184,7 @@ def resume(
     except (DamagedFileError, UnpicklingError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         print(f"{replica} begins anew, since '{file}' cannot be used: {error}")  # noqa: T201 -- in the trial's log, see `is_sound`
         file.unlink()
-        return build_learner(job, replica, labels, steps, device, order), []
+        return begin(), []
 
 
 def _save_checkpoint(run: Run, learner: Learner, replica: ReplicaId, history: History) -> None:
@@ -205,6 +242,8 @@ def write_model(run: Run, member: Member, fold: int, model: Classifier, space: L
     replica = ReplicaId(member.name, fold)
     with replacing(run.weights(replica)) as draft:
         save_classifier(model, draft)
+    if member.recipe.normalize == "dataset":
+        more["statistics"] = list(model.statistics)
     meta = Meta(
         format=META_FORMAT,
         member=member.name,

@@ -13,7 +13,7 @@ from raymask.cluster.resources import gpus_worth, plan_actors, room_of
 from raymask.config.members import Member
 from raymask.core.console import Display
 from raymask.data.features import bank_folder, missing_parts
-from raymask.data.specs import BankSpec, StreamSpec, input_spec, stream_spec
+from raymask.data.specs import StreamSpec, bank_spec, input_spec, stream_spec
 from raymask.io.checked import DamagedFileError, check_archive
 from raymask.io.hashing import file_digest
 from raymask.runs.directory import ReplicaId, Run, cache_of, cache_root
@@ -124,7 +124,8 @@ def embed_images(
         recipe = member.recipe
         if not recipe.frozen:
             continue
-        spec, cache = BankSpec(_stream(prepared, member), config.views, recipe.amp), images.caches[input_spec(recipe)]
+        spec = bank_spec(recipe, _stream(prepared, member), config.views)
+        cache = images.caches[input_spec(recipe).prepared]
         folder = bank_folder(cache_of(config, "features"), spec, cache, recipe.backbone, weights[member.name], image_ids)
         parts = missing_parts(folder, spec)
         shared = folder in banks.values()

@@ -30,7 +30,7 @@ class TrainingImages:
     """The images that members are trained on."""
 
     caches: Mapping[InputSpec, Path]
-    """The folder of the prepared images of each size."""
+    """The folder of the prepared images of each size, by `InputSpec.prepared`."""
     manifest: pd.DataFrame
     """One row an image, with its fold."""
 
@@ -46,7 +46,7 @@ def prepare_images(prepared: PreparedRun) -> TrainingImages:
     if taught:
         images = taught.images
     root = cache_of(config, "prepared")
-    caches = {spec: find_cache(images, spec, root) for spec in sorted({input_spec(m.recipe) for m in prepared.members})}
+    caches = {spec: find_cache(images, spec, root) for spec in sorted({input_spec(m.recipe).prepared for m in prepared.members})}
     missing = {spec: folder for spec, (folder, whole) in caches.items() if not whole}
     for spec, (folder, whole) in caches.items():
         if whole:

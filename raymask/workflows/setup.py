@@ -85,19 +85,25 @@ class PreparedRun:
         return self.context.config
 
 
-def prepare_run(context: RunContext, with_test: bool = True) -> PreparedRun:
-    """Reads the data and completes the config by the classes that they hold; writes nothing into the run's directory.
+@dataclass(frozen=True)
+class LabelledData:
+    """What a config's data are, before any run is touched."""
 
-    Args:
-        context: of a resolved config.
-        with_test: whether the run's test set is read too.
+    config: RunConfig
+    """With the classes that the data hold."""
+    data: DataConfig
+    """Where they are, those of the demo being drawn."""
+    source: sources.Source
+    members: list[Member]
+    remarks: list[str]
+
+
+def read_labelled(config: RunConfig, display: Display) -> LabelledData:
+    """Reads the training images of a resolved config, and completes and checks it by the classes that they hold.
 
     Raises:
-        InputError: the data or config are wrong, or the directory holds a run of another config or other data.
+        InputError: the data or the config are wrong.
     """
-    run, config, display = context.run, context.config, context.display
-    if not run.config.exists():
-        check_output(run.root, context.option, begun=())
     data = drawn_data(config, display)
     source = sources.read_source(config.model_copy(update={"data": data}))
     source = sampled_source(source, data.share, config.folds, config.seed)
@@ -108,16 +114,34 @@ def prepare_run(context: RunContext, with_test: bool = True) -> PreparedRun:
     check_ordinal(members, source.space, sources.number_scales(source))
     check_labels(members, source.space)
     for member in members:
-        check_augment(member.recipe.augment, *member.recipe.height_width)
-    test, remarks = read_test_set(config, data, display) if with_test else (None, [])
+        check_augment(member.recipe.augment, *member.recipe.prepared_height_width, member.recipe.height_width)
+    return LabelledData(config, data, source, members, [*filter(None, source.remarks), *copies])
+
+
+def prepare_run(context: RunContext, with_test: bool = True) -> PreparedRun:
+    """Reads the data and completes the config by the classes that they hold; writes nothing into the run's directory.
+
+    Args:
+        context: of a resolved config.
+        with_test: whether the run's test set is read too.
+
+    Raises:
+        InputError: the data or config are wrong, or the directory holds a run of another config or other data.
+    """
+    run, display = context.run, context.display
+    if not run.config.exists():
+        check_output(run.root, context.option, begun=())
+    labelled = read_labelled(context.config, display)
+    config, source = labelled.config, labelled.source
+    test, remarks = read_test_set(config, labelled.data, display) if with_test else (None, [])
     _refuse_other_config(run, config, context.option)
     if run.config.exists():
         check_source(run, source.images, source.space, context.option)
     teacher = open_teacher(run, config, source, _unlabelled(config.teacher, display)) if config.teacher else None
     if teacher:
         check_teacher(run, teacher)
-    _describe(source, test, [*filter(None, source.remarks), *copies, *remarks], display)
-    return PreparedRun(replace(context, config=config), source.space, members, source, test, teacher)
+    _describe(source, test, [*labelled.remarks, *remarks], display)
+    return PreparedRun(replace(context, config=config), source.space, labelled.members, source, test, teacher)
 
 
 def record_run(prepared: PreparedRun) -> None:

@@ -58,9 +58,16 @@ def souped_members(prepared: PreparedRun, names: Sequence[str]) -> list[Member]:
     """The members of these names, all of them without any, of a run that soups can be made of.
 
     Raises:
-        InputError: the run has no such member, its folds are not trained yet, or no one is held out from it.
+        InputError: the run has no such member, its folds are not trained yet, no one is held out from it, or a member's models
+            normalise by different images.
     """
     members = named_members(prepared, names)
+    for member in members:
+        if member.recipe.normalize == "dataset":
+            raise InputError(
+                f"recipe.normalize of '{member.name}' is dataset: its models normalise by the images of different folds, so that "
+                "their weights have no mean; name other members by --member, or set normalize to pretrained in a new run."
+            )
     check_trained(prepared.run, prepared.members)
     if not prepared.run.reserve.exists():
         raise InputError(
@@ -108,7 +115,7 @@ def make_soups(prepared: PreparedRun, members: Sequence[Member], views: ViewPlan
     slots = plan_slots(context.session.nodes(len(unmade)), context.config.compute, len(unmade))
     check_shared(run.root)
     jobs = [
-        SoupJob(run, prepared.space, member, folds, images.caches[input_spec(member.recipe)], views, context.config.seed)
+        SoupJob(run, prepared.space, member, folds, images.caches[input_spec(member.recipe).prepared], views, context.config.seed)
         for member in unmade
     ]
 

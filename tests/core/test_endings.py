@@ -97,6 +97,9 @@ READS = {
     "train --test": ["train", "--runs", "{here}/runs", "--data", "{photos}/train", "--test", "{bad}"],
     "train teacher": ["train", "--runs", "{here}/runs", "--recipe", "probe", "--data", "{photos}", "--set", "teacher.run={bad}",
                       "--set", "teacher.truth=0.5"],
+    "show": ["show", "{bad}"],
+    "show file": ["show", "{bad}.yaml"],
+    "show --data": ["show", "demo", "--data", "{bad}", "--set", "runs={here}/runs"],
     "train --debug": ["train", "--debug", "--runs", "{here}/runs", "--data", "{bad}"],
     "bakeoff --recipe": ["bakeoff", "--backbones", "test_resnet", "--recipe", "{bad}"],
     "bakeoff --data": ["bakeoff", "--backbones", "test_resnet", "--out", "{here}/bake", "--data", "{bad}"],
@@ -115,6 +118,7 @@ READS = {
 WRITES = {
     "train --runs": ["train", "--data", "{photos}", "--runs", "{bad}"],
     "train cache": ["train", "--data", "{photos}", "--runs", "{here}/runs", "--set", "cache='{bad}'"],
+    "show --out": ["show", "demo", "--data", "{photos}", "--out", "{bad}", "--set", "runs={here}/runs"],
     "bakeoff --out": ["bakeoff", "--data", "{photos}", "--backbones", "test_resnet", "--out", "{bad}"],
     "vote --into": ["vote", "{finished}", "--into", "{bad}"],
     "predict --out": ["predict", "{finished}", "--images", "{photos}", "--out", "{bad}"],
@@ -164,7 +168,7 @@ def test_a_path_that_leads_nowhere_is_refused_in_one_line(
     "arguments",
     [["trian"], ["train", "--dta", "x"], ["serve"], ["serve", "x", "--port", "99999"], ["train", "--data="], ["train", "extra"],
      ["vote"], ["predict", "x"], ["train", "--set"], ["train", "--set", ""], ["train", "--name", ""],
-     ["demo-data", "x", "--people", "many"]],
+     ["demo-data", "x", "--people", "many"], ["show"], ["show", "demo", "--batches", "0"], ["show", "demo", "--member", ""]],
 )  # fmt: skip
 def test_wrong_arguments_are_refused_in_one_line(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

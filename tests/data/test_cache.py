@@ -101,6 +101,19 @@ def test_names_in_any_letters_have_a_key() -> None:
     assert len(keys) == 4
 
 
+def test_the_key_does_not_change_with_what_is_seen_of_the_images() -> None:
+    assert cache_key(IMAGES, InputSpec(4, 6, 1.0, (2, 4))) == cache_key(IMAGES, SPEC)
+
+
+def test_a_model_sees_the_centre_of_each_image(tmp_path: Path) -> None:
+    folder = write_cache(tmp_path / "cache", [["a", "b"], ["c"]])
+    np.save(shard_path(folder, 0), np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3)).astype(np.uint8))
+    prepared = open_cache(folder, IMAGES["image_id"])
+    rows = [2, 0, 1]
+    np.testing.assert_array_equal(prepared.seen_by(InputSpec(4, 6, 1.0, (2, 3))).read(rows), prepared.read(rows)[:, 1:3, 1:4])
+    np.testing.assert_array_equal(prepared.seen_by(SPEC).read(rows), prepared.read(rows))
+
+
 # --- the folder
 
 

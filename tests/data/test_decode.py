@@ -134,6 +134,67 @@ def test_growing_is_smooth() -> None:
     assert np.diff(row).max() <= 30
 
 
+# --- a crop in pixels of the file, and what a model sees of a prepared image
+
+
+@given(
+    height=st.integers(8, 400),
+    width=st.integers(8, 400),
+    to=st.tuples(st.integers(8, 64), st.integers(8, 64)),
+    side=st.integers(8, 500),
+)
+def test_a_crop_above_1_is_the_shorter_side_in_pixels(height: int, width: int, to: tuple[int, int], side: int) -> None:
+    places = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1)
+    box = crop_centre(places, InputSpec(*to, float(side)))  # type: ignore[arg-type]
+    if side <= min(height / to[0], width / to[1]) * min(to):
+        assert min(box.shape[:2]) == side
+        assert abs(max(box.shape[:2]) - side * max(to) / min(to)) <= 0.5
+    else:  # more than there is: all of it
+        assert box.shape == crop_centre(places, InputSpec(*to, 1.0)).shape  # type: ignore[arg-type]
+    for axis, whole in enumerate((height, width)):
+        assert abs(box[0, 0, axis] - (whole - 1 - box[-1, -1, axis])) <= 1
+
+
+def test_a_crop_in_pixels_is_the_middle_of_any_image() -> None:
+    for height, width in ((100, 200), (60, 60), (90, 50)):
+        image = np.zeros((height, width, 3), dtype=np.uint8)
+        image[height // 2 - 25 : height // 2 + 25, width // 2 - 25 : width // 2 + 25] = 255
+        assert (decode(encoded(image), InputSpec(20, 20, 50.0)) == 255).all()
+
+
+@pytest.mark.parametrize("side", [1200, 700, 300, 130, 40])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_jpeg_whose_crop_is_in_pixels_is_decoded_at_enough_of_them(side: int, turned: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    content = encoded(textured(960, 1280), "JPEG", quality=95, exif=exif)
+    spec = InputSpec(32, 40, float(side))
+    full = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    full = np.rot90(full, -1) if turned else full
+    box = crop_centre(full, spec)
+    assert min(box.shape[:2]) == min(side, min(full.shape[0] / 32, full.shape[1] / 40) * 32)
+    assert difference(decode(content, spec), resize(box, spec)) < 10  # a box is rounded to pixels of the smaller scale
+
+
+def test_a_crop_in_pixels_keeps_stripes_that_are_as_fine_as_the_target() -> None:
+    stripes = np.zeros((512, 512, 3), dtype=np.uint8)
+    stripes[:, (np.arange(512) // 4) % 2 == 1] = 255
+    assert decode(encoded(stripes, "JPEG", quality=95), InputSpec(64, 64, 256.0)).std() > 110
+
+
+@given(size=st.tuples(st.integers(1, 24), st.integers(1, 32)))
+def test_a_window_is_the_centre_of_the_prepared_image_by_every_door(size: tuple[int, int]) -> None:
+    spec = InputSpec(24, 32, 1.0, size)
+    content = encoded(picture(), "JPEG")
+    whole, top, left = decode(content, SPEC), (24 - size[0]) // 2, (32 - size[1]) // 2
+    centre = whole[top : top + size[0], left : left + size[1]]
+    np.testing.assert_array_equal(decode(content, spec), centre)
+    assert decode(content, spec).flags.c_contiguous
+    array = picture()
+    [seen, prepared] = decode_image(array, [spec, SPEC])
+    np.testing.assert_array_equal(seen, prepared[top : top + size[0], left : left + size[1]])
+
+
 # --- EXIF
 
 

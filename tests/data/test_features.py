@@ -10,7 +10,7 @@ import pytest
 from raymask.config.recipe import Recipe
 from raymask.core.tasks import LabelSpace, Task
 from raymask.data.features import missing_parts, open_bank, part_path
-from raymask.data.specs import BankSpec, stream_spec
+from raymask.data.specs import bank_spec, stream_spec
 
 SPACE = LabelSpace((Task("mask", "mask", ("worn", "none")),))
 VIEWS = ("original", "hflip")
@@ -22,8 +22,8 @@ def recipe(passes: int) -> Recipe:
 
 @pytest.mark.parametrize(("passes", "own"), [(0, []), (2, ["pass-0", "pass-1"]), (9, [f"pass-{number}" for number in range(5)])])
 def test_a_bank_has_as_many_passes_as_the_heads_learn_from_and_each_view(tmp_path: Path, passes: int, own: list[str]) -> None:
-    given = recipe(passes)
-    spec = BankSpec(stream_spec(given, 0, "mask", SPACE), VIEWS, given.amp)
+    frozen = recipe(passes)
+    spec = bank_spec(frozen, stream_spec(frozen, 0, "mask", SPACE), VIEWS)
     assert missing_parts(tmp_path, spec) == [*own, "view-original", "view-hflip"]
     for number, part in enumerate(spec.parts):
         np.save(part_path(tmp_path, part), np.full((3, 4), number, np.float32))

@@ -125,6 +125,14 @@ def test_a_batch_holds_the_augmented_images_of_its_rows() -> None:
     np.testing.assert_array_equal(plain.images, images.read(batch.rows))
 
 
+def test_a_batch_may_be_smaller_than_the_prepared_images() -> None:
+    images, crop = prepared(10), Augmenter([{"RandomCrop": {"height": 2, "width": 5}}], (2, 5))
+    batch = make_batch(images, crop, sampler(SPEC, 10), 0, 0)
+    assert batch.images.shape == (4, 2, 5, 3)
+    for image, whole in zip(batch.images, images.read(batch.rows), strict=True):
+        assert any((whole[y : y + 2, x : x + 5] == image).all() for y in range(3) for x in range(2))
+
+
 def test_an_image_that_a_sampler_repeats_is_augmented_anew_each_time() -> None:
     images, augmenter = prepared(4), Augmenter(PRESETS.get("medium"))
     text = '{"by": "age", "factors": [5.0, 1.0], "name": "repeat"}'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -129,13 +129,16 @@ def make_run(
         for fold in range(folds):
             frozen = member.recipe.frozen
             torch.manual_seed(0 if frozen else 100 * number + fold)
-            model = build_classifier(member.recipe, heads_of(member.task, space))
+            statistics = (0.4, 0.5, 0.6, 0.1, 0.2 + fold / 10, 0.3) if member.recipe.normalize == "dataset" else None
+            model = build_classifier(member.recipe, heads_of(member.task, space), None, statistics)
             make_decisive(model, member.recipe.image_size, 100 * number + fold)
             replica = ReplicaId(member.name, fold)
             run.replica(replica).mkdir(parents=True)
             save_classifier(model, run.weights(replica))
             classes = {head: list(space.classes(head)) for head in heads[member.name]}
             meta = {"recipe": member.recipe.model_dump(mode="json"), "classes": classes}
+            if member.recipe.normalize == "dataset":
+                meta["statistics"] = list(model.statistics)
             write_json(run.meta(replica), meta)
     vote = make_vote(candidate, space, heads)
     joint = {target: {"f1": 0.5, "accuracy": 0.6} for target in (*space.names, JOINT)}
@@ -330,6 +333,58 @@ class TestExport:
 
     def test_there_is_no_draft_left(self, out: Path) -> None:
         assert not [path for path in out.parent.iterdir() if path.name.startswith(".")]
+
+
+class TestFed:
+    """An export whose models see a window of images that are cut in pixels, and normalise by the images of their folds."""
+
+    MEMBERS: ClassVar = [{"task": "multi", "recipe": {"prepare_size": [36, 34], "crop": 40, "normalize": "dataset"}}]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def fed(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+        run = make_run(tmp_path_factory.mktemp("runs") / "fed", cls.MEMBERS, folds=1)
+        return run, export(run.root, run.root.parent / "exported", graphs=GraphFormat("onnx"))
+
+    def test_the_graph_normalises_as_each_model_does(self, tmp_path: Path) -> None:
+        definition = read_definition(make_run(tmp_path / "two", self.MEMBERS).root)
+        specs = specs_of(definition.models)
+        predictor = Predictor(definition.models, BOTH, specs, exact=True)
+        assert len({model.statistics for model in predictor.models}) == 2
+        pixels = [np.random.default_rng(0).uniform(0, 255, (2, *spec.size, 3)).astype(np.float32) for spec in specs]
+        graph = EnsembleGraph(definition, predictor).eval()
+        with torch.no_grad():
+            given = graph(*(torch.from_numpy(of_spec).permute(0, 3, 1, 2) for of_spec in pixels))
+        np.testing.assert_allclose(given["joint"].numpy(), definition.count(predictor.probabilities(pixels)), atol=1e-5)
+
+    def test_the_export_says_what_the_run_says(self, fed: tuple[Run, Path]) -> None:
+        assert read_json(fed[1] / "check.json")["images"]["real"] == 3
+        told = read_json(fed[1] / "preprocessing.json")["timm"]
+        assert told["timm/multi-fold-0-mask.safetensors"]["std"] == pytest.approx([0.1, 0.2, 0.3])
+        pd.testing.assert_frame_equal(load(fed[1]).predict(pictures(5, 2)), load(fed[0].root).predict(pictures(5, 2)))
+
+    def test_what_to_feed_is_told_in_full(self, fed: tuple[Run, Path]) -> None:
+        told = read_json(fed[1] / "preprocessing.json")
+        prepare = {"height": 36, "width": 34}
+        assert told["inputs"] == {
+            "pixels_32x32": {"height": 32, "width": 32, "crop": 40, "prepare": prepare, "type": "float32", "layout": "NCHW"}
+        }
+        assert "whose shorter side has `crop` pixels" in told["steps"][1]
+        assert "Where an input has `prepare`" in told["steps"][3]
+
+    def test_the_cards_code_says_what_raymask_says(
+        self, fed: tuple[Run, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        code = (fed[1] / "README.md").read_text().partition("With onnxruntime:\n\n```python\n")[2].partition("```")[0]
+        monkeypatch.chdir(fed[1])
+        for number, image in enumerate(pictures(4, 4)):
+            photo = tmp_path / f"{number}.png"
+            Image.fromarray(image).save(photo)
+            said: dict[str, Any] = {}
+            exec(code.replace("photo.jpg", str(photo)), said)
+            table = load(fed[0].root).predict([str(photo)])
+            joint = table[[column for column in table if column.startswith("joint:")]].to_numpy()
+            np.testing.assert_allclose(said["joint"], joint, atol=1e-4)
 
 
 class TestParts:
