@@ -638,7 +638,7 @@ class TestNoImageIsLost:
         accumulate=st.integers(1, 3),
         drawn_by=st.sampled_from(["shuffle", "shuffle", *SAMPLED]),
     )
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     def test_each_epoch_learns_from_every_row_as_often_as_it_is_drawn(
         self, data: st.DataObject, batch_size: int, folds: int, accumulate: int, drawn_by: str
     ) -> None:
