@@ -541,7 +541,7 @@ class TestMixing:
 
     @pytest.mark.parametrize("name", ["mixup", "cutmix", "half_cutmix"])
     @given(data=st.data(), batch_size=st.integers(2, 12), seed=st.integers(0, 99), rare=st.booleans())
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=6, deadline=None)
     def test_no_pixel_of_the_own_fold_is_ever_learned_from(
         self, name: str, data: st.DataObject, batch_size: int, seed: int, rare: bool
     ) -> None:
