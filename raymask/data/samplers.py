@@ -215,7 +215,8 @@ def epoch_order(sampler: SamplerSpec, parts: Sequence[FoldRows], seed: int, epoc
     ]
     if all(len(rows) == len(part.rows) for rows, part in zip(drawn, parts, strict=True)):
         # Each draw in the place of a row of its fold, so that the order of a fold's rows does not depend on what others draw.
-        places = [part.rows for part in parts]
+        ends = np.cumsum([len(rows) for rows in drawn])
+        places = [np.arange(end - len(rows), end) for rows, end in zip(drawn, ends, strict=True)]
     else:
         ends = np.cumsum([len(rows) for rows in drawn])
         places = [np.arange(end - len(rows), end) for rows, end in zip(drawn, ends, strict=True)]

@@ -543,7 +543,7 @@ class TestMixing:
 
     @pytest.mark.parametrize("name", ["mixup", "cutmix", "half_cutmix"])
     @given(data=st.data(), batch_size=st.integers(2, 12), seed=st.integers(0, 99), rare=st.booleans())
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=6, deadline=None)
     def test_no_pixel_of_the_own_fold_is_ever_learned_from(
         self, name: str, data: st.DataObject, batch_size: int, seed: int, rare: bool
     ) -> None:
@@ -640,7 +640,7 @@ class TestNoImageIsLost:
         accumulate=st.integers(1, 3),
         drawn_by=st.sampled_from(["shuffle", "shuffle", *SAMPLED]),
     )
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     def test_each_epoch_learns_from_every_row_as_often_as_it_is_drawn(
         self, data: st.DataObject, batch_size: int, folds: int, accumulate: int, drawn_by: str
     ) -> None:
