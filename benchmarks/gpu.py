@@ -42,7 +42,7 @@ from raymask.models.classifier import load_classifier, to_pixels
 from raymask.models.precision import mixed_precision, prepare_process
 from raymask.runs.directory import ReplicaId, Run
 from raymask.training.inputs import PixelFeed
-from raymask.training.learner import train_pack
+from raymask.training.loop import train_pack
 from raymask.training.packs import Job
 from raymask.training.targets import LabelTable
 from raymask.training.trial import build_learner

@@ -135,6 +135,7 @@ PROBE = {
     "image_size": 96,
     "freeze": {"part": "backbone", "passes": 2},
     "head": {"norm": True, "dropout": 0.3},
+    "loss": {"class_weight_power": 0.0},
     "optim": {"lr": 3e-3, "weight_decay": 0.5},
     "schedule": {"epochs": 12},
     "batch_size": 128,
@@ -142,7 +143,8 @@ PROBE = {
 TUNE = {
     "augment": "light",
     "head": {"dropout": 0.2},
-    "optim": {"lr": 2e-3, "backbone_lr_scale": 0.5, "weight_decay": 0.05, "clip_grad": 1.0},
+    "loss": {"label_smoothing": 0.0},
+    "optim": {"lr": 2e-3, "backbone_lr_scale": 0.5, "weight_decay": 0.05, "clip_grad": 1.0, "ema": 0.0},
     "schedule": {"epochs": 4},
     "batch_size": 48,
 }

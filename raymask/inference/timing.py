@@ -56,7 +56,7 @@ def _measure(
     specs = specs_of({name: folder for crew in models for name, folder in crew.items()})
     decoded = [images for problem, images in (decode_file(path, specs) for path in paths) if not problem]
     if not decoded:
-        raise InputError(f"none of the reserved images can be read any more; one of them is '{paths[0]}'.")
+        raise InputError(f"none of the images to time the models by can be read any more; one of them is '{paths[0]}'.")
     places = np.arange(BATCH) % len(decoded)
     batch = [np.stack([decoded[index][number] for index in places]) for number in range(len(specs))]
     works = [partial(Predictor(crew, views, specs, threads), batch) for crew in models]

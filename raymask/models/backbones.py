@@ -60,20 +60,41 @@ def check_backbone(name: str) -> None:
 
 
 def create_backbone(recipe: Recipe, **kwargs: Any) -> nn.Module:
-    """Timm's model of the recipe's name without a head, built for the recipe's size of images.
+    """Timm's model of the recipe's name without a head, built for the recipe's size of images and its stochastic depth.
 
     Raises:
-        InputError: timm has no such model.
+        InputError: timm has no such model, or it knows no stochastic depth and the recipe wants it.
     """
     name = recipe.backbone
     check_backbone(name)
     if recipe.head.name == "conv":
         kwargs["global_pool"] = ""
+    if recipe.drop_path:
+        kwargs["drop_path_rate"] = recipe.drop_path
     try:  # models with position embeddings want to know the image's size, the others refuse to hear of it
         backbone: nn.Module = timm.create_model(name, num_classes=0, img_size=recipe.height_width, **kwargs)
     except TypeError:
-        backbone = timm.create_model(name, num_classes=0, **kwargs)
+        try:
+            backbone = timm.create_model(name, num_classes=0, **kwargs)
+        except TypeError as error:
+            if "drop_path_rate" in str(error):
+                raise _no_stochastic_depth(recipe) from None
+            raise
+    if recipe.drop_path and not _skips_blocks(backbone):
+        raise _no_stochastic_depth(recipe)
     return backbone
+
+
+def _skips_blocks(backbone: nn.Module) -> bool:
+    blocks = (block for block in backbone.modules() if getattr(block, "has_skip", True))
+    return any(getattr(child, "drop_prob", 0) for block in blocks for child in block.children())
+
+
+def _no_stochastic_depth(recipe: Recipe) -> InputError:
+    return InputError(
+        f"recipe.drop_path is {recipe.drop_path:g}, but '{recipe.backbone}' has no residual blocks that timm can skip; set it to "
+        "0, or choose another recipe.backbone."
+    )
 
 
 def reason_of(error: Exception) -> str:

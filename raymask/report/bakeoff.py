@@ -62,9 +62,8 @@ def scored(
         seed: of the resamples.
     """
     labels = [of_backbone.labels for of_backbone in probed]
-    by_target = {
-        target: _intervals(*compare(Metric(target, "f1"), space, truth, labels, groups, seed)) for target in targets_of(space)
-    }
+    targets = targets_of(space) if len(space.names) > 1 else space.names
+    by_target = {target: _intervals(*compare(Metric(target, "f1"), space, truth, labels, groups, seed)) for target in targets}
     found, resampled = compare(metric, space, truth, labels, groups, seed)
     best = int(found.argmax())
     behind = _intervals(found - found[best], resampled - resampled[best])

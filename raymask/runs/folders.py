@@ -44,6 +44,11 @@ class ModelFiles:
         """State after the last finished epoch while it is being trained."""
         return within(self.root, "checkpoint.pt")
 
+    @property
+    def failed_batch(self) -> Path:
+        """The images of the batch at which its training was given up, since its numbers ceased to be finite."""
+        return within(self.root, "failed-batch.csv")
+
 
 @dataclass(frozen=True)
 class ExportFolder:

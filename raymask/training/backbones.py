@@ -1,10 +1,12 @@
-"""Starting weights of the members' backbones, fetched once for the whole cluster."""
+"""Starting weights of the members' backbones, fetched once for the whole cluster, and the check of their recipes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -38,13 +40,16 @@ def fetch_backbones(members: Sequence[Member], root: Path) -> dict[str, Path]:
     """Files of starting weights by member, for the members that start from any; each is fetched once and kept.
 
     Every member's backbone is built once, in a worker, so that a wrong recipe is refused before anything is trained; for those
-    that start from random weights an empty file remembers that they can be.
+    that start from random weights an empty file remembers that they can be, and another that a recipe's optimizer, frozen stages
+    and stochastic depth can be had, where they are not the usual ones.
 
     Raises:
-        InputError: a backbone cannot be built, or its weights cannot be had.
+        InputError: a backbone cannot be built, its weights cannot be had, or its recipe cannot be trained.
     """
     files = _files_of(members, root)
-    for _, refusal in _fetched(members, files):
+    proofs = {root / proof: member.recipe for member in members if (proof := proof_file(member.recipe))}
+    unproven = {proof: (_prove, recipe) for proof, recipe in proofs.items() if not proof.exists()}
+    for _, refusal in _done({**_to_fetch(members, files), **unproven}):
         if refusal:
             raise InputError(refusal)
     return {member.name: files[member.name] for member in members if member.recipe.pretrained}
@@ -57,7 +62,7 @@ def refused_backbones(members: Sequence[Member], root: Path) -> dict[str, str]:
         InputError: a file of weights is not there.
     """
     files = _files_of(members, root)
-    refusals = {file: refusal for file, refusal in _fetched(members, files) if refusal}
+    refusals = {file: refusal for file, refusal in _done(_to_fetch(members, files)) if refusal}
     return {name: refusals[file] for name, file in files.items() if file in refusals}
 
 
@@ -65,16 +70,22 @@ def _files_of(members: Sequence[Member], root: Path) -> dict[str, Path]:
     return {member.name: root / backbone_file(member.recipe) for member in members}
 
 
-def _fetched(members: Sequence[Member], files: Mapping[str, Path]) -> Iterator[tuple[Path, str | None]]:
-    """Fetches what is not there: each file when it is, and why it cannot be, None where it can."""
-    recipes = {files[member.name]: member.recipe for member in members}
-    wanted = {file: recipe for file, recipe in recipes.items() if not _is_whole(file)}
-    fetch = ray.remote(num_cpus=CPUS, max_retries=0)(_fetch)
-    tasks = {fetch.remote(recipe, file): file for file, recipe in wanted.items()}
+Work = Callable[[Recipe, Path], str | None]
+"""Writes a file for a recipe, or returns why it cannot."""
+
+
+def _to_fetch(members: Sequence[Member], files: Mapping[str, Path]) -> dict[Path, tuple[Work, Recipe]]:
+    """What is to be done for the files that are not there."""
+    return {files[m.name]: (_fetch, m.recipe) for m in members if not _is_whole(files[m.name])}
+
+
+def _done(wanted: Mapping[Path, tuple[Work, Recipe]]) -> Iterator[tuple[Path, str | None]]:
+    """Each file when it is written, and why it cannot be, None where it can."""
+    tasks = {ray.remote(num_cpus=CPUS, max_retries=0)(work).remote(recipe, file): file for file, (work, recipe) in wanted.items()}
     waiting = list(tasks)
     while waiting:
-        [fetched], waiting = wait_for(waiting, {"CPU": CPUS})
-        yield tasks[fetched], ray.get(fetched)
+        [ended], waiting = wait_for(waiting, {"CPU": CPUS})
+        yield tasks[ended], ray.get(ended)
 
 
 def _is_whole(file: Path) -> bool:
@@ -102,6 +113,22 @@ def backbone_file(recipe: Recipe) -> str:
         source = "timm"
     digest = text_digest(recipe.backbone, str(height), str(width), source)[:16]
     return f"{file_stem(recipe.backbone)}-{digest}.{'safetensors' if recipe.pretrained else 'built'}"
+
+
+def proof_file(recipe: Recipe) -> str | None:
+    """Name that changes with what decides whether a model can be trained as a recipe says; None where that is beyond doubt."""
+    if _doubtful(recipe) == _doubtful(Recipe()):
+        return None
+    height, width = recipe.height_width
+    versions = [f"{package}-{version(package)}" for package in ("timm", "torch")]
+    digest = text_digest(recipe.backbone, str(height), str(width), json.dumps(_doubtful(recipe), sort_keys=True), *versions)[:16]
+    return f"{file_stem(recipe.backbone)}-{digest}.checked"
+
+
+def _doubtful(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe its backbone or this version of timm may not have."""
+    optim = recipe.optim.model_dump(mode="json", include={"name", "arguments", "layer_decay"})
+    return {**optim, "stages": recipe.freeze.stages, "drop_path": recipe.drop_path, "maps": recipe.head.name == "conv"}
 
 
 def _content(weights: Path) -> str:
@@ -154,6 +181,19 @@ def _fetch(recipe: Recipe, file: Path) -> str | None:
             check_random_backbone(recipe)
             with replacing(file) as draft:
                 draft.touch()
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _prove(recipe: Recipe, file: Path) -> str | None:
+    """Writes an empty file if a model can be trained as a recipe says, or returns why it cannot."""
+    from raymask.training.checks import check_recipe  # with torch, which the driver never loads
+
+    try:
+        check_recipe(recipe)
+        with replacing(file) as draft:
+            draft.touch()
     except InputError as error:
         return str(error)
     return None

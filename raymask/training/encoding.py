@@ -19,7 +19,9 @@ from raymask.config.recipe import Recipe
 from raymask.core.tasks import Scale
 from raymask.models.classifier import Classifier
 from raymask.models.ordinal import LOG_VARIANCE, middle_and_unit
-from raymask.training.losses import build_loss, class_weights_of
+from raymask.training.losses import build_loss
+from raymask.training.losses.base import Loss
+from raymask.training.losses.class_weights import build_class_weights
 from raymask.training.targets import LabelTable
 
 
@@ -134,7 +136,7 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     return (labels[:, None] == torch.arange(classes, device=labels.device)).float()
 
 
-class OrdinalLoss(nn.Module):
+class OrdinalLoss(Loss):
     """(B, K) outputs, (B, T) targets and (B,) weights, None for 1 each -> the weighted mean over the rows."""
 
     def forward(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -147,9 +149,6 @@ class OrdinalLoss(nn.Module):
     def of_rows(self, outputs: Tensor, target: Tensor) -> Tensor:
         """(B,) losses."""
         raise NotImplementedError
-
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Nothing changes from epoch to epoch."""
 
 
 class CornLoss(OrdinalLoss):
@@ -238,7 +237,7 @@ def row_weights(labels: LabelTable, head: str, of_class: Tensor | None) -> Tenso
 class HeadTargets:
     """What one head learns."""
 
-    loss: nn.Module
+    loss: Loss
     targets: Targets
     weights: Tensor | None
     """(N,) float32 weight of each row; None for 1 each."""
@@ -256,6 +255,6 @@ def build_head_targets(recipe: Recipe, labels: LabelTable, fold: int, model: Cla
         if scale is None:
             built[head] = HeadTargets(build_loss(recipe.loss, counts), targets, row_weights(labels, head, None))
         else:
-            weights = row_weights(labels, head, class_weights_of(recipe.loss, counts))
+            weights = row_weights(labels, head, build_class_weights(recipe.loss, counts))
             built[head] = HeadTargets(build_ordinal_loss(recipe.ordinal, scale), targets, weights)
     return built

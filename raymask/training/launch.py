@@ -58,8 +58,8 @@ def train(job: Job, plan: Plan, retries: int, on_report: OnReport, work: Work = 
     results = tuner.fit()
     if listener.given_up:
         raise listener.given_up
-    if listener.refusal:
-        raise InputError(listener.refusal)
+    if listener.refusals:
+        raise InputError(first_of(listener.refusals))
     if results.errors:
         first = next(result for result in results if result.error)
         raise RunError(
@@ -70,12 +70,25 @@ def train(job: Job, plan: Plan, retries: int, on_report: OnReport, work: Work = 
         raise RunError(f"training ended before its end; {GOES_ON}.")
 
 
+def first_of(refusals: Sequence[str]) -> str:
+    """One sentence of several: the first, and how many others there are.
+
+    Example:
+        >>> first_of(["mask/fold-0 was given up: lower recipe.optim.lr.", "mask/fold-2 was given up: lower recipe.optim.lr."])
+        'mask/fold-0 was given up: lower recipe.optim.lr; another cannot be trained either.'
+    """
+    first, *others = dict.fromkeys(refusals)  # a pack that was begun again says the same once more
+    if not others:
+        return first
+    return f"{first.rstrip('.')}; {f'{len(others)} others' if len(others) > 1 else 'another'} cannot be trained either."
+
+
 class _Listener(tune.Callback, tune.Stopper):  # type: ignore[misc]
     """Hands on what the trials report, and stops them all when no machine can run one for too long."""
 
     def __init__(self, on_report: OnReport, needs: Sequence[Need]) -> None:
         self.on_report, self.needs = on_report, needs
-        self.refusal: str | None = None
+        self.refusals: list[str] = []
         self.given_up: RunError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,7 +112,7 @@ class _Listener(tune.Callback, tune.Stopper):  # type: ignore[misc]
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:  # noqa: ARG002
         if "refusal" in result:
-            self.refusal = result["refusal"]
+            self.refusals.append(result["refusal"])
         else:
             self.on_report(result)
 

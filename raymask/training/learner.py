@@ -1,21 +1,19 @@
-"""Trains a pack: batches in, metrics and models out. Knows neither Ray nor files.
+"""A fold model while it is trained: batches in, metrics and a model out. Knows neither Ray nor files.
 
-Every fold model of a pack takes, from each batch, the rows whose fold is not its own, mixes them, and learns from them. Its
-result depends on its own recipe, seed and stream alone, never on who else is in the pack.
+From each batch it takes the rows whose fold is not its own, mixes them, and learns from them. Its result depends on its own
+recipe, seed and stream alone, never on who else is in the pack.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from raymask.config.recipe import Recipe
@@ -26,10 +24,13 @@ from raymask.models.classifier import Classifier
 from raymask.models.ops import fuse_depthwise_gradients
 from raymask.models.precision import mixed_precision
 from raymask.training.encoding import build_head_targets
+from raymask.training.failures import EpochLosses, Failure
+from raymask.training.freezing import Freezing
 from raymask.training.inputs import Feed, Inputs
+from raymask.training.keeping import build_keeper, trained_part
 from raymask.training.mixers import Examples, build_mixer
-from raymask.training.optim import build_optimizer
-from raymask.training.schedules import build_schedule, set_lr
+from raymask.training.stepping import Stepper
+from raymask.training.stopping import EarlyStopping, hold_out
 from raymask.training.targets import LabelTable
 
 EVALUATION_BATCH = 128
@@ -64,6 +65,8 @@ class EpochMetrics:
     """Of the joint label where the fold model gives it, else of its task."""
     scores: dict[str, Score]
     lr: float
+    judged_loss: float = math.nan
+    """As `loss`, on the images that early stopping judges the training on; NaN without it."""
 
 
 @dataclass(frozen=True)
@@ -84,25 +87,30 @@ class LearnerSpec:
 class Learner:
     """A fold model while it is trained.
 
+    With `recipe.stop` some people of its training folds are held out, and it learns from so many fewer: it ends by its loss on
+    them, never by that on its own fold, whose scores stay honest.
+
     Raises:
         InputError: it has too few images to learn from, or its recipe names what cannot be used.
     """
 
     def __init__(self, spec: LearnerSpec, model: Classifier, device: torch.device) -> None:
         self.name, self.fold, self.seed, self.device = spec.name, spec.fold, spec.seed, device
-        recipe, labels = spec.recipe, spec.labels
-        self.recipe = recipe
-        self.labels = labels
-        self.model = model.to(device)
-        if recipe.frozen:
-            self.model.backbone.requires_grad_(False).eval()
+        recipe, labels, self.judged_rows = spec.recipe, spec.labels, np.empty(0, np.int64)
+        if recipe.stop.patience:
+            labels, self.judged_rows = hold_out(labels, spec.fold, recipe.stop.share, spec.seed)
+        self.recipe, self.labels = recipe, labels
+        self.model = model.to(device).eval()
+        self.freezing = Freezing(recipe.freeze, model)
         if device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)
         else:
             fuse_depthwise_gradients(self.model)
-        self.optimizer = build_optimizer(recipe.optim, model)
-        self.ema = ModelEmaV3(model, decay=recipe.optim.ema, use_warmup=True) if recipe.optim.ema else None
-        self.amp, self.scaler = mixed_precision(recipe, device)
+        self.amp, scaler = mixed_precision(recipe, device)
+        self.stepper = Stepper(recipe, model, scaler, spec.steps_per_epoch)
+        self.keeper = build_keeper(recipe, model)
+        patience = recipe.stop.patience
+        self.stopping = EarlyStopping(trained_part(recipe, self.best_model), patience) if patience else None
         self.learned = labels.learned(self.fold)
         self._order = spec.order
         self._images: tuple[int, int] = (0, self._count_images(0))
@@ -115,12 +123,10 @@ class Learner:
         self.mixer = build_mixer(recipe.mix, self.heads)
         self.rare = torch.from_numpy(labels.rare_rows(recipe.mix.rare))
         self.steps_per_epoch = spec.steps_per_epoch
-        self.optimizer_steps = -(-self.steps_per_epoch // recipe.optim.accumulate) * recipe.schedule.epochs
-        self.lr_factor = build_schedule(recipe.schedule, self.optimizer_steps)
         self.epoch = 0
-        self.optimizer_step = 0
-        self._loss_sum = torch.zeros((), device=device)
-        self._batches = 0
+        self.failure: Failure | None = None
+        """Where its numbers ceased to be finite, since when it learns no more."""
+        self._losses = EpochLosses(device)
         self._seen = 0
         """Rows to learn from that this epoch's batches have held until now."""
         self._held: Inputs | None = None
@@ -150,17 +156,30 @@ class Learner:
     @property
     def best_model(self) -> Classifier:
         """The model that predicts: the averaged weights where they are kept."""
-        return self.ema.module if self.ema else self.model
+        return self.keeper.model
+
+    @property
+    def ended(self) -> bool:
+        """Whether it learns no more, though epochs are left: it was stopped early, or failed."""
+        return self.failure is not None or (self.stopping is not None and self.stopping.ended)
+
+    @property
+    def kept_epoch(self) -> int:
+        """Finished epochs of the weights that are kept: those of the best one with early stopping, else the last one."""
+        return self.stopping.best_epoch if self.stopping else self.epoch
 
     def learn(self, inputs: Inputs, feed: Feed) -> int:
         """One batch, without the rows that the fold model does not learn from. Returns the number of images learned from.
 
         Rows that are too few for a step wait for the next batch's, and a batch waits for the epoch's last row if that would be
         left alone, so that every row is learned from as often as it is drawn. A batch of an epoch that the model has
-        behind it is passed over.
+        behind it is passed over, and all of them when it has ended.
         """
-        if inputs.epoch < self.epoch:
+        if inputs.epoch < self.epoch or self.ended:
             return 0
+        if inputs.step == 0:
+            for loss in self.loss.values():
+                loss.begin_epoch(inputs.epoch, self.recipe.schedule.epochs)
         learned = 0
         indices = np.flatnonzero(self.learned[inputs.rows])
         self._seen += len(indices)
@@ -172,8 +191,8 @@ class Learner:
             learned = len(indices)
         elif len(indices):
             self._held = inputs.take(indices)
-        if inputs.step == self.steps_per_epoch - 1 or (inputs.step + 1) % self.recipe.optim.accumulate == 0:
-            self._update()
+        if not self.failure and self.stepper.end_batch(inputs.step):
+            self.keeper.end_step(self.stepper.step)
         return learned
 
     def _backward(self, inputs: Inputs, kept: npt.NDArray[np.int64], feed: Feed) -> None:
@@ -193,61 +212,78 @@ class Learner:
                 loss(outputs[head].float(), mixed.targets[head], mixed.weights.get(head)) for head, loss in self.loss.items()
             ]
             loss = torch.stack(losses).mean()
-        self.scaler.scale(loss / self.recipe.optim.accumulate).backward()  # type: ignore[no-untyped-call]
-        self._loss_sum += loss.detach()
-        self._batches += 1
+        self._losses.add(loss, inputs.step, inputs.rows[kept])
+        if self._losses.at_once:
+            self.failure = self._losses.failure(self.epoch + 1)
+        if not self.failure:
+            self.stepper.learn(loss, len(kept))
 
     def _train_mode(self) -> None:
         if not self.model.training:
             self.model.train()
-            if self.recipe.frozen:
-                self.model.backbone.eval()
+            self.freezing.hold(self.epoch)
 
-    def _update(self) -> None:
-        set_lr(self.optimizer, self.lr_factor(self.optimizer_step))
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        if any(parameter.grad is not None for parameter in parameters):  # there is none while rows wait for more
-            if self.recipe.optim.clip_grad:
-                self.scaler.unscale_(self.optimizer)
-                torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optim.clip_grad)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
-        self.optimizer_step += 1
-        if self.ema:
-            self.ema.update(self.model, step=self.optimizer_step)
-
-    def end_epoch(self, feed: Feed) -> EpochMetrics:
-        """Predicts the model's own fold, where it has one, and scores it.
-
-        Raises:
-            InputError: the loss is not finite, or the weights are not where there is no fold to see it by.
-        """
+    def end_epoch(self, feed: Feed) -> EpochMetrics | None:
+        """Predicts the model's own fold, where it has one, and scores it; None if the model failed in this epoch."""
+        self.failure = self.failure or self._losses.failure(self.epoch + 1)
+        if self.failure:
+            return None
         images = self.images
         assert (self._held, self._seen) == (None, images), "every row that is drawn is learned from"
-        train_loss = float(self._loss_sum) / self._batches
-        self._loss_sum.zero_()
-        self._batches = self._seen = 0
-        self.epoch += 1
-        lr = self.optimizer.param_groups[-1]["lr"]
-        if not len(self.own_rows):
-            sound = self._has_finite_weights()
-            self._refuse_unless(sound, train_loss, f"its weights are {'finite' if sound else 'not finite'}")
-            return EpochMetrics(self.epoch, images, train_loss, math.nan, math.nan, math.nan, {}, lr)
-        probabilities = self.predict(self.own_rows, "original", feed)
-        truth = {target: labels[self.own_rows] for target, labels in self.labels.truth.items()}
-        own_loss = float(np.mean([cross_entropy(head_probs, truth[head]) for head, head_probs in probabilities.items()]))
-        self._refuse_unless(math.isfinite(own_loss), train_loss, f"{own_loss} on its own fold")
-        scores = score_heads(self.labels.space, probabilities, truth)
-        main = scores.get(JOINT) or next(iter(scores.values()))
-        return EpochMetrics(self.epoch, images, train_loss, own_loss, main["f1"], main["accuracy"], scores, lr)
+        self._seen, self.epoch = 0, self.epoch + 1
+        self.keeper.end_epoch(self.epoch)
+        metrics = self._metrics(feed, images)
+        if metrics is not None:
+            self._judge(metrics)
+        self._losses.clear()
+        # so that the next epoch freezes what it wants frozen
+        return metrics
 
-    def _refuse_unless(self, sound: bool, train_loss: float, found: str) -> None:
-        if not (sound and math.isfinite(train_loss)):
-            raise InputError(
-                f"the loss of {self.name} is {train_loss} in epoch {self.epoch} ({found}); lower recipe.optim.lr or set "
-                "recipe.optim.clip_grad."
-            )
+    def _metrics(self, feed: Feed, images: int) -> EpochMetrics | None:
+        _, judged_loss = self._loss_on(self.judged_rows, feed)
+        probabilities, own_loss = self._loss_on(self.own_rows, feed)
+        if found := self._fault(own_loss, judged_loss):
+            self.failure = self._losses.at(-1, self.epoch, found)
+            return None
+        truth = {target: labels[self.own_rows] for target, labels in self.labels.truth.items()}
+        scores = score_heads(self.labels.space, probabilities, truth) if probabilities else {}
+        main = scores.get(JOINT) or next(iter(scores.values()), {"f1": math.nan, "accuracy": math.nan})
+        return EpochMetrics(
+            epoch=self.epoch,
+            images=images,
+            train_loss=self._losses.mean,
+            loss=own_loss,
+            f1=main["f1"],
+            accuracy=main["accuracy"],
+            scores=scores,
+            lr=self.stepper.lr,
+            judged_loss=judged_loss,
+        )
+
+    def _fault(self, own_loss: float, judged_loss: float) -> str | None:
+        """What is not finite of it, as when the last step of an epoch broke its weights."""
+        losses = [loss for loss, rows in ((own_loss, self.own_rows), (judged_loss, self.judged_rows)) if len(rows)]
+        if not all(math.isfinite(loss) for loss in losses):
+            return "its predictions are not finite after it"
+        if not len(self.own_rows) and not self._has_finite_weights():
+            return "its weights are not finite after it"
+        return None
+
+    def _judge(self, metrics: EpochMetrics) -> None:
+        """Lets the schedule and early stopping know how the epoch went."""
+        self.stepper.schedule.end_epoch(metrics.judged_loss if self.stopping else metrics.train_loss)
+        if self.stopping:
+            self.stopping.end_epoch(self.epoch, metrics.judged_loss)
+            if self.ended or self.epoch == self.recipe.schedule.epochs:
+                self.stopping.restore()
+
+    def _loss_on(self, rows: npt.NDArray[np.int64], feed: Feed) -> tuple[ByHead, float]:
+        """Probabilities of some labelled rows, and their cross-entropy, mean over heads; NaN where there are none."""
+        if not len(rows):
+            return {}, math.nan
+        probabilities = self.predict(rows, "original", feed)
+        losses = [cross_entropy(head_probs, self.labels.truth[head][rows]) for head, head_probs in probabilities.items()]
+        return probabilities, float(np.mean(losses))
 
     def _has_finite_weights(self) -> bool:
         return all(bool(torch.isfinite(weight).all()) for weight in self.best_model.state_dict().values())
@@ -266,59 +302,20 @@ class Learner:
         """All that is needed to go on from the end of this epoch."""
         return {
             "epoch": self.epoch,
-            "optimizer_step": self.optimizer_step,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
+            "kept": self.keeper.state(),
+            "stopping": self.stopping.state() if self.stopping else None,
+            **self.stepper.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes back to what `state` gave."""
-        self.epoch, self.optimizer_step = state["epoch"], state["optimizer_step"]
+        self.epoch = state["epoch"]
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """A pack after one epoch."""
-
-    epoch: int
-    metrics: dict[str, EpochMetrics]
-    """By the learner's name; without learners that had this epoch behind them."""
-    images_per_second: float
-    """Images learned from, summed over the fold models."""
-    waiting: float
-    """Share of the time spent waiting for batches."""
-
-
-def train_pack(
-    learners: Sequence[Learner],
-    feed: Feed,
-    on_epoch: Callable[[EpochReport], None],
-    on_step: Callable[[int, int], None] = lambda epoch, step: None,
-) -> None:
-    """Trains all learners on one feed; `on_epoch` is called when an epoch is finished and scored."""
-    steps = learners[0].steps_per_epoch
-    learned, waited, started = 0, 0.0, time.perf_counter()
-    inputs_of_epoch = feed.training()
-    while True:
-        requested_at = time.perf_counter()
-        inputs = next(inputs_of_epoch, None)
-        waited += time.perf_counter() - requested_at
-        if inputs is None:
-            return
-        learned += sum(learner.learn(inputs, feed) for learner in learners)
-        on_step(inputs.epoch, inputs.step)
-        if inputs.step == steps - 1:
-            trained = time.perf_counter() - started
-            metrics = {learner.name: learner.end_epoch(feed) for learner in learners if learner.epoch == inputs.epoch}
-            on_epoch(EpochReport(inputs.epoch, metrics, learned / trained, waited / trained))
-            learned, waited, started = 0, 0.0, time.perf_counter()
+        self.keeper.load_state(state["kept"])
+        if self.stopping:
+            self.stopping.load_state(state["stopping"])
+        self.stepper.load_state(state)
 
 
 def cross_entropy(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 from ray.util.metrics import Gauge
 
 from raymask.runs.directory import PART_NAMES, ReplicaId
-from raymask.training.learner import EpochReport
+from raymask.training.loop import EpochReport
 from raymask.training.packs import Pack
 
 SECONDS_BETWEEN_REPORTS = 2.0
@@ -62,6 +62,10 @@ class Reporter:
     def done(self) -> None:
         """All results are written."""
         self._send("done", 1.0)
+
+    def refuse(self, sentence: str) -> None:
+        """A fold model cannot be trained; the others of its pack are finished."""
+        self.report({"pack": self.pack.name, "refusal": sentence})
 
     def _due(self) -> bool:
         return time.monotonic() - self.last >= SECONDS_BETWEEN_REPORTS

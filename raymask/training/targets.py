@@ -32,6 +32,8 @@ class LabelTable:
     """(N,) number behind the label, by task with edges; NaN where it is not known."""
     taught: npt.NDArray[np.bool_] | None = None
     """(N,) which rows have a teacher's target in place of their label; None for none."""
+    groups: npt.NDArray[np.int64] | None = None
+    """(N,) numbers of the people, whose images go together; None where each image is a person."""
 
     def learned(self, fold: int) -> npt.NDArray[np.bool_]:
         """(N,) which rows the model of a fold learns from: those of other folds that may be learned from."""
@@ -89,6 +91,7 @@ def label_table(manifest: pd.DataFrame, space: LabelSpace) -> LabelTable:
         truth=true_labels(manifest, space),
         train={target: manifest[train_label_column(target)].to_numpy(np.int64) for target in targets_of(space)},
         trains=manifest[label_column(JOINT)].to_numpy(np.int64) != UNLABELLED,
+        groups=pd.factorize(manifest["group"], sort=True)[0].astype(np.int64),
         numbers={
             task.name: manifest[value_column(task.name)].to_numpy(np.float64)
             for task in space.tasks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -33,8 +34,10 @@ from raymask.models.pretrained import load_backbone
 from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.schemas import Meta, write_run_file
 from raymask.runs.tables import read_manifest, read_targets
+from raymask.training.failures import Failure
 from raymask.training.inputs import FeatureFeed, Feed, PixelFeed
-from raymask.training.learner import EpochReport, Learner, LearnerSpec, Order, train_pack
+from raymask.training.learner import Learner, LearnerSpec, Order
+from raymask.training.loop import EpochReport, train_pack
 from raymask.training.packs import Job, Pack
 from raymask.training.reporting import Report, Reporter, without_nan
 from raymask.training.targets import LabelTable, label_table, teach
@@ -46,6 +49,8 @@ History = list[dict[str, Any]]
 
 def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> None:
     """Trains one pack, or what is unfinished of it when it is begun again.
+
+    A fold model whose numbers cease to be finite is given up and reported; the others are finished.
 
     Raises:
         InputError: a recipe cannot be trained.
@@ -78,8 +83,13 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
 
     train_pack(learners, feed, on_epoch, reporter.step)
     for learner, replica, history in zip(learners, replicas, histories, strict=True):
-        _finish(job, replica, learner, feed, manifest["image_id"], history)
-    reporter.done()
+        if not learner.failure:
+            _finish(job, replica, learner, feed, manifest["image_id"], history)
+    failures = [(replica, learner.failure) for replica, learner in zip(replicas, learners, strict=True) if learner.failure]
+    for replica, failure in failures:
+        reporter.refuse(_give_up(job.run, replica, failure, manifest["image_id"]))
+    if not failures:
+        reporter.done()
 
 
 def statistics_of(
@@ -141,7 +151,7 @@ def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sampl
         pack.stream,
         cache,
         job.run.manifest,
-        first_epoch=min(learner.epoch for learner in learners),
+        first_epoch=min((learner.epoch for learner in learners if not learner.ended), default=pack.epochs),
         memory=job.stream_memory,
         cpus_per_task=slots.stream_cpus,
         tasks=None if slots.gpus else slots.threads,  # a CPU thread never learns faster than another augments
@@ -185,6 +195,8 @@ def _save_checkpoint(run: Run, learner: Learner, replica: ReplicaId, history: Hi
 def _history_row(epoch: EpochReport, name: str) -> dict[str, Any]:
     metrics = asdict(epoch.metrics[name])
     scores = metrics.pop("scores")
+    if math.isnan(metrics["judged_loss"]):  # without early stopping
+        del metrics["judged_loss"]
     by_target = {f"{kind}_{target}": value for target, both in scores.items() for kind, value in both.items()}
     return {**metrics, **by_target, "images_per_second": epoch.images_per_second, "waiting": epoch.waiting}
 
@@ -198,9 +210,22 @@ def _finish(job: Job, replica: ReplicaId, learner: Learner, feed: Feed, image_id
     if len(learner.own_rows):
         write_table(run.replica_oof(replica), _predict_own_fold(job, learner, feed, image_ids))
     write_table(run.history(replica), pd.DataFrame(history))
-    scores = without_nan(history[-1]) if history else {}
-    write_model(run, member, replica.fold, learner.best_model, job.space, epochs=learner.epoch, scores=scores)
+    scores = {row["epoch"]: without_nan(row) for row in history}.get(learner.kept_epoch, {})
+    write_model(run, member, replica.fold, learner.best_model, job.space, epochs=learner.kept_epoch, scores=scores)
     run.checkpoint(replica).unlink(missing_ok=True)
+    run.files_of(replica).failed_batch.unlink(missing_ok=True)
+
+
+def _give_up(run: Run, replica: ReplicaId, failure: Failure, image_ids: pd.Series) -> str:
+    """Writes which images a fold model failed at, drops its checkpoint, so that it begins anew, and says what to do."""
+    file = run.files_of(replica).failed_batch
+    images = image_ids.to_numpy()[failure.rows]
+    write_table(file, pd.DataFrame({"image_id": images, "epoch": failure.epoch, "step": failure.step}))
+    run.checkpoint(replica).unlink(missing_ok=True)
+    return (
+        f"{replica} was given up in epoch {failure.epoch} at step {failure.step}, since {failure.found}: lower recipe.optim.lr, "
+        f"set recipe.optim.clip_grad, or look at the images of that step, which are listed in '{file}'."
+    )
 
 
 def write_model(run: Run, member: Member, fold: int, model: Classifier, space: LabelSpace, **more: Any) -> None:

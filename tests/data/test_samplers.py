@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from raymask.config.recipe import Recipe
 from raymask.core.tasks import JOINT, MULTI, LabelSpace, Task
 from raymask.core.types import Labels
-from raymask.data.samplers import SAMPLERS, SamplerSpec, occurrences, read_sampler
+from raymask.data.samplers import SAMPLERS, SamplerSpec, draw, expected_draws, occurrences, read_sampler, rows_by_fold
 from raymask.data.sampling import BatchSampler
 from raymask.data.specs import InputSpec, StreamSpec, stream_spec
 from raymask.data.stream import open_batch_sampler
@@ -201,6 +201,36 @@ def test_all_rows_of_a_class_have_their_turn() -> None:
     np.testing.assert_allclose(drawn[:70], 100 / 3 / 70, atol=0.13)
     np.testing.assert_allclose(drawn[70:95], 100 / 3 / 25, atol=0.13)
     np.testing.assert_allclose(drawn[95:], 100 / 3 / 5, atol=0.13)
+
+
+def test_any_two_rows_of_a_class_may_be_in_one_epoch() -> None:
+    """Four rows share two draws: were they not shuffled, the first two would never come together."""
+    sampler = sampler_of('{"by": "age", "factors": [0.5, 1.0], "name": "repeat"}', [(0, one) for one in [0, 0, 0, 0, 1, -1]])
+    together = {tuple(sorted(set(sampler.order(epoch).tolist()) & {0, 1, 2, 3})) for epoch in range(100)}
+    assert together == {(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)}
+
+
+class FixedTooth:
+    """A generator that shuffles nothing and whose comb begins where the test says."""
+
+    def __init__(self, last: bool) -> None:
+        self.last = last
+
+    def permutation(self, count: int) -> Labels:
+        return np.arange(count)
+
+    def integers(self, low: int, high: int) -> int:
+        return high - 1 if self.last else low
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_thirds_of_a_draw_are_one_draw_wherever_the_comb_begins(last: bool) -> None:
+    """As sums of rounded thirds are not: a group of three would be passed over, and the next one drawn twice."""
+    group = np.repeat(np.arange(50), 3)
+    [part] = rows_by_fold(np.zeros(150, np.int64), group)
+    expected = expected_draws(SamplerSpec("one_per_group"), part, 0)
+    drawn = draw(part, expected, FixedTooth(last))  # type: ignore[arg-type]
+    assert group[drawn].tolist() == list(range(50))
 
 
 def test_dynamic_begins_with_every_row_once_and_ends_balanced() -> None:

@@ -57,6 +57,7 @@ def assert_same(one: list[Batch], other: list[Batch]) -> None:
 
 
 @given(count=st.integers(1, 60), batch_size=st.integers(1, 70), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 10**6))
+@settings(deadline=None)
 def test_every_row_is_in_an_epoch_once(count: int, batch_size: int, seed: int, epoch: int) -> None:
     spec = replace(SPEC, batch_size=batch_size, seed=seed)
     batches = [sampler(spec, count).rows(epoch, step) for step in range(spec.steps(count))]
@@ -66,6 +67,7 @@ def test_every_row_is_in_an_epoch_once(count: int, batch_size: int, seed: int, e
 
 
 @given(folds=st.lists(st.integers(-1, 5), min_size=1, max_size=200), batch_size=st.integers(1, 70), epoch=st.integers(0, 10**6))
+@settings(deadline=None)
 def test_every_batch_holds_its_share_of_each_fold(folds: list[int], batch_size: int, epoch: int) -> None:
     spec, fold = replace(SPEC, batch_size=batch_size), np.array(folds)
     uneven = BatchSampler(spec, fold)

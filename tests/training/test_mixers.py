@@ -145,6 +145,16 @@ class TestInputs:
         assert len(sides) > 10
         assert all(abs(tall - 2 * wide) <= 1 for tall, wide in sides)
 
+    def test_a_box_that_lies_within_the_image_has_the_drawn_share(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("raymask.training.mixers._draw_share", lambda alpha: 0.75)
+        areas = []
+        for seed in range(60):
+            mixed = mixed_of(examples_of(height=20, width=10), seed, name="cutmix")
+            areas.append(1 - float(np.diag(shares_of(mixed)).min()))
+        assert max(areas) == pytest.approx(0.25)
+        assert areas.count(max(areas)) > 10
+        assert min(areas) < 0.2, "some lie across the edge"
+
     @pytest.mark.parametrize("width", [8, 7])
     def test_a_half_is_one_image_and_the_other_half_another(self, width: int) -> None:
         torch.manual_seed(0)

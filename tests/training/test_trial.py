@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,20 @@ import pytest
 import torch
 from made import make_run
 
+from raymask.cluster.resources import Slots
+from raymask.config.members import Member
+from raymask.config.merging import deep_merge
+from raymask.config.recipe import Recipe
 from raymask.config.schema import resolve_members
 from raymask.config.tasks import label_space
 from raymask.core.tasks import JOINT, LabelSpace, Task
+from raymask.data.cache import index_path, shard_path
+from raymask.data.specs import stream_spec
 from raymask.runs.directory import ANY_FOLD, WHOLE, ReplicaId, load_run_config
 from raymask.runs.tables import read_manifest
-from raymask.training.packs import Job
+from raymask.training.packs import Job, Pack
 from raymask.training.targets import LabelTable, label_table, teach
-from raymask.training.trial import History, _save_checkpoint, resume
+from raymask.training.trial import History, _save_checkpoint, resume, train_pack_of_run
 
 SPACE = LabelSpace((Task("colour", "colour", ("red", "green", "blue")), Task("half", "half", ("top", "bottom"))))
 JOINTS = np.array([0, 1, 2, 3, 4, -1, -1, -1])
@@ -31,7 +38,7 @@ IDS = pd.Series([f"image-{row}" for row in range(len(JOINTS))])
 def manifest() -> pd.DataFrame:
     labels = {**SPACE.split(JOINTS), JOINT: JOINTS}
     columns = {f"{kind}_{target}": of_target for target, of_target in labels.items() for kind in ("label", "train_label")}
-    return pd.DataFrame({"image_id": IDS, "fold": FOLDS, **columns})
+    return pd.DataFrame({"image_id": IDS, "group": list("bbacacde"), "fold": FOLDS, **columns})
 
 
 def targets(rows: list[int], fold: int, joint: list[list[float]]) -> pd.DataFrame:
@@ -75,6 +82,11 @@ def test_rare_rows_are_so_by_what_is_learned_of_them() -> None:
     soft = teach(LABELS, IDS, targets([5, 0], ANY_FOLD, [MIXED, confident(3)]), 1)
     assert np.flatnonzero(soft.rare_rows({"colour": ("red",)})).tolist() == [1, 5]
     assert np.flatnonzero(soft.rare_rows({"half": ("bottom",)})).tolist() == [0, 1, 3]
+
+
+def test_images_of_one_group_have_one_number() -> None:
+    assert LABELS.groups is not None
+    assert LABELS.groups.tolist() == [1, 1, 0, 2, 0, 2, 3, 4]
 
 
 def test_a_replica_is_taught_by_the_targets_of_its_fold_and_by_those_for_all() -> None:
@@ -128,15 +140,45 @@ def test_targets_of_images_that_were_set_aside_are_passed_over() -> None:
     assert rows_of(teach(LABELS, IDS, gone, 0)) == rows_of(LABELS)
 
 
-class TestTakeUp:
-    @pytest.fixture(scope="class")
-    @classmethod
-    def job(cls, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
-        run = make_run(tmp_path_factory.mktemp("begun") / "run", photos, members=[{"task": "joint"}])
-        config = load_run_config(run)
-        members = {member.name: member for member in resolve_members(config)}
-        return Job(run, label_space(config.tasks), members, config.views, {}, {}, {}, 1)
+@pytest.fixture(scope="module")
+def job(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    run = make_run(tmp_path_factory.mktemp("begun") / "run", photos, members=[{"task": "joint"}])
+    config = load_run_config(run)
+    members = {member.name: member for member in resolve_members(config)}
+    return Job(run, label_space(config.tasks), members, config.views, {}, {}, {}, 1)
 
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_trial_learns_from_what_its_sampler_draws_and_mixes_by_a_task_that_it_does_not_predict(
+    job: Job, tmp_path: Path
+) -> None:
+    """Without Ray, since a trial makes the first batches itself."""
+    table = read_manifest(job.run, job.space)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(table), 32, 32, 3)).astype(np.uint8)
+    np.save(shard_path(tmp_path, 0), pixels)
+    index = pd.DataFrame({"image_id": table["image_id"], "shard": 0, "offset": range(len(table)), "problem": ""})
+    index.to_parquet(index_path(tmp_path))
+    rare, of_rare = job.space.classes("age")[-1], len(job.space.classes("age")) - 1
+    given = {
+        "batch_size": 16,
+        "schedule": {"epochs": 2},
+        "sampler": {"name": "repeat", "by": "age", "factors": {rare: 2}},
+        "mix": {"name": "half_cutmix", "rare": {"age": [rare]}},
+    }
+    recipe = Recipe.model_validate(deep_merge(job.members["joint"].recipe.model_dump(), given))
+    member = Member(name="mask", task="mask", seed=0, recipe=recipe)
+    stream = stream_spec(recipe, 0, "mask", job.space)
+    job = replace(job, members={"mask": member}, caches={stream.input: tmp_path})
+    pack = Pack("pack-0", (ReplicaId("mask", 0), ReplicaId("mask", 1)), stream, 2)
+    train_pack_of_run(job, pack, Slots(1, 1.0, 0.0, 1, 1.0), lambda report: None)
+    counted = np.where(table["train_label_age"] == of_rare, 2, 1)
+    for replica in pack.replicas:
+        history = pd.read_csv(job.run.history(replica))
+        assert history["images"].tolist() == [counted[table["fold"] != replica.fold].sum()] * 2
+        assert len(pd.read_parquet(job.run.replica_oof(replica))) == len(job.views) * np.sum(table["fold"] == replica.fold)
+
+
+class TestTakeUp:
     @pytest.fixture
     def begun(self, job: Job) -> Callable[[], tuple[int, History]]:
         replica, labels = ReplicaId("joint", 0), label_table(read_manifest(job.run, job.space), job.space)

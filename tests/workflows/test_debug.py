@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -62,13 +64,16 @@ def test_a_debug_run_goes_through_everything_on_few_people_and_again_anew(
     ray_session: None, photos: Path, tmp_path: Path
 ) -> None:
     recipe = {"schedule": {"epochs": 30}}
-    config = tiny_config(tmp_path, photos, tasks={"gender": None, "age": None})
+    data = shutil.copytree(photos, tmp_path / "photos")
+    next(data.glob("train/images/*/mask5.jpg")).write_bytes(b"")  # more than max_rejected of the few, less of all
+    config = tiny_config(tmp_path, data, tasks={"gender": None, "age": None})
     config = config.model_copy(update={"recipe": config.recipe.model_validate({**config.recipe.model_dump(), **recipe})})
     said = io.StringIO()
     run = debug(config, Display(Console(file=said))).run
     assert run.root == tmp_path / "tiny-debug"
-    assert "28 of 112 images are used, those of 4 of 16 groups (data.share=0.05)" in said.getvalue()
-    assert "the real run, of 112 images, will take about" in said.getvalue()
+    assert re.search(r"2[78] of 111 images are used, those of 4 of 16 groups \(data\.share=0\.05\)", said.getvalue())
+    assert len(pd.read_csv(run.rejected)) == 1
+    assert "the real run, of 111 images, will take about" in said.getvalue()
     assert "on this machine: " in said.getvalue()
     assert load_run_config(run).recipe.schedule.epochs == 2
     assert [len(pd.read_csv(run.history(ReplicaId("mask", fold)))) for fold in (0, 1)] == [2, 2]

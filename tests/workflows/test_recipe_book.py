@@ -113,7 +113,7 @@ def test_ordered_heads_vote_with_all_others(ordered: Run) -> None:
     assert {"bins", "corn", "regression", "adjusted", "ensemble"} <= scores.keys()
     assert read_json(ordered.meta(ReplicaId("bins", 0)))["scales"].keys() == {"age"}
     oof = pd.read_parquet(ordered.oof("corn"))
-    np.testing.assert_allclose(oof[[name for name in oof if name.startswith("age:")]].sum(axis=1), 1, atol=1e-4)
+    np.testing.assert_allclose(oof[[name for name in oof if str(name).startswith("age:")]].sum(axis=1), 1, atol=1e-4)
 
 
 def test_the_test_set_and_bulk_predictions_are_those_of_this_process(
