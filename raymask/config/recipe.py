@@ -54,7 +54,8 @@ class Recipe(Strict):
     )
     augment: Annotated[str, Field(coerce_numbers_to_str=False)] | tuple[dict[str, dict[str, Any] | None], ...] = Field(
         "light",
-        description="a preset such as none, light, heavy, competition or randaugment; or a list of albumentations transforms",
+        description="none, light, medium, heavy, competition, cutout, distort, randaugment or trivialaugment; or a list of "
+        "albumentations transforms",
     )
     batch_size: Annotated[int, Field(ge=2)] = Field(64, description="images to a batch, those of the left-out fold among them")
     amp: Literal["auto", "off", "bf16", "fp16"] = Field(

@@ -431,7 +431,8 @@ def test_a_wrong_image_size_is_refused_by_its_key_and_both_of_its_forms(size: An
 @pytest.mark.parametrize("augment", [5, None, {"Blur": {}}, ["Blur"], [{"Blur": 3}]])
 def test_a_wrong_augment_is_refused_by_its_key_and_both_of_its_forms(augment: Any) -> None:
     assert refusal({"recipe": {"augment": augment}}) == (
-        f"'recipe.augment' is {augment!r}; it may be none, light, medium or heavy; or a list of albumentations transforms."
+        f"'recipe.augment' is {augment!r}; it may be none, light, medium, heavy, competition, cutout, distort, randaugment or "
+        "trivialaugment; or a list of albumentations transforms."
     )
 
 
