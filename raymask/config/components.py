@@ -91,7 +91,6 @@ class LossConfig(Component):
         "gamma": ("focal",),
         "tau": ("logit_adjusted",),
         "max_margin": ("ldam_drw",),
-        "scale": ("ldam_drw",),
         "drw_from": ("ldam_drw",),
         "cross_entropy_weight": ("soft_f1",),
         "gamma_negative": ("asymmetric",),
@@ -109,9 +108,10 @@ class LossConfig(Component):
     )
     gamma: Annotated[float, Field(ge=0)] = Field(2.0, description="how much `focal` looks away from what is easy")
     tau: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the classes' log-frequencies in `logit_adjusted`")
-    max_margin: Annotated[float, Field(gt=0)] = Field(0.5, description="margin of the rarest class in `ldam_drw`")
-    scale: Annotated[float, Field(gt=0)] = Field(30.0, description="factor of the cosine logits of `ldam_drw`")
-    drw_from: Share = Field(0.8, description="share of the epochs after which `ldam_drw` weights classes")
+    max_margin: Annotated[float, Field(gt=0)] = Field(0.5, description="margin of the rarest class in `ldam_drw`, in logits")
+    drw_from: Share = Field(
+        0.8, description="share of the epochs after which `ldam_drw` weights classes, if not else told by effective_number 0.9999"
+    )
     cross_entropy_weight: Share = Field(0.5, description="share of cross-entropy beside the soft macro-F1 of `soft_f1`")
     gamma_negative: Annotated[float, Field(ge=0)] = Field(4.0, description="focus of `asymmetric` on negatives")
     gamma_positive: Annotated[float, Field(ge=0)] = Field(1.0, description="focus of `asymmetric` on positives")

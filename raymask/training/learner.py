@@ -145,6 +145,9 @@ class Learner:
         """
         if inputs.epoch < self.epoch:
             return 0
+        if inputs.step == 0:
+            for loss in self.loss.values():
+                loss.begin_epoch(inputs.epoch, self.recipe.schedule.epochs)
         learned = 0
         indices = np.flatnonzero(self.learned[inputs.rows])
         self._seen += len(indices)

@@ -139,6 +139,7 @@ RECIPES = {
     "class weights, smoothing, norm": recipe_of(
         backbone="test_byobnet", loss={"class_weight_power": 1.0, "label_smoothing": 0.1}, head={"norm": True, "dropout": 0.2}
     ),
+    "a loss that weights classes from the second epoch on": recipe_of(loss={"name": "ldam_drw", "drw_from": 0.4}),
 }
 
 
@@ -240,6 +241,30 @@ class TestResume:
         assert [set(report.metrics) for report in reports] == [{mate.name}, {mate.name}, {mate.name, ahead.name}]
         assert differing(seen[1], before) == []
         assert differing(weights(whole), weights(ahead)) == []
+
+
+class TestEpochsOfLosses:
+    @staticmethod
+    def noted(learner: Learner) -> list[tuple[int, int, bool]]:
+        """Epochs that the learner's losses are told of, and whether batches of it were learned from before."""
+        told: list[tuple[int, int, bool]] = []
+        learner.loss["half"].begin_epoch = lambda epoch, epochs: told.append((epoch, epochs, learner._batches > 0))
+        return told
+
+    def test_losses_are_told_of_each_epoch_before_its_first_batch(self) -> None:
+        learner = learner_of(recipe_of())
+        told = self.noted(learner)
+        trained([learner], pixel_feed())
+        assert told == [(0, 3, False), (1, 3, False), (2, 3, False)]
+
+    def test_a_learner_taken_up_again_in_a_pack_tells_its_losses_of_the_epochs_that_it_has_ahead(self) -> None:
+        whole, mate, again = learner_of(recipe_of()), learner_of(recipe_of(), fold=1), learner_of(recipe_of())
+        trained([whole], pixel_feed(spec=replace(SPEC, epochs=2)))
+        again.load_state(kept_apart(whole.state()))
+        told, told_mate = self.noted(again), self.noted(mate)
+        trained([mate, again], pixel_feed())
+        assert told == [(2, 3, False)]
+        assert [epoch for epoch, *_ in told_mate] == [0, 1, 2]
 
 
 class TestFeatureFeed:
@@ -562,7 +587,7 @@ class TestRefusals:
 
     def test_a_training_loss_that_is_not_finite_is_refused_though_the_weights_are(self) -> None:
         learner = learner_of(recipe_of())
-        learner.loss["half"] = lambda logits, labels: logits.sum() * 0 + float("inf")  # type: ignore[assignment]
+        learner.loss["half"].forward = lambda logits, labels: logits.sum() * 0 + float("inf")
         with pytest.raises(InputError, match=r"multi-0/fold-0 is inf in epoch 1 \(\d"):
             trained([learner], pixel_feed())
 
@@ -608,7 +633,7 @@ class TestAllRows:
 
     def test_a_training_loss_that_is_not_finite_is_refused(self) -> None:
         learner = learner_of(recipe_of(), fold=ALL, name="colour/all")
-        learner.loss["half"] = lambda logits, labels: logits.sum() * 0 + float("inf")  # type: ignore[assignment]
+        learner.loss["half"].forward = lambda logits, labels: logits.sum() * 0 + float("inf")
         with pytest.raises(
             InputError, match=r"^the loss of colour/all is inf in epoch 1 .*recipe\.optim\.lr.*optim\.clip_grad\.$"
         ):
