@@ -65,8 +65,8 @@ def _skips_blocks(backbone: nn.Module) -> bool:
 
 def _no_stochastic_depth(recipe: Recipe) -> InputError:
     return InputError(
-        f"recipe.drop_path is {recipe.drop_path:g}, but '{recipe.backbone}' has no residual blocks that timm can skip; set it to 0, "
-        "or choose another recipe.backbone."
+        f"recipe.drop_path is {recipe.drop_path:g}, but '{recipe.backbone}' has no residual blocks that timm can skip; set it to "
+        "0, or choose another recipe.backbone."
     )
 
 

@@ -47,8 +47,8 @@ def frozen_modules(backbone: nn.Module, stages: int) -> NamedModules:
         )
     if stages >= len(ends):
         raise InputError(
-            f"recipe.freeze.stages is {stages}, but '{_name(backbone)}' has {len(ends)} stages; freeze at most {len(ends) - 1}, or "
-            "all by recipe.freeze.part=backbone."
+            f"recipe.freeze.stages is {stages}, but '{_name(backbone)}' has {len(ends)} stages; freeze at most {len(ends) - 1}, "
+            "or all by recipe.freeze.part=backbone."
         )
     last = ends[stages - 1]
     return [*takewhile(lambda part: part[0] != last, modules), (last, dict(modules)[last])]
@@ -91,8 +91,8 @@ def check_stages(backbone: nn.Module, stages: int, images: Tensor) -> None:
             hook.remove()
     if order != sorted(order, reverse=True):
         raise InputError(
-            f"recipe.freeze.stages: the stages of '{_name(backbone)}' do not come one after the other, so they cannot be cut; set "
-            "recipe.freeze.stages to 0, or recipe.freeze.part to backbone."
+            f"recipe.freeze.stages: the stages of '{_name(backbone)}' do not come one after the other, so they cannot be cut; "
+            "set recipe.freeze.stages to 0, or recipe.freeze.part to backbone."
         )
 
 

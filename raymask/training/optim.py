@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 import timm.optim
@@ -37,7 +38,7 @@ def build_optimizer(config: OptimConfig, model: Classifier) -> torch.optim.Optim
     """
     kind = optimizer_class(config)
     leaves_some = kind is not None and "fallback_lr_scale" in inspect.signature(kind).parameters
-    of_no_layer = getattr(model.backbone, "no_weight_decay", set)()
+    of_no_layer: Collection[str] = getattr(model.backbone, "no_weight_decay", frozenset)()
     groups = _backbone_groups(config, model.backbone, {"fallback_list": of_no_layer} if leaves_some else {})
     heads = timm.optim.param_groups_weight_decay(
         model.heads, config.weight_decay, **({"fallback_list": ("*",)} if leaves_some else {})
@@ -67,7 +68,7 @@ def check_optimizer(config: OptimConfig) -> None:
 
 
 def optimizer_class(config: OptimConfig) -> type[torch.optim.Optimizer] | None:
-    """The class of an optimizer whose name and arguments are checked; None for one that needs a GPU or a package that is not here.
+    """The class of an optimizer, its name and arguments checked; None for one that needs a GPU or package that is not here.
 
     Raises:
         InputError: timm has no optimizer of this name, or it takes no such argument.
@@ -131,8 +132,8 @@ def _backbone_groups(config: OptimConfig, backbone: nn.Module, left_to_others: d
     scales = [group.pop("lr_scale") for group in groups]
     if set(scales) == {1.0}:
         raise InputError(
-            f"recipe.optim.layer_decay is {config.layer_decay:g}, but timm does not tell the layers of this backbone apart; set it "
-            "to 1, and recipe.optim.backbone_lr_scale below 1."
+            f"recipe.optim.layer_decay is {config.layer_decay:g}, but timm does not tell the layers of this backbone apart; set "
+            "it to 1, and recipe.optim.backbone_lr_scale below 1."
         )
     return [scaled for group, scale in zip(groups, scales, strict=True) for scaled in _at_rate([group], lr * scale)]
 

@@ -55,7 +55,7 @@ class Stepper:
         self._rows += rows
 
     def end_batch(self, batch: int) -> bool:
-        """Makes a step if it is due after a batch of the epoch, which may have been too small to learn from; whether it was due."""
+        """Makes a step if one is due after a batch of the epoch, though nothing was learned from that; whether one was due."""
         if batch < self.batches - 1 and (batch + 1) % self.config.accumulate:
             return False
         set_lr(self.optimizer, self.schedule.factor(self.step))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from raymask.config.members import Member
 from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 from raymask.runs.directory import Run
-from raymask.training.backbones import backbone_file, check_starts
+from raymask.training.backbones import _prove, backbone_file, check_starts, proof_file
 
 
 def recipe_of(weights: Path | None, **values: object) -> Recipe:
@@ -58,3 +59,47 @@ def test_a_member_that_began_with_other_weights_is_not_gone_on_with(tmp_path: Pa
     with pytest.raises(InputError, match=rf"began to train 'mask' from other weights than '{weights}' holds now; put those back"):
         check_starts(run, {"mask": "c", "age": "b"}, [mask, age])
     check_starts(run, {"mask": "a", "age": "b"}, [mask, age])
+
+
+class TestProof:
+    DOUBTFUL: tuple[dict[str, Any], ...] = (
+        {"optim": {"name": "lion"}},
+        {"optim": {"arguments": {"eps": 1e-6}}},
+        {"optim": {"layer_decay": 0.8}},
+        {"freeze": {"stages": 2}},
+        {"drop_path": 0.1},
+    )
+
+    def test_what_every_model_can_be_trained_with_needs_none(self) -> None:
+        assert proof_file(recipe_of(None)) is None
+        assert proof_file(recipe_of(None, optim={"lr": 0.1, "ema": 0.9}, schedule={"name": "plateau"})) is None
+
+    def test_each_setting_that_a_model_may_not_have_needs_its_own(self) -> None:
+        recipes = [recipe_of(None, **values) for values in (*self.DOUBTFUL, {**self.DOUBTFUL[0], "image_size": 64})]
+        assert len({proof_file(recipe) for recipe in recipes} - {None}) == len(recipes)
+        assert proof_file(recipe_of(None, optim={"name": "lion", "lr": 1.0})) == proof_file(recipe_of(None, **self.DOUBTFUL[0]))
+
+    def test_one_that_can_be_trained_leaves_an_empty_file(self, tmp_path: Path) -> None:
+        recipe = recipe_of(None, image_size=32, optim={"name": "muon", "layer_decay": 0.8}, freeze={"stages": 2}, drop_path=0.1)
+        assert _prove(recipe, tmp_path / "proof") is None
+        assert (tmp_path / "proof").read_bytes() == b""
+
+    @pytest.mark.parametrize(
+        ("values", "start"),
+        [
+            ({"optim": {"name": "adamw2"}}, "recipe.optim.name is 'adamw2', which timm does not have"),
+            (
+                {"optim": {"name": "sgd", "arguments": {"beta": 1}}},
+                "recipe.optim.arguments sets 'beta', which 'sgd' does not take",
+            ),
+            ({"optim": {"name": "adamp", "arguments": {"betas": [0.9]}}}, "recipe.optim.name 'adamp' cannot be used with"),
+            ({"freeze": {"stages": 4}}, "recipe.freeze.stages is 4, but 'test_resnet' has 4 stages"),
+            ({"backbone": "vgg11", "drop_path": 0.1}, "recipe.drop_path is 0.1, but 'vgg11' has no residual blocks"),
+        ],
+    )
+    def test_one_that_cannot_is_told_in_a_sentence(self, tmp_path: Path, values: dict[str, Any], start: str) -> None:
+        said = _prove(recipe_of(None, image_size=32, **values), tmp_path / "proof")
+        assert said is not None
+        assert said.startswith(start)
+        assert "\n" not in said
+        assert not (tmp_path / "proof").exists()

@@ -14,7 +14,7 @@ from raymask.core.errors import RunError
 from raymask.core.tasks import LabelSpace, Task
 from raymask.data.specs import stream_spec
 from raymask.runs.directory import ReplicaId, Run
-from raymask.training.launch import train
+from raymask.training.launch import first_of, train
 from raymask.training.packs import Job, Pack, Plan
 
 
@@ -37,3 +37,11 @@ def test_a_pack_that_fails_for_good_is_one_sentence_with_its_log(tmp_path: Path,
     assert "\n" not in said
     assert "No space left on device" in Path(re.search(r"/\S+/error\.txt", said)[0]).read_text()  # type: ignore[index]
     assert capfd.readouterr() == ("", "")
+
+
+def test_of_several_refusals_the_first_is_told_and_how_many_others_there_are() -> None:
+    refusals = [f"mask/fold-{fold} was given up: lower recipe.optim.lr." for fold in (2, 0, 1)]
+    assert first_of(refusals[:1]) == refusals[0]
+    assert first_of([*refusals[:2], *refusals]) == (
+        "mask/fold-2 was given up: lower recipe.optim.lr; 2 others cannot be trained either."
+    )

@@ -358,24 +358,26 @@ class TestPixelFeed:
 
 
 class TestSteps:
-    def test_two_accumulated_half_batches_step_like_one_whole_batch(self) -> None:
+    @pytest.mark.parametrize("first", [8, 13])
+    @pytest.mark.parametrize("backbone", ["test_efficientnet_gn", "test_vit"])
+    def test_two_accumulated_batches_step_like_one_of_all_their_rows(self, first: int, backbone: str) -> None:
         rows = np.flatnonzero(WORLD.labels.fold != 0)[:16]
         settings = {
-            "backbone": "test_efficientnet_gn",
+            "backbone": backbone,
             "optim": {"name": "sgd", "lr": 0.1, "weight_decay": 0.0},
             "schedule": {"warmup": 0.0},
         }
         whole = learner_of(recipe_of(**settings), steps=1)
-        halves = learner_of(recipe_of(**deep_merge(settings, {"optim": {"accumulate": 2}})), steps=2)
+        parts = learner_of(recipe_of(**deep_merge(settings, {"optim": {"accumulate": 2}})), steps=2)
         start = weights(whole)
         feed = pixel_feed()
         assert whole.learn(inputs_of(rows), feed) == 16
-        assert halves.learn(inputs_of(rows[:8]), feed) == 8
-        assert differing(weights(halves), start) == []
-        assert halves.learn(inputs_of(rows[8:], step=1), feed) == 8
+        assert parts.learn(inputs_of(rows[:first]), feed) == first
+        assert differing(weights(parts), start) == []
+        assert parts.learn(inputs_of(rows[first:], step=1), feed) == 16 - first
         assert len(differing(weights(whole), start)) > 10
         for name, value in weights(whole).items():
-            np.testing.assert_allclose(weights(halves)[name], value, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(weights(parts)[name], value, atol=1e-5, err_msg=name)
 
     def test_what_is_accumulated_is_stepped_at_the_end_of_an_epoch(self) -> None:
         learner = learner_of(recipe_of(optim={"accumulate": 3}, schedule={"epochs": 2}), steps=4)
@@ -738,6 +740,15 @@ class TestEarlyStopping:
         assert np.isnan(metrics.loss)
 
 
+@pytest.mark.parametrize("stop", [{}, {"patience": 9, "share": 0.25}], ids=["on training", "on those judged by"])
+def test_a_plateau_is_seen_by_the_loss_on_training_or_on_those_whom_early_stopping_judges_by(stop: dict[str, Any]) -> None:
+    learner = learner_of(recipe_of(schedule={"name": "plateau"}, stop=stop))
+    told: list[float] = []
+    learner.stepper.schedule.end_epoch = told.append  # type: ignore[method-assign]
+    metrics = [report.metrics[learner.name] for report in trained([learner], pixel_feed())]
+    assert told == [each.judged_loss if stop else each.train_loss for each in metrics]
+
+
 class TestMeanOfLastEpochs:
     @pytest.mark.parametrize("last", [2, 3])
     def test_the_model_is_the_mean_of_the_weights_at_the_ends_of_the_last_epochs(self, last: int) -> None:
@@ -773,7 +784,11 @@ class TestMeanOfLastEpochs:
 
 FROZEN = {
     "stages of a network with batch norms": ({"stages": 2}, "test_resnet", ("conv1.", "bn1.", "layer1.", "layer2.")),
-    "blocks of a transformer": ({"stages": 3}, "test_vit", ("cls_token", "pos_embed", "patch_embed.", *(f"blocks.{n}." for n in "012"))),
+    "blocks of a transformer": (
+        {"stages": 3},
+        "test_vit",
+        ("cls_token", "pos_embed", "patch_embed.", *(f"blocks.{n}." for n in "012")),
+    ),
     "the backbone": ({"part": "backbone"}, "test_resnet", ("",)),
 }
 
