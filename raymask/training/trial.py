@@ -40,6 +40,7 @@ from raymask.training.learner import Learner, LearnerSpec, Order
 from raymask.training.loop import EpochReport, train_pack
 from raymask.training.packs import Job, Pack
 from raymask.training.reporting import Report, Reporter, without_nan
+from raymask.training.stopping import hold_out
 from raymask.training.targets import LabelTable, label_table, teach
 
 META_FORMAT = 1
@@ -108,7 +109,14 @@ def statistics_of(
         return {}
     spec = pack.stream.input
     sums = channel_sums(prepared_images(job.caches[spec.prepared], job.run.manifest).seen_by(spec))
-    return {replica: sums.statistics(taught[replica.fold].learned(replica.fold)) for replica in wanting}
+    learned = {replica: learned_labels(job.members[replica.member], replica.fold, taught[replica.fold]) for replica in wanting}
+    return {replica: sums.statistics(labels.learned(replica.fold)) for replica, labels in learned.items()}
+
+
+def learned_labels(member: Member, fold: int, labels: LabelTable) -> LabelTable:
+    """The labels of a fold model without those of the images that early stopping holds out from it."""
+    stop, replica = member.recipe.stop, ReplicaId(member.name, fold)
+    return hold_out(labels, fold, stop.share, derive_seed(member.seed, str(replica)))[0] if stop.patience else labels
 
 
 def build_learner(

@@ -36,7 +36,7 @@ from raymask.runs.directory import ReplicaId, cache_of, cache_root
 from raymask.runs.outputs import check_output
 from raymask.training.mixers import Examples, build_mixer
 from raymask.training.targets import LabelTable, label_table
-from raymask.training.trial import derive_seed
+from raymask.training.trial import derive_seed, learned_labels
 from raymask.workflows.setup import LabelledData, read_labelled, resolve
 
 PAGE = "show.html"
@@ -115,7 +115,8 @@ def _shown(labelled: LabelledData, member: Member, batches: int, scratch: Path, 
     """The first batches of the member's first fold model."""
     spec = stream_spec(member.recipe, labelled.config.seed, member.task, labelled.source.space)
     manifest, sampler, prepared = _prepared(labelled, spec, batches, scratch, display)
-    model = FedModel(member, replica_folds(manifest["fold"])[0], label_table(manifest, labelled.source.space))
+    fold = replica_folds(manifest["fold"])[0]
+    model = FedModel(member, fold, learned_labels(member, fold, label_table(manifest, labelled.source.space)))
     for number in range(batches):
         epoch, step = divmod(number, sampler.steps)
         batch = make_batch(prepared, stream_augmenter(spec), sampler, epoch, step)

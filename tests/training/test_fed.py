@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,20 @@ class TestStatistics:
         one = torch.from_numpy(seen[:1]).permute(0, 3, 1, 2)
         mean, std = (torch.tensor(found[replicas[0]][half]).view(1, 3, 1, 1) for half in (slice(3), slice(3, 6)))
         torch.testing.assert_close(learner.model.normalise(one), ((one / 255 - mean) / std).float(), atol=1e-4, rtol=1e-4)
+
+    def test_images_that_early_stopping_judges_are_not_among_them(self, made: tuple[Run, Job]) -> None:
+        run, job = made
+        labels = label_table(read_manifest(run, job.space), job.space)
+        recipe = recipe_of(normalize="dataset", stop={"patience": 2, "share": 0.5})
+        member = job.members["joint"].model_copy(update={"recipe": recipe})
+        stopped = replace(job, members={"joint": member})
+        replica = ReplicaId("joint", 0)
+        pack = Pack("", (replica,), stream_spec(recipe, 0, "joint", job.space), 2)
+        [found] = statistics_of(stopped, pack, [replica], {0: labels}).values()
+        learned = np.flatnonzero(build_learner(stopped, replica, labels, 4, CPU, statistics=found).learned)
+        assert 0 < len(learned) < (labels.fold != 0).sum()
+        pixels = prepared_images(job.caches[SEEN.prepared], run.manifest).seen_by(SEEN).read(learned).reshape(-1, 3) / 255
+        np.testing.assert_allclose(found, [*pixels.mean(axis=0), *pixels.std(axis=0)], rtol=1e-12)
 
     def test_other_recipes_want_none(self, made: tuple[Run, Job]) -> None:
         run, job = made
