@@ -100,7 +100,7 @@ class MeanOfLastEpochs(LastWeights):
     def load_state(self, state: Mapping[str, Any] | None) -> None:
         """See `LastWeights`."""
         assert state is not None, "a mean has a state"
-        pass
+        self.mean = dict(state)
 
 
 def build_keeper(recipe: Recipe, model: Classifier) -> LastWeights:

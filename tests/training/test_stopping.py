@@ -26,7 +26,7 @@ def table(joint: list[int], groups: list[int] | None, fold: list[int], trains: l
         truth,
         truth,
         None if trains is None else np.array(trains),
-        None if groups is None else np.array(groups, np.int64),
+        groups=None if groups is None else np.array(groups, np.int64),
     )
 
 

@@ -51,7 +51,9 @@ def begun(root: Path, photos: Path, **recipe: Any) -> tuple[Job, Pack]:
     for replica in (ONE, OTHER):
         run.meta(replica).unlink()
     job = Job(run, label_space(config.tasks), {"joint": member}, config.views, {spec: folder}, {}, {}, 2**20)
-    return job, Pack("pack-0", (ONE, OTHER), stream_spec(member.recipe, config.seed), member.recipe.schedule.epochs)
+    return job, Pack(
+        "pack-0", (ONE, OTHER), stream_spec(member.recipe, config.seed, member.task, job.space), member.recipe.schedule.epochs
+    )
 
 
 def train(job: Job, pack: Pack) -> list[Report]:
