@@ -215,8 +215,7 @@ def epoch_order(sampler: SamplerSpec, parts: Sequence[FoldRows], seed: int, epoc
     ]
     if all(len(rows) == len(part.rows) for rows, part in zip(drawn, parts, strict=True)):
         # Each draw in the place of a row of its fold, so that the order of a fold's rows does not depend on what others draw.
-        ends = np.cumsum([len(rows) for rows in drawn])
-        places = [np.arange(end - len(rows), end) for rows, end in zip(drawn, ends, strict=True)]
+        places = [part.rows for part in parts]
     else:
         ends = np.cumsum([len(rows) for rows in drawn])
         places = [np.arange(end - len(rows), end) for rows, end in zip(drawn, ends, strict=True)]
