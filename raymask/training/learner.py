@@ -236,7 +236,7 @@ class Learner:
         if metrics is not None:
             self._judge(metrics)
         self._losses.clear()
-        # so that the next epoch freezes what it wants frozen
+        self.model.eval()  # so that the next epoch freezes what it wants frozen
         return metrics
 
     def _metrics(self, feed: Feed, images: int) -> EpochMetrics | None:
