@@ -10,17 +10,21 @@ from raymask.core.errors import InputError, shortened
 from raymask.core.tasks import LabelSpace, Scale, heads_of
 
 
-def check_ordinal(members: Sequence[Member], space: LabelSpace, scales: Mapping[str, Scale]) -> None:
-    """Refuses members whose `recipe.ordinal` cannot be.
+def check_ordinal(members: Sequence[Member], space: LabelSpace, scales: Mapping[str, Scale]) -> list[str]:
+    """Refuses members whose `recipe.ordinal` cannot be, and says what has no effect with it.
 
     Args:
         members: those of a run.
         space: the run's tasks.
         scales: the numbers behind the bands of the tasks with edges.
 
+    Returns:
+        A remark on each member none of whose heads learns by its `recipe.loss`.
+
     Raises:
-        InputError: no task of a member has edges, nothing learns by its loss, or bins leave a band empty.
+        InputError: no task of a member has edges, or bins leave a band empty.
     """
+    remarks = []
     for member in members:
         ordinal, heads = member.recipe.ordinal, heads_of(member.task, space)
         if ordinal.name == "none":
@@ -33,12 +37,13 @@ def check_ordinal(members: Sequence[Member], space: LabelSpace, scales: Mapping[
                 f"the member of {with_edges} alone, or for multi."
             )
         if len(ordered) == len(heads) and (keys := _without_effect(member.recipe.loss)):
-            raise InputError(
-                f"members: '{member.name}' sets recipe.loss.{keys[0]}, which has no effect, since recipe.ordinal brings a loss "
-                "of its own to all of its heads; leave it out."
+            remarks.append(
+                f"'{member.name}' learns by the loss of recipe.ordinal, to which recipe.loss.{keys[0]} means nothing; of "
+                "recipe.loss its weights of classes alone count there"
             )
         if ordinal.name == "bins":
             _check_bins(member, {head: scales[head] for head in ordered})
+    return remarks
 
 
 def _without_effect(loss: LossConfig) -> list[str]:

@@ -75,11 +75,7 @@ def histories_of(run: Run) -> dict[str, pd.DataFrame]:
 
 
 def _history(run: Run, model: ReplicaId) -> pd.DataFrame:
-    return read_table(
-        run.history(model),
-        {"epoch": "whole", "images": "whole", "train_loss": "finite", "images_per_second": "finite"},
-        only=True,
-    )
+    return read_table(run.history(model), COLUMNS, only=True)
 
 
 def show_losses(histories: Mapping[str, pd.DataFrame], display: Display) -> None:

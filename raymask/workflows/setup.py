@@ -111,11 +111,11 @@ def read_labelled(config: RunConfig, display: Display) -> LabelledData:
     source = replace(source, images=images)
     config = config.model_copy(update={"tasks": source.task_configs})
     members = resolve_members(config)
-    check_ordinal(members, source.space, sources.number_scales(source))
+    unused = check_ordinal(members, source.space, sources.number_scales(source))
     check_labels(members, source.space)
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.prepared_height_width, member.recipe.height_width)
-    return LabelledData(config, data, source, members, [*filter(None, source.remarks), *copies])
+    return LabelledData(config, data, source, members, [*filter(None, source.remarks), *copies, *unused])
 
 
 def prepare_run(context: RunContext, with_test: bool = True) -> PreparedRun:
