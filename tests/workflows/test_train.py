@@ -175,7 +175,7 @@ def test_an_impossible_recipe_is_refused_in_a_sentence(photos: Path, tmp_path: P
     with pytest.raises(InputError, match=r"which timm does not have; the nearest are.*test_resnet"):
         run_and_read(tiny_config(tmp_path, photos, recipe=wrong))
     exploding = deep_merge(TINY["recipe"], {"optim": {"lr": 1e30}})
-    with pytest.raises(InputError, match=r"was given up in epoch 1 at step \d.*its loss is not finite: lower recipe.optim.lr.*failed-batch"):
+    with pytest.raises(InputError, match=r"was given up in epoch 1 .* not finite: lower recipe.optim.lr.*failed-batch"):
         run_and_read(tiny_config(tmp_path, photos, name="exploding", recipe=exploding))
 
 
