@@ -149,7 +149,7 @@ def _cut(text: str, width: int) -> str:
     text = legible(text)
     kept = len(text)
     shown = text
-    while kept > 1 and _font().getlength(shown) > width:
+    while kept > 0 and _font().getlength(shown) > width:
         kept -= 1
         shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
     return shown

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -57,6 +57,8 @@ def test_sheets_are_neither_bands_nor_towers(count: int) -> None:
     assert count < 5 or 0.5 < width / height < 2.5
 
 
+@settings(deadline=None)
+@example(text="<\x1f", width=20)
 @given(text=st.text(max_size=80), width=st.integers(20, 300))
 def test_texts_fit(text: str, width: int) -> None:
     assert _font().getlength(_cut(text, width)) <= width
