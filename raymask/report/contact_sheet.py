@@ -11,13 +11,13 @@ from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
 from raymask.core.errors import legible
 from raymask.core.types import Pixels
 from raymask.io.atomic import replacing, write_text
+from raymask.report.pages import page_template
 
 SIDE = 144
 """Pixels of an image's longer side on the sheet."""
@@ -108,14 +108,7 @@ def write_page(title: str, facts: Mapping[str, str], batches: Sequence[FedBatch]
         }
         for batch in batches
     ]
-    write_text(file, _page().render(title=title, facts=facts, batches=shown))
-
-
-@cache
-def _page() -> Template:
-    loader = PackageLoader("raymask.report")
-    pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return pages.get_template("show.html.j2")
+    write_text(file, page_template("show.html.j2").render(title=title, facts=facts, batches=shown))
 
 
 def _picture(pixels: Pixels) -> dict[str, Any]:

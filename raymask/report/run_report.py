@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from functools import cache
 from itertools import product
 from math import ceil, floor, prod
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from sklearn.metrics import confusion_matrix
 
 from raymask.config.members import Member
@@ -23,6 +21,7 @@ from raymask.io.atomic import write_text
 from raymask.io.checked import read_text
 from raymask.metrics.calibration import expected_calibration_error, reliability
 from raymask.metrics.scores import Aim, class_counts, score
+from raymask.report.pages import page_template
 from raymask.report.plots import plot_curves, plot_reliability
 from raymask.report.run_data import RunData, read_run_data
 from raymask.report.vote_sections import Section, counts_votes, member_calibration, vote_line, vote_section
@@ -68,15 +67,8 @@ def build_report(run: Run) -> list[str]:
         "config": read_text(run.config),
     }
     sections["left_out"] = data.left_out
-    write_text(run.report, _page().render(sections))
+    write_text(run.report, page_template("report.html.j2").render(sections))
     return data.left_out
-
-
-@cache
-def _page() -> Template:
-    loader = PackageLoader("raymask.report")
-    pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return pages.get_template("report.html.j2")
 
 
 def header(data: RunData) -> dict[str, Any]:

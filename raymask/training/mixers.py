@@ -12,6 +12,7 @@ from torch import Tensor
 
 from raymask.config.components import MixConfig
 from raymask.core.registry import Registry
+from raymask.training.encoding import one_hot
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def mix_targets(examples: Examples, inputs: Tensor, partners: Tensor, share: flo
     """
     targets, weights = {}, {}
     for head, given in examples.targets.items():
-        target = given if given.is_floating_point() else _one_hot(given, classes[head])
+        target = given if given.is_floating_point() else one_hot(given, classes[head])
         own, other = torch.full_like(target[:, :1], share), torch.full_like(target[:, :1], 1 - share)
         if head in examples.weights:
             weight = examples.weights[head][:, None]
@@ -94,11 +95,6 @@ def mix_targets(examples: Examples, inputs: Tensor, partners: Tensor, share: flo
             own, other = own / whole, other / whole
         targets[head] = own * target + other * target[partners]
     return Examples(inputs, targets, weights)
-
-
-def _one_hot(labels: Tensor, classes: int) -> Tensor:
-    """(B, C) float32; zeros where there is no label."""
-    return (labels[:, None] == torch.arange(classes, device=labels.device)).float()
 
 
 def mixup(inputs: Tensor, partners: Tensor, config: MixConfig) -> tuple[Tensor, float]:
