@@ -138,7 +138,7 @@ PROBE = {
     "loss": {"class_weight_power": 0.0},
     "optim": {"lr": 3e-3, "weight_decay": 0.5},
     "schedule": {"epochs": 12},
-    "batch_size": 128,
+    "batch_size": 256,
 }
 TUNE = {
     "augment": "light",
@@ -164,6 +164,8 @@ def member_name(choice: str) -> str:
 def config_of(given: argparse.Namespace, backbone: str, weights: str, seed: int, choices: Choices) -> RunConfig:
     """One run whose members are the choices, each beside the default."""
     base = PROBE if given.mode == "probe" else {**TUNE, "image_size": given.size}
+    if given.epochs:
+        base = deep_merge(base, {"schedule": {"epochs": given.epochs}})
     base = deep_merge(base, {"backbone": backbone, "weights": str(Path(weights).absolute()), "pretrained": True})
     members: list[dict[str, Any]] = [{"task": "multi", "name": DEFAULT}]
     members += [{"task": "multi", "name": member_name(name), "recipe": recipe} for name, recipe in choices.items()]
@@ -226,14 +228,17 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="training data in the competition's layout")
     parser.add_argument("--weights", action="append", required=True, metavar="BACKBONE=FILE")
     parser.add_argument("--groups", nargs="*", default=None, help="which groups of choices (default: all)")
+    parser.add_argument("--only", nargs="*", default=None, help="which of these groups' choices (default: all)")
     parser.add_argument("--share", type=float, default=1.0, help="share of the people")
     parser.add_argument("--size", type=int, default=64, help="pixels, for tune")
+    parser.add_argument("--epochs", type=int, default=None, help="in place of 12 of probe and 4 of tune")
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--out", type=Path, default=WORK / "recipes.jsonl")
     given = parser.parse_args()
     groups = GROUPS[given.mode]
     choices = {name: recipe for group in given.groups or groups for name, recipe in groups[group].items()}
+    choices = {name: recipe for name, recipe in choices.items() if given.only is None or name in given.only}
     for seed in given.seeds:
         for each in given.weights:
             backbone, _, weights = each.partition("=")
