@@ -12,10 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.common import WORK, show
 from raymask.config.loading import load_config
@@ -211,15 +214,28 @@ def scored(evidence: OofByView, choices: Choices, run: Run) -> list[dict[str, An
     }
     scores, resampled = of_task[JOINT]
     folds = sorted(set(evidence.folds.tolist()))
+    seconds = train_seconds(run, folds, joint)
     return [
         {
             "choice": names.get(member, member),
             **{target: float(of_members[number]) for target, (of_members, _) in of_task.items()},
+            "train_seconds": seconds[member],
             "gain": interval(float(scores[number] - scores[0]), resampled[number] - resampled[0]),
             "folds": [read_model(run.replica(ReplicaId(member, fold))).scores["f1"] for fold in folds],
         }
         for number, member in enumerate(joint)
     ]
+
+
+def train_seconds(run: Run, folds: Sequence[int], members: Iterable[str]) -> dict[str, float]:
+    """Seconds that each member's models trained; those of one pack share its time evenly, and had equal rates in each epoch."""
+    histories = {(member, fold): pd.read_csv(run.history(ReplicaId(member, fold))) for member in members for fold in folds}
+    packs = Counter(tuple(history["images_per_second"]) for history in histories.values())
+    seconds: dict[str, float] = defaultdict(float)
+    for (member, _), history in histories.items():
+        pack = packs[tuple(history["images_per_second"])]
+        seconds[member] += float((history["images"] / history["images_per_second"]).sum()) / pack
+    return seconds
 
 
 def main() -> None:

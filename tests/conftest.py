@@ -17,11 +17,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of Ray's many processes would compile torch anew, for five seconds
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from raymask.config.compute import ComputeConfig
 from raymask.data.demo.dataset import write_demo
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes depends on what else the machine does
+settings.load_profile("untimed")
 
 FAMILIES = {
     "finished": ("test_train.py", "test_resume.py", "test_refit.py"),

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 def raymask(*arguments: str, script: str = "-m raymask.cli") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *script.split(), *arguments], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT
+        [sys.executable, *script.split(), *arguments], capture_output=True, text=True, timeout=550, check=False, cwd=ROOT
     )
 
 

@@ -165,7 +165,7 @@ class TestLibraries:
 def loaded_by(statement: str) -> set[str]:
     """Packages that a fresh Python has loaded after a statement."""
     code = f"{statement}; import json, sys; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=550)
     return {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
 
 

@@ -86,7 +86,7 @@ class TestALostGpu:
         folder = tmp_path_factory.mktemp("lost")
         script = HELPERS / "lost_gpu.py"
         done = subprocess.run(
-            [sys.executable, str(script), str(photos), str(folder)], capture_output=True, text=True, timeout=500, check=False
+            [sys.executable, str(script), str(photos), str(folder)], capture_output=True, text=True, timeout=550, check=False
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return folder

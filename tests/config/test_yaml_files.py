@@ -6,7 +6,6 @@ import copy
 import os
 import pickle
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,8 @@ from raymask.core.errors import InputError
 
 
 def refused(text: str) -> str:
-    began = time.monotonic()
     with pytest.raises(InputError) as caught:
         read_yaml(text, "it")
-    assert time.monotonic() - began < 5
     said = str(caught.value)
     assert "\n" not in said
     assert said.endswith(".")

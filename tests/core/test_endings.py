@@ -356,7 +356,7 @@ def test_a_run_in_a_poor_environment_is_ended_resumably_by_sigterm(photos: Path,
             time.sleep(0.2)
         workers = {int(pid) for pid in children_of(run.pid)}
         run.send_signal(signal.SIGTERM)
-        printed, errors = run.communicate(timeout=60)
+        printed, errors = run.communicate(timeout=550)
     assert errors == "raymask: ended by SIGTERM; the same command goes on with what is unfinished.\n", errors
     assert run.returncode == 143
     assert "112 images" in printed

@@ -31,7 +31,7 @@ def out(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "PYTHONPATH": path, "RAYMASK_TESTS_IMPORT": "faulty_decoder"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=550,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
 from rich.console import Console
 
 from raymask.config.loading import load_config
 from raymask.config.schema import RunConfig
 from raymask.core.console import Display
 from raymask.runs.directory import Run
+from raymask.training.launch import OnReport
+from raymask.training.packs import Job, Plan
+from raymask.training.trial import train_pack_of_run
 from raymask.workflows.train import run
 
 # Without mixed precision, which a CPU may have or not, so that the same numbers come out anywhere.
@@ -45,6 +53,21 @@ def run_and_read(config: RunConfig) -> tuple[Run, str]:
     said = io.StringIO()
     result = run(config, Display(Console(file=said)))
     return result.run, said.getvalue()
+
+
+@contextmanager
+def trials_here() -> Iterator[None]:
+    """Packs are trained one after another in this process, which saves starting a process for each; all else is as ever."""
+    threads = torch.get_num_threads()
+
+    def train(job: Job, plan: Plan, retries: int, on_report: OnReport, **more: Any) -> None:
+        for pack in plan.packs:
+            train_pack_of_run(job, pack, plan.slots, on_report)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raymask.workflows.fold_models.train", train)
+        yield
+    torch.set_num_threads(threads)
 
 
 def with_cache(done: Run, folder: Path) -> Run:

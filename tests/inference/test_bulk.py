@@ -291,7 +291,7 @@ def test_a_machine_that_dies_half_way_loses_nothing(run: Run, folder: Path, expe
             [sys.executable, str(script), str(run.root), str(table), str(tmp_path / "out")],
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=550,
         )
     finally:
         table.unlink()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shutil
+from collections.abc import Callable, Iterator
 from html import unescape
 from itertools import product
 from pathlib import Path
@@ -151,6 +153,26 @@ def section_of(page: str, name: str) -> str:
     """The text of a section, its tags being spaces."""
     text = re.sub(r"<[^>]*>", " ", page.split(f'<section id="{name}">')[1].split("</section>", maxsplit=1)[0])
     return unescape(" ".join(text.split()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def equal_plots_are_drawn_once() -> Iterator[None]:
+    """Most pages here are of the same numbers, whose plots take most of the time."""
+    drawn: dict[bytes, Any] = {}
+
+    def once(plot: Callable[..., Any]) -> Callable[..., Any]:
+        def plotted(*given: Any) -> Any:
+            key = pickle.dumps((plot.__name__, given))
+            if key not in drawn:
+                drawn[key] = plot(*given)
+            return drawn[key]
+
+        return plotted
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((run_report, "plot_curves"), (run_report, "plot_reliability"), (vote_sections, "plot_calibration")):
+            patch.setattr(module, name, once(getattr(module, name)))
+        yield
 
 
 def page_of(run: Run) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -163,18 +164,23 @@ RECIPES = {
 }
 
 
+@cache
+def alone(name: str) -> tuple[Learner, list[EpochReport]]:
+    """The learner of fold 1 and seed 3 of one of the recipes, trained alone without a break, and what it reported."""
+    learner = learner_of(RECIPES[name], fold=1, seed=3)
+    return learner, trained([learner], pixel_feed())
+
+
 class TestIndependence:
-    @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-    def test_replica_trained_alone_equals_bit_by_bit_the_one_trained_in_a_pack(self, recipe: Recipe) -> None:
-        alone = learner_of(recipe, fold=1, seed=3)
-        trained([alone], pixel_feed())
-        in_pack = learner_of(recipe, fold=1, seed=3)
+    @pytest.mark.parametrize("name", RECIPES)
+    def test_replica_trained_alone_equals_bit_by_bit_the_one_trained_in_a_pack(self, name: str) -> None:
+        in_pack = learner_of(RECIPES[name], fold=1, seed=3)
         mates = [
             learner_of(recipe_of(head={"dropout": 0.4}), fold=0, task="colour", seed=8),
             learner_of(recipe_of(backbone="test_vit", head={"dropout": 0.1}), fold=2, task=JOINT, seed=9),
         ]
         trained([mates[0], in_pack, mates[1]], pixel_feed())
-        assert differing(weights(alone), weights(in_pack)) == []
+        assert differing(weights(alone(name)[0]), weights(in_pack)) == []
 
     def test_training_changes_weights_and_the_seed_decides_dropout(self) -> None:
         recipe = recipe_of(head={"dropout": 0.5}, schedule={"epochs": 1})
@@ -188,18 +194,18 @@ class TestIndependence:
         assert len(differing(weights(one), before)) > 10
         assert differing(weights(one), weights(other)) != []
 
-    @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-    def test_pixels_and_labels_of_the_own_fold_change_no_weight(self, recipe: Recipe) -> None:
+    @pytest.mark.parametrize("name", RECIPES)
+    def test_pixels_and_labels_of_the_own_fold_change_no_weight(self, name: str) -> None:
         own = WORLD.labels.fold == 1
         pixels = WORLD.prepared.shards[0].copy()
         pixels[own] = 255 - pixels[own]
         changed = {target: np.where(own, 0, labels) for target, labels in WORLD.labels.truth.items()}
         prepared = replace(WORLD.prepared, shards=(pixels,))
         other_world = World(prepared, replace(WORLD.labels, truth=changed, train=changed))
-        one, other = learner_of(recipe, fold=1), learner_of(recipe, fold=1, world=other_world)
-        reports = [trained([one], pixel_feed()), trained([other], pixel_feed(other_world))]
+        (one, reports), other = alone(name), learner_of(RECIPES[name], fold=1, seed=3, world=other_world)
+        others = trained([other], pixel_feed(other_world))
         assert differing(weights(one), weights(other)) == []
-        assert reports[0][-1].metrics[one.name].loss != reports[1][-1].metrics[other.name].loss
+        assert reports[-1].metrics[one.name].loss != others[-1].metrics[other.name].loss
 
     def test_a_foreign_fold_does_change_weights(self) -> None:
         """So that the test above can fail."""
@@ -231,21 +237,20 @@ class TestIndependence:
 
 
 class TestResume:
-    @pytest.mark.parametrize("after", [1, 2])
-    @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-    def test_a_learner_taken_up_again_ends_with_the_weights_of_an_uninterrupted_one(self, recipe: Recipe, after: int) -> None:
-        whole, first = learner_of(recipe), learner_of(recipe)
+    @pytest.mark.parametrize("name", RECIPES)
+    def test_a_learner_taken_up_again_ends_with_the_weights_of_an_uninterrupted_one(self, name: str) -> None:
+        (whole, in_one), first = alone(name), learner_of(RECIPES[name], fold=1, seed=3)
         states: list[dict[str, Any]] = []
-        in_one = trained([whole], pixel_feed())
-        train_pack([first], pixel_feed(spec=replace(SPEC, epochs=after)), lambda report: states.append(kept_apart(first.state())))
-        again = learner_of(recipe, seed=0)
-        again.load_state(states[-1])
-        assert again.epoch == after
-        reports = trained([again], pixel_feed(first=after))
-        assert [report.epoch for report in reports] == list(range(after, len(in_one)))
-        for report, expected in zip(reports, in_one[after:], strict=True):
-            np.testing.assert_equal(asdict(report.metrics[again.name]), asdict(expected.metrics[whole.name]))
-        assert differing(weights(whole), weights(again)) == []
+        train_pack([first], pixel_feed(spec=replace(SPEC, epochs=2)), lambda report: states.append(kept_apart(first.state())))
+        for after, state in enumerate(states, start=1):
+            again = learner_of(RECIPES[name], fold=1, seed=3)
+            again.load_state(state)
+            assert again.epoch == after
+            reports = trained([again], pixel_feed(first=after))
+            assert [report.epoch for report in reports] == list(range(after, len(in_one)))
+            for report, expected in zip(reports, in_one[after:], strict=True):
+                np.testing.assert_equal(asdict(report.metrics[again.name]), asdict(expected.metrics[whole.name]))
+            assert differing(weights(whole), weights(again)) == []
 
     def test_a_learner_with_epochs_behind_it_passes_batches_over_while_its_mates_learn(self) -> None:
         recipe = RECIPES["batch norm, dropout, ema"]

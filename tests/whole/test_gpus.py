@@ -21,7 +21,7 @@ from raymask.runs.folders import PredictionFolder
 def out(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gpus")
     script = HELPERS / "on_gpus.py"
-    done = subprocess.run([sys.executable, str(script), str(photos), str(folder)], capture_output=True, text=True, timeout=400)
+    done = subprocess.run([sys.executable, str(script), str(photos), str(folder)], capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

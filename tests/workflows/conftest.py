@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny import run_and_read, tiny_config
+from tiny import run_and_read, tiny_config, trials_here
 
 from raymask.runs.directory import Run
+
+
+@pytest.fixture(autouse=True)
+def packs_in_this_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As in `trials_here`, but for tests that are marked with `tune`. The finished runs below come from Tune's trials."""
+    if request.node.get_closest_marker("tune"):
+        yield
+    else:
+        with trials_here():
+            yield
 
 
 @pytest.fixture(scope="session")

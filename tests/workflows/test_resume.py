@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import run_and_read, with_cache
+from tiny import run_and_read, trials_here, with_cache
 
 from raymask.config.components import ScheduleConfig
 from raymask.core.errors import InputError
@@ -73,7 +73,8 @@ def mended(finished: tuple[Run, str], photos: Path, tmp_path_factory: pytest.Tem
     config = load_run_config(copy)
     data = config.data.model_copy(update={"test": str(folder / "photos" / "eval" / "info.csv")})
     config = config.model_copy(update={"runs": folder, "cache": finished[0].root.parent / ".cache", "data": data})
-    return *run_and_read(config), [first.name, second.name]
+    with trials_here():
+        return *run_and_read(config), [first.name, second.name]
 
 
 def test_a_lost_fold_model_alone_is_trained_again(finished: tuple[Run, str], mended: tuple[Run, str, list[str]]) -> None:

@@ -170,6 +170,7 @@ def test_folders_of_classes_with_one_task_and_hold_out(photos: Path, tmp_path: P
     assert done.report.is_file()
 
 
+@pytest.mark.tune
 def test_an_impossible_recipe_is_refused_in_a_sentence(photos: Path, tmp_path: Path) -> None:
     wrong = {**TINY["recipe"], "backbone": "test_resnot"}
     with pytest.raises(InputError, match=r"which timm does not have; the nearest are.*test_resnet"):
@@ -179,6 +180,7 @@ def test_an_impossible_recipe_is_refused_in_a_sentence(photos: Path, tmp_path: P
         run_and_read(tiny_config(tmp_path, photos, name="exploding", recipe=exploding))
 
 
+@pytest.mark.tune
 def test_the_library_draws_the_demo_when_no_data_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = {}
 
