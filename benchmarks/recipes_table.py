@@ -20,7 +20,7 @@ NOT_SCORES = ("mode", "backbone", "seed", "seconds", "train_seconds", "choice", 
 
 def aggregated(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a choice, in their order: mean scores, and mean, deviation and signs of its gain."""
-    tasks = [name for name in rows if name not in (*NOT_SCORES, JOINT)]
+    tasks = [str(name) for name in rows if name not in (*NOT_SCORES, JOINT)]
     gains = rows.assign(gain=[gain["score"] for gain in rows["gain"]])
     by_choice = gains.groupby("choice", sort=False)
     default = gains[gains["choice"] == "default"].set_index(["backbone", "seed"])["train_seconds"]
@@ -38,7 +38,7 @@ def aggregated(rows: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame) -> str:
     """The table with a line a choice."""
-    scores = [name for name in table if name not in ("gain", "spread", "above", "time")]
+    scores = [str(name) for name in table if name not in ("gain", "spread", "above", "time")]
     lines = [f"| choice | {' | '.join(scores)} | gain | spread | better in | time |", "|---|" + "---|" * (len(scores) + 4)]
     for choice, row in table.to_dict("index").items():
         told = [f"{row[name]:.3f}" for name in scores]

@@ -102,7 +102,7 @@ class TestALostGpu:
         assert "2 models go on from their last finished epoch" in said
         done = Run(out / "run")
         for fold in (0, 1):
-            assert pd.read_csv(done.history(ReplicaId("mask", fold)))["epoch"].tolist() == list(range(1, 21))
+            assert pd.read_csv(done.history(ReplicaId("mask", fold)))["epoch"].tolist() == list(range(1, 9))
 
     def test_prediction_says_what_it_waits_for_and_stops(self, out: Path) -> None:
         said = (out / "predicted.txt").read_text()

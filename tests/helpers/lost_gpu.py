@@ -31,7 +31,7 @@ from raymask.runs.folders import PredictionFolder
 from raymask.workflows import predict
 from raymask.workflows.train import run
 
-EPOCHS = 20
+EPOCHS = 8
 
 
 def main(photos: Path, out: Path) -> None:
@@ -98,7 +98,7 @@ def tiny_run(photos: Path, out: Path) -> RunConfig:
         "recipe": recipe,
         "folds": {"k": 2},
         "vote": {"rule": "soft", "adjust": "none"},
-        "compute": {"gpus": 1, "wait_minutes": 0.15},
+        "compute": {"gpus": 1, "wait_minutes": 0.08},
     }
     return load_config("demo", overrides=over)
 
