@@ -45,7 +45,7 @@ from raymask.training.inputs import PixelFeed
 from raymask.training.loop import train_pack
 from raymask.training.packs import Job
 from raymask.training.targets import LabelTable
-from raymask.training.trial import build_learner
+from raymask.training.trial import build_learner, learner_spec
 from raymask.transforms.tta import VIEWS, even
 
 VIEW_NAMES = ("original", "hflip", "zoom", "zoom_hflip")
@@ -122,7 +122,8 @@ def train_replicas(work: Work, replicas: Sequence[ReplicaId], watch: Stopwatch) 
     members = {task: Member(name=task, task=task, seed=0, recipe=work.recipe) for task in SPACE.names}
     job = Job(Run(WORK / "gpu"), SPACE, members, (), {}, {}, {}, 0)
     longer = work.all_steps + 1  # of an epoch that never ends, since batches come again and again
-    learners = [build_learner(job, replica, work.labels, longer, work.device) for replica in replicas]
+    specs = {replica: learner_spec(members[replica.member], replica.fold, work.labels, longer) for replica in replicas}
+    learners = [build_learner(job, replica, spec, work.device) for replica, spec in specs.items()]
     in_memory = [work.prepared.read(rows) for rows in work.batches]
     batches = [Batch(in_memory[step % BATCHES], work.batches[step % BATCHES], 0, step) for step in range(work.all_steps)]
     train_pack(learners, PixelFeed(batches, work.prepared, work.device), lambda report: None, watch.step)

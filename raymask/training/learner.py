@@ -83,6 +83,13 @@ class LearnerSpec:
     order: Order | None = None
     """None for each row once an epoch."""
 
+    def learned_labels(self) -> tuple[LabelTable, npt.NDArray[np.int64]]:
+        """The labels without those of people whom early stopping holds out, and the rows that it judges on; none without it."""
+        stop = self.recipe.stop
+        if not stop.patience:
+            return self.labels, np.empty(0, np.int64)
+        return hold_out(self.labels, self.fold, stop.share, self.seed)
+
 
 class Learner:
     """A fold model while it is trained.
@@ -96,10 +103,9 @@ class Learner:
 
     def __init__(self, spec: LearnerSpec, model: Classifier, device: torch.device) -> None:
         self.name, self.fold, self.seed, self.device = spec.name, spec.fold, spec.seed, device
-        recipe, labels, self.judged_rows = spec.recipe, spec.labels, np.empty(0, np.int64)
-        if recipe.stop.patience:
-            labels, self.judged_rows = hold_out(labels, spec.fold, recipe.stop.share, spec.seed)
-        self.recipe, self.labels = recipe, labels
+        recipe = self.recipe = spec.recipe
+        labels, self.judged_rows = spec.learned_labels()
+        self.labels = labels
         self.model = model.to(device).eval()
         self.freezing = Freezing(recipe.freeze, model)
         if device.type == "cuda":

@@ -40,7 +40,6 @@ from raymask.training.learner import Learner, LearnerSpec, Order
 from raymask.training.loop import EpochReport, train_pack
 from raymask.training.packs import Job, Pack
 from raymask.training.reporting import Report, Reporter, without_nan
-from raymask.training.stopping import hold_out
 from raymask.training.targets import LabelTable, label_table, teach
 
 META_FORMAT = 1
@@ -64,10 +63,12 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     sampler = open_batch_sampler(pack.stream, job.run.manifest)
     steps = sampler.steps
     taught = {fold: teach(labels, manifest["image_id"], targets, fold) for fold in {replica.fold for replica in replicas}}
-    statistics = statistics_of(job, pack, replicas, taught)
-    begun = [
-        resume(job, replica, taught[replica.fold], steps, device, sampler.order, statistics.get(replica)) for replica in replicas
-    ]
+    specs = {
+        replica: learner_spec(job.members[replica.member], replica.fold, taught[replica.fold], steps, sampler.order)
+        for replica in replicas
+    }
+    statistics = statistics_of(job, pack, specs)
+    begun = [resume(job, replica, spec, device, statistics.get(replica)) for replica, spec in specs.items()]
     learners, histories = [learner for learner, _ in begun], [history for _, history in begun]
     reporter = Reporter(job.run.name, pack, replicas, steps, report)
     if pack.frozen:
@@ -93,50 +94,39 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
         reporter.done()
 
 
-def statistics_of(
-    job: Job, pack: Pack, replicas: Sequence[ReplicaId], taught: Mapping[int, LabelTable]
-) -> dict[ReplicaId, tuple[float, ...]]:
+def learner_spec(member: Member, fold: int, labels: LabelTable, steps: int, order: Order | None = None) -> LearnerSpec:
+    """What decides the training of a member's model of a fold; see `LearnerSpec`."""
+    name = str(ReplicaId(member.name, fold))
+    return LearnerSpec(name, fold, member.recipe, labels, steps, derive_seed(member.seed, name), order)
+
+
+def statistics_of(job: Job, pack: Pack, specs: Mapping[ReplicaId, LearnerSpec]) -> dict[ReplicaId, tuple[float, ...]]:
     """Mean and deviation of the images that fold models learn from, for those whose recipes normalise by them.
 
     Args:
         job: the run.
         pack: whose prepared images they are.
-        replicas: the fold models.
-        taught: labels by fold.
+        specs: the fold models'.
     """
-    wanting = [replica for replica in replicas if job.members[replica.member].recipe.normalize == "dataset"]
+    wanting = {replica: spec for replica, spec in specs.items() if spec.recipe.normalize == "dataset"}
     if not wanting:
         return {}
     spec = pack.stream.input
     sums = channel_sums(prepared_images(job.caches[spec.prepared], job.run.manifest).seen_by(spec))
-    learned = {replica: learned_labels(job.members[replica.member], replica.fold, taught[replica.fold]) for replica in wanting}
-    return {replica: sums.statistics(labels.learned(replica.fold)) for replica, labels in learned.items()}
-
-
-def learned_labels(member: Member, fold: int, labels: LabelTable) -> LabelTable:
-    """The labels of a fold model without those of the images that early stopping holds out from it."""
-    stop, replica = member.recipe.stop, ReplicaId(member.name, fold)
-    return hold_out(labels, fold, stop.share, derive_seed(member.seed, str(replica)))[0] if stop.patience else labels
+    return {replica: sums.statistics(spec.learned_labels()[0].learned(spec.fold)) for replica, spec in wanting.items()}
 
 
 def build_learner(
-    job: Job,
-    replica: ReplicaId,
-    labels: LabelTable,
-    steps: int,
-    device: torch.device,
-    order: Order | None = None,
-    statistics: Sequence[float] | None = None,
+    job: Job, replica: ReplicaId, spec: LearnerSpec, device: torch.device, statistics: Sequence[float] | None = None
 ) -> Learner:
     """A fold model at the start of its training; the folds of a member start from equal weights."""
     member = job.members[replica.member]
     torch.manual_seed(derive_seed(member.seed, member.task))
     heads = heads_of(member.task, job.space)
-    model = build_classifier(member.recipe, heads, labels.scales(heads), statistics)
+    model = build_classifier(member.recipe, heads, spec.labels.scales(heads), statistics)
     if file := job.backbones.get(member.name):
         load_backbone(model, file)
-    seed = derive_seed(member.seed, str(replica))
-    return Learner(LearnerSpec(str(replica), replica.fold, member.recipe, labels, steps, seed, order), model, device)
+    return Learner(spec, model, device)
 
 
 def share_backbone(learners: Sequence[Learner]) -> None:
@@ -168,19 +158,13 @@ def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sampl
 
 
 def resume(
-    job: Job,
-    replica: ReplicaId,
-    labels: LabelTable,
-    steps: int,
-    device: torch.device,
-    order: Order | None = None,
-    statistics: Sequence[float] | None = None,
+    job: Job, replica: ReplicaId, spec: LearnerSpec, device: torch.device, statistics: Sequence[float] | None = None
 ) -> tuple[Learner, History]:
     """A learner where its checkpoint left it, and the metrics of the epochs that it has behind it.
 
     Without a checkpoint, or with one that is damaged or of another model, it is at the start of its training.
     """
-    begin = partial(build_learner, job, replica, labels, steps, device, order, statistics)
+    begin = partial(build_learner, job, replica, spec, device, statistics)
     file, learner = job.run.checkpoint(replica), begin()
     if not file.exists():
         return learner, []

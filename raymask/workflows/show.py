@@ -32,11 +32,12 @@ from raymask.data.specs import StreamSpec, input_spec, stream_spec
 from raymask.data.stream import open_batch_sampler, stream_augmenter
 from raymask.io.atomic import write_table
 from raymask.report.contact_sheet import FedBatch, FedImage, write_page, write_sheet
-from raymask.runs.directory import ReplicaId, cache_of, cache_root
+from raymask.runs.directory import cache_of, cache_root
 from raymask.runs.outputs import check_output
+from raymask.training.learner import LearnerSpec
 from raymask.training.mixers import Examples, build_mixer
 from raymask.training.targets import LabelTable, label_table
-from raymask.training.trial import derive_seed, learned_labels
+from raymask.training.trial import learner_spec
 from raymask.workflows.setup import LabelledData, read_labelled, resolve
 
 PAGE = "show.html"
@@ -96,19 +97,11 @@ def _chosen(members: Sequence[Member], name: str | None) -> Member:
 class FedModel:
     """The fold model whose batches are shown."""
 
-    member: Member
-    fold: int
+    spec: LearnerSpec
+    heads: dict[str, int]
+    """Classes by head."""
     labels: LabelTable
-
-    @property
-    def name(self) -> str:
-        """`MEMBER/fold-K`."""
-        return str(ReplicaId(self.member.name, self.fold))
-
-    @property
-    def heads(self) -> dict[str, int]:
-        """Classes by head."""
-        return heads_of(self.member.task, self.labels.space)
+    """Those that it learns from."""
 
 
 def _shown(labelled: LabelledData, member: Member, batches: int, scratch: Path, display: Display) -> Iterator[FedBatch]:
@@ -116,12 +109,13 @@ def _shown(labelled: LabelledData, member: Member, batches: int, scratch: Path, 
     spec = stream_spec(member.recipe, labelled.config.seed, member.task, labelled.source.space)
     manifest, sampler, prepared = _prepared(labelled, spec, batches, scratch, display)
     fold = replica_folds(manifest["fold"])[0]
-    model = FedModel(member, fold, learned_labels(member, fold, label_table(manifest, labelled.source.space)))
+    learned = learner_spec(member, fold, label_table(manifest, labelled.source.space), sampler.steps)
+    model = FedModel(learned, heads_of(member.task, labelled.source.space), learned.learned_labels()[0])
     for number in range(batches):
         epoch, step = divmod(number, sampler.steps)
         batch = make_batch(prepared, stream_augmenter(spec), sampler, epoch, step)
         images = _images(model, batch, prepared.read(batch.rows), manifest["image_id"].to_numpy()[batch.rows])
-        yield FedBatch(f"{model.name}: batch {step} of epoch {epoch}, {len(batch.rows)} images", images)
+        yield FedBatch(f"{model.spec.name}: batch {step} of epoch {epoch}, {len(batch.rows)} images", images)
 
 
 def _prepared(
@@ -178,7 +172,7 @@ def _held(manifest: pd.DataFrame, rows: npt.NDArray[np.int64], decoded: Mapping[
 
 def _images(model: FedModel, batch: Batch, prepared: Pixels, image_ids: npt.NDArray[Any]) -> list[FedImage]:
     """The images of a batch: those that the model learns from first, and mixed as it mixes them."""
-    learned = np.flatnonzero(model.labels.learned(model.fold)[batch.rows])
+    learned = np.flatnonzero(model.labels.learned(model.spec.fold)[batch.rows])
     fed, mixed = _mixed(model, batch, learned)
     fed_of, target_of = dict(zip(learned.tolist(), fed, strict=True)), dict(zip(learned.tolist(), mixed, strict=True))
     images = []
@@ -192,7 +186,7 @@ def _images(model: FedModel, batch: Batch, prepared: Pixels, image_ids: npt.NDAr
                 fed=fed_of.get(place, batch.images[place]),
                 labels=labels,
                 target="" if target == labels else target,
-                left_out="" if place in fed_of else f"not learned from by {model.name}",
+                left_out="" if place in fed_of else f"not learned from by {model.spec.name}",
             )
         )
     return images
@@ -206,16 +200,15 @@ def _mixed(model: FedModel, batch: Batch, learned: npt.NDArray[np.int64]) -> tup
     """
     if not len(learned):
         return [], []
-    seed = derive_seed(model.member.seed, model.name)
-    torch.manual_seed(int(np.random.SeedSequence([seed, batch.epoch, batch.step]).generate_state(1)[0]))
+    torch.manual_seed(int(np.random.SeedSequence([model.spec.seed, batch.epoch, batch.step]).generate_state(1)[0]))
     inputs = torch.from_numpy(batch.images[learned]).permute(0, 3, 1, 2).float()
     rows = batch.rows[learned]
     targets = {head: torch.tensor(model.labels.train[head][rows]) for head in model.heads}
-    mix = model.member.recipe.mix
+    mix = model.spec.recipe.mix
     rare = torch.from_numpy(model.labels.rare_rows(mix.rare)[rows])
     mixed = build_mixer(mix, model.heads)(Examples(inputs, targets), rare, batch.epoch)
     pixels = mixed.inputs.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    fed = batch.images[learned] if model.member.recipe.frozen else pixels
+    fed = batch.images[learned] if model.spec.recipe.frozen else pixels
     return list(fed), [
         _in_words({head: target[place].numpy() for head, target in mixed.targets.items()}, model) for place in range(len(learned))
     ]

@@ -40,7 +40,7 @@ from raymask.training.embedding import Embedder, EmbedJob, _make_batches, _write
 from raymask.training.inputs import FeatureFeed, PixelFeed
 from raymask.training.packs import Job, Pack
 from raymask.training.targets import label_table
-from raymask.training.trial import build_learner, statistics_of, write_model
+from raymask.training.trial import build_learner, learner_spec, statistics_of, write_model
 from raymask.transforms.tta import even
 from raymask.workflows.soup import souped_members
 
@@ -188,13 +188,14 @@ class TestStatistics:
         labels = label_table(read_manifest(run, job.space), job.space)
         replicas = [ReplicaId("joint", fold) for fold in (0, 1, WHOLE)]
         pack = Pack("", tuple(replicas), stream_spec(job.members["joint"].recipe, 0, "joint", job.space), 2)
-        found = statistics_of(job, pack, replicas, dict.fromkeys((0, 1, WHOLE), labels))
+        specs = {replica: learner_spec(job.members["joint"], replica.fold, labels, 4) for replica in replicas}
+        found = statistics_of(job, pack, specs)
         seen = prepared_images(job.caches[SEEN.prepared], run.manifest).seen_by(SEEN).read(np.arange(len(labels.fold)))
         for replica in replicas:
             pixels = seen[labels.fold != replica.fold].reshape(-1, 3) / 255
             np.testing.assert_allclose(found[replica], [*pixels.mean(axis=0), *pixels.std(axis=0)], rtol=1e-12)
         assert len(set(found.values())) == 3
-        learner = build_learner(job, replicas[0], labels, 4, CPU, statistics=found[replicas[0]])
+        learner = build_learner(job, replicas[0], specs[replicas[0]], CPU, found[replicas[0]])
         one = torch.from_numpy(seen[:1]).permute(0, 3, 1, 2)
         mean, std = (torch.tensor(found[replicas[0]][half]).view(1, 3, 1, 1) for half in (slice(3), slice(3, 6)))
         torch.testing.assert_close(learner.model.normalise(one), ((one / 255 - mean) / std).float(), atol=1e-4, rtol=1e-4)
@@ -207,8 +208,9 @@ class TestStatistics:
         stopped = replace(job, members={"joint": member})
         replica = ReplicaId("joint", 0)
         pack = Pack("", (replica,), stream_spec(recipe, 0, "joint", job.space), 2)
-        [found] = statistics_of(stopped, pack, [replica], {0: labels}).values()
-        learned = np.flatnonzero(build_learner(stopped, replica, labels, 4, CPU, statistics=found).learned)
+        spec = learner_spec(member, 0, labels, 4)
+        [found] = statistics_of(stopped, pack, {replica: spec}).values()
+        learned = np.flatnonzero(build_learner(stopped, replica, spec, CPU, found).learned)
         assert 0 < len(learned) < (labels.fold != 0).sum()
         pixels = prepared_images(job.caches[SEEN.prepared], run.manifest).seen_by(SEEN).read(learned).reshape(-1, 3) / 255
         np.testing.assert_allclose(found, [*pixels.mean(axis=0), *pixels.std(axis=0)], rtol=1e-12)
@@ -216,9 +218,12 @@ class TestStatistics:
     def test_other_recipes_want_none(self, made: tuple[Run, Job]) -> None:
         run, job = made
         member = job.members["joint"].model_copy(update={"recipe": recipe_of()})
-        other = Job(run, job.space, {"joint": member}, job.views, {}, {}, {}, 1)
+        other, labels = (
+            Job(run, job.space, {"joint": member}, job.views, {}, {}, {}, 1),
+            label_table(read_manifest(run, job.space), job.space),
+        )
         pack = Pack("", (ReplicaId("joint", 0),), stream_spec(member.recipe, 0, "joint", job.space), 2)
-        assert statistics_of(other, pack, pack.replicas, {}) == {}
+        assert statistics_of(other, pack, {pack.replicas[0]: learner_spec(member, 0, labels, 4)}) == {}
 
     def test_they_travel_with_the_model(self, made: tuple[Run, Job], tmp_path: Path) -> None:
         space, run, statistics = made[1].space, Run(tmp_path), (0.1, 0.2, 0.3, 0.4, 0.5, 1 / 3)

@@ -27,7 +27,7 @@ from raymask.runs.directory import ANY_FOLD, WHOLE, ReplicaId, load_run_config
 from raymask.runs.tables import read_manifest
 from raymask.training.packs import Job, Pack
 from raymask.training.targets import LabelTable, label_table, teach
-from raymask.training.trial import History, _save_checkpoint, resume, train_pack_of_run
+from raymask.training.trial import History, _save_checkpoint, learner_spec, resume, train_pack_of_run
 
 SPACE = LabelSpace((Task("colour", "colour", ("red", "green", "blue")), Task("half", "half", ("top", "bottom"))))
 JOINTS = np.array([0, 1, 2, 3, 4, -1, -1, -1])
@@ -182,12 +182,13 @@ class TestTakeUp:
     @pytest.fixture
     def begun(self, job: Job) -> Callable[[], tuple[int, History]]:
         replica, labels = ReplicaId("joint", 0), label_table(read_manifest(job.run, job.space), job.space)
+        spec = learner_spec(job.members["joint"], 0, labels, 4)
 
         def begin() -> tuple[int, History]:
-            learner, history = resume(job, replica, labels, 4, torch.device("cpu"))
+            learner, history = resume(job, replica, spec, torch.device("cpu"))
             return learner.epoch, history
 
-        learner, _ = resume(job, replica, labels, 4, torch.device("cpu"))
+        learner, _ = resume(job, replica, spec, torch.device("cpu"))
         learner.epoch = 2
         _save_checkpoint(job.run, learner, replica, [{"epoch": 1}, {"epoch": 2}])
         return begin

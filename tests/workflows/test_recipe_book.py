@@ -18,6 +18,7 @@ import raymask
 from raymask.cluster.connection import connect
 from raymask.config.compute import ComputeConfig
 from raymask.config.loading import load_config
+from raymask.config.schema import resolve_members
 from raymask.core.console import Display
 from raymask.export.export import GraphFormat, export
 from raymask.inference.definition import read_definition
@@ -57,9 +58,8 @@ def test_a_seeds_system_is_built_trained_and_voted(system: str, photos: Path, tm
     config = load_config(system, overrides=over)
     done, _ = run_and_read(config)
     metas = [read_json(file) for file in done.root.rglob("meta.json")]
-    backbones = [member.recipe.get("backbone", config.recipe.backbone) for member in config.members]
-    assert sorted(meta["recipe"]["backbone"] for meta in metas) == sorted(backbones)
-    assert {name: meta["recipe"][name] for meta in metas for name in ("mix", "loss", "optim")}
+    recipes = {member.name: member.recipe.model_dump(mode="json") for member in resolve_members(config)}
+    assert {meta["member"]: meta["recipe"] for meta in metas} == recipes
     rules = [row["rule"] for row in read_json(done.ensemble)["rules"] if row["chosen"]]
     assert rules == [config.vote.rule]
     image = next((photos / "train" / "images").rglob("*.jpg"))
@@ -68,18 +68,23 @@ def test_a_seeds_system_is_built_trained_and_voted(system: str, photos: Path, tm
     assert 0 <= predicted["joint"].iloc[0] < 18
 
 
+STOPPED = {"stop": {"patience": 1, "share": 0.25}}
 MIX = {"name": "half_cutmix", "rare": {"age": [">=60"]}}
 ORDERED = [
     {"task": "multi", "name": "bins", "recipe": {"ordinal": {"name": "bins"}, "mix": MIX, "loss": {"name": "focal"}}},
-    {"task": "age", "name": "corn", "recipe": {"ordinal": {"name": "corn"}, "mix": {"name": "mixup"}}},
+    {"task": "age", "name": "corn", "recipe": {"ordinal": {"name": "corn"}, "mix": {"name": "mixup"}, **CROPPED, **STOPPED}},
     {"task": "multi", "name": "regression", "recipe": {"ordinal": {"name": "regression"}, "mix": {"name": "cutmix"}}},
-    {"task": "joint", "name": "adjusted", "recipe": {"loss": {"name": "logit_adjusted"}, "head": {"name": "conv", "hidden": 8}}},
+    {
+        "task": "joint",
+        "name": "adjusted",
+        "recipe": {"loss": {"name": "logit_adjusted"}, "head": {"name": "conv", "hidden": 8}, "normalize": "dataset"},
+    },
 ]
 
 
 @pytest.fixture(scope="module")
 def ordered(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A voted run of ordered heads and mixed images, a quarter of the people held out."""
+    """A voted run of ordered heads and images that are mixed, cropped or normalised by their own mean; some people held out."""
     config = tiny_config(
         tmp_path_factory.mktemp("runs"),
         photos,
