@@ -26,7 +26,7 @@ BATCH = 64
 
 
 class Predictor:
-    """Models on one device; those with one frozen backbone share its forward pass."""
+    """Models on one device; those with one frozen backbone, or equal frozen stages, share their forward pass."""
 
     def __init__(
         self, models: Models, views: ViewPlan, specs: Sequence[InputSpec], threads: int | None = None, *, exact: bool = False
@@ -44,6 +44,7 @@ class Predictor:
 
         from raymask.models.classifier import backbone_digest, fuse_for_inference, load_classifier
         from raymask.models.precision import mixed_precision, prepare_process
+        from raymask.models.trunks import shared_cuts
 
         automatic = torch.device("cuda" if torch.cuda.is_available() and not exact else "cpu")
         self.device = automatic if threads is None else prepare_process(threads)
@@ -52,6 +53,7 @@ class Predictor:
         """Places of the models that share a backbone, by the place of the spec of their images."""
         self.models: list[Classifier] = []
         self.amp: list[Callable[[], AbstractContextManager[Any]]] = []
+        recipes = []
         for index, (name, folder) in enumerate(models.items()):
             meta = read_model(folder)
             recipe = meta.recipe
@@ -65,7 +67,9 @@ class Predictor:
                 fuse_for_inference(model, recipe)
             group.append(index)
             self.models.append(model.to(self.device))
+            recipes.append(recipe)
             self.amp.append(nullcontext if exact else mixed_precision(recipe, self.device)[0])
+        self.cuts = shared_cuts(zip(recipes, self.models, strict=True))
 
     def __call__(self, pixels: Sequence[npt.NDArray[np.uint8 | np.float32]], views: ViewPlan | None = None) -> list[ByHead]:
         """(n, C) float32 probabilities by head of each model, the views merged.
@@ -77,6 +81,7 @@ class Predictor:
         import torch
 
         from raymask.models.classifier import to_pixels
+        from raymask.models.trunks import SharedPass
 
         views = views or self.views
         probabilities: dict[int, list[npt.NDArray[np.float32]]] = defaultdict(list)
@@ -84,13 +89,13 @@ class Predictor:
             for spec, backbones in self.groups.items():
                 images = to_pixels(np.ascontiguousarray(pixels[spec]), self.device).float()  # so that no view rounds
                 for names in _views_by_pass(views, len(images)):
-                    viewed, normalised = torch.cat([VIEWS[name](images) for name in names]), {}
+                    viewed = SharedPass(torch.cat([VIEWS[name](images) for name in names]))
                     for places in backbones.values():
                         model = self.models[places[0]]
-                        if model.statistics not in normalised:
-                            normalised[model.statistics] = model.normalise(viewed)
+                        cut = self.cuts.get(id(model))
                         with self.amp[places[0]]():
-                            features = model.backbone(normalised[model.statistics])
+                            given = viewed.into(model, cut)
+                            features = cut.backbone.tail(given) if cut else model.backbone(given)
                             for index in places:
                                 probabilities[index].append(_softmaxed(self.models[index].classify(features)))
         return [self._merged(index, np.concatenate(probabilities[index]), views) for index in range(len(self.models))]

@@ -111,8 +111,13 @@ def build_classifier(
 
 def backbone_digest(model: Classifier) -> str:
     """Tells the weights of backbones apart by their values, wherever they came from."""
+    return weights_digest(model.backbone.state_dict())
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Tells weights apart by their names, types, shapes and values."""
     digest = new_digest()
-    for name, tensor in sorted(model.backbone.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -54,6 +54,15 @@ def frozen_modules(backbone: nn.Module, stages: int) -> NamedModules:
     return [*takewhile(lambda part: part[0] != last, modules), (last, dict(modules)[last])]
 
 
+def following_module(backbone: nn.Module, stages: int) -> str:
+    """The name of the first module after `frozen_modules`.
+
+    Raises:
+        InputError: as `frozen_modules`.
+    """
+    return _in_parts(backbone)[len(frozen_modules(backbone, stages))][0]
+
+
 def frozen_parameters(backbone: nn.Module, stages: int) -> list[nn.Parameter]:
     """The weights of `frozen_modules`, and a transformer's tokens and position embedding, which are in none of them.
 

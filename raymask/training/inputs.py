@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from raymask.data.cache import PreparedImages
 from raymask.data.features import FeatureBank, Features
 from raymask.data.sampling import Batch, BatchSampler
 from raymask.models.classifier import Classifier, Logits, to_pixels
+from raymask.models.trunks import SharedCut, SharedPass
 from raymask.transforms.tta import VIEWS
 
 
@@ -59,12 +61,24 @@ class Feed(Protocol):
 
 
 class PixelFeed:
-    """Batches as they come from the stream; for fold models that train their backbones."""
+    """Batches as they come from the stream; for fold models that train their backbones.
 
-    def __init__(self, batches: Iterable[Batch], prepared: PreparedImages, device: torch.device) -> None:
-        self.batches, self.prepared, self.device = batches, prepared, device
-        self._pixels: Tensor | None = None
-        self._normalised: dict[tuple[float, ...], Tensor] = {}
+    Args:
+        batches: the stream's.
+        prepared: all images, without augmentation.
+        device: where the models are.
+        cuts: by the id of a model, how its backbone is cut; see `shared_cuts`.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Batch],
+        prepared: PreparedImages,
+        device: torch.device,
+        cuts: Mapping[int, SharedCut] = MappingProxyType({}),
+    ) -> None:
+        self.batches, self.prepared, self.device, self.cuts = batches, prepared, device, cuts
+        self._batch: SharedPass | None = None
 
     def training(self) -> Iterator[Inputs]:
         """See `Feed`."""
@@ -72,16 +86,15 @@ class PixelFeed:
             yield Inputs(to_pixels(batch.images, self.device), batch.rows, batch.epoch, batch.step)
 
     def select(self, model: Classifier, inputs: Inputs, indices: Tensor) -> Tensor:
-        """See `Feed`; a batch is normalised once for all models that want the same mean and deviation."""
-        if self._pixels is not inputs.tensor:
-            self._pixels, self._normalised = inputs.tensor, {}
-        if model.statistics not in self._normalised:
-            self._normalised[model.statistics] = model.normalise(inputs.tensor)
-        return self._normalised[model.statistics][indices]
+        """See `Feed`; a batch is normalised, and passes a trunk, once for all models that want the same."""
+        if self._batch is None or self._batch.pixels is not inputs.tensor:
+            self._batch = SharedPass(inputs.tensor)
+        return self._batch.into(model, self.cuts.get(id(model)))[indices]
 
     def outputs(self, model: Classifier, selected: Tensor) -> Logits:
         """See `Feed`."""
-        return model.outputs(model.backbone(selected))
+        cut = self.cuts.get(id(model))
+        return model.outputs(cut.backbone.tail(selected) if cut else model.backbone(selected))
 
     def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
         """See `Feed`."""

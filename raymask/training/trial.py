@@ -31,6 +31,7 @@ from raymask.io.hashing import file_digest
 from raymask.models.classifier import Classifier, build_classifier, save_classifier
 from raymask.models.precision import prepare_process
 from raymask.models.pretrained import load_backbone
+from raymask.models.trunks import shared_cuts
 from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.schemas import Meta, write_run_file
 from raymask.runs.tables import read_manifest, read_targets
@@ -154,7 +155,9 @@ def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sampl
         cpus_per_task=slots.stream_cpus,
         tasks=None if slots.gpus else slots.threads,  # a CPU thread never learns faster than another augments
     )
-    return PixelFeed(batches, prepared_images(cache, job.run.manifest).seen_by(pack.stream.input), device)
+    prepared = prepared_images(cache, job.run.manifest).seen_by(pack.stream.input)
+    unmixed = [learner for learner in learners if learner.recipe.mix.name == "none"]  # else pixels differ from model to model
+    return PixelFeed(batches, prepared, device, shared_cuts((learner.recipe, learner.model) for learner in unmixed))
 
 
 def resume(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from made import RECIPE, make_run
+from safetensors.torch import load_file
 
 from raymask.cluster.resources import Slots
 from raymask.config.merging import deep_merge
@@ -21,8 +24,10 @@ from raymask.data.cache import index_path, shard_path
 from raymask.data.specs import input_spec, stream_spec
 from raymask.io.atomic import write_table
 from raymask.io.checked import read_json
+from raymask.models.trunks import CutBackbone
 from raymask.runs.directory import ReplicaId, load_run_config
 from raymask.runs.tables import read_manifest
+from raymask.training.backbones import fetch_backbones
 from raymask.training.learner import Learner
 from raymask.training.packs import Job, Pack
 from raymask.training.trial import build_learner, train_pack_of_run
@@ -32,6 +37,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SLOTS = Slots(1, 0.5, 0.0, 1, 0.5)
 EPOCHS = 3
 TRAINED = deep_merge(RECIPE, {"schedule": {"epochs": EPOCHS}, "batch_size": 28, "augment": "none"})
+TRUNK = CutBackbone.trunk
 ONE, OTHER = ReplicaId("joint", 0), ReplicaId("joint", 1)
 Report = dict[str, Any]
 
@@ -178,3 +184,73 @@ def test_without_early_stopping_a_history_knows_nothing_of_it(photos: Path, tmp_
     job, pack = begun(tmp_path, photos, schedule={"epochs": 1})
     train(job, pack)
     assert "judged_loss" not in pd.read_csv(job.run.history(ONE)).columns
+
+
+class TestSharedTrunk:
+    """Fold models whose first stages are frozen, and start from one file of weights."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def weights(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        file = tmp_path_factory.mktemp("weights") / "backbone.pth"
+        torch.manual_seed(0)
+        torch.save(timm.create_model("test_resnet").state_dict(), file)
+        return file
+
+    def begun(self, root: Path, photos: Path, weights: Path, **recipe: Any) -> tuple[Job, Pack]:
+        given = {"pretrained": True, "weights": str(weights), "freeze": {"stages": 2}, **recipe}
+        job, pack = begun(root, photos, **given)
+        return replace(job, backbones=fetch_backbones(list(job.members.values()), root / "backbones")), pack
+
+    def trunks_of(self, job: Job, pack: Pack) -> list[int]:
+        """Trains, and returns how many images each call of a trunk was given."""
+        given: list[int] = []
+
+        def trunk(cut: CutBackbone, images: torch.Tensor) -> torch.Tensor:
+            given.append(len(images))
+            return TRUNK(cut, images)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CutBackbone, "trunk", trunk)
+            train(job, pack)
+        return given
+
+    def test_it_sees_a_batch_once_and_each_ends_as_if_it_were_alone(self, photos: Path, weights: Path, tmp_path: Path) -> None:
+        job, pack = self.begun(tmp_path / "both", photos, weights)
+        images = len(read_manifest(job.run, job.space))
+        proofs = 2  # of each fold model's cut, on an example of two images
+        given = self.trunks_of(job, pack)
+        assert sum(given) == EPOCHS * images + len(pack.replicas) * proofs
+        for replica in pack.replicas:
+            alone, whole = self.begun(tmp_path / f"alone-{replica.fold}", photos, weights)
+            train(alone, Pack(pack.name, (replica,), whole.stream, whole.epochs))
+            for file in (job.run.weights, job.run.replica_oof):
+                assert file(replica).read_bytes() == getattr(alone.run, file.__name__)(replica).read_bytes()
+
+    def test_it_says_what_the_whole_backbone_says(
+        self, photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job, pack = self.begun(tmp_path / "cut", photos, weights)
+        train(job, pack)
+        monkeypatch.setattr("raymask.training.trial.shared_cuts", lambda models: {})
+        whole, pack = self.begun(tmp_path / "whole", photos, weights)
+        train(whole, pack)
+        for replica in pack.replicas:
+            cut, expected = (pd.read_parquet(each.run.replica_oof(replica)) for each in (job, whole))
+            pd.testing.assert_frame_equal(cut, expected, atol=1e-3, rtol=0)
+            kept = load_file(job.run.weights(replica))
+            for name, tensor in torch.load(weights).items():
+                if name.startswith(("conv1", "bn1", "layer1", "layer2")):
+                    torch.testing.assert_close(kept[f"backbone.{name}"], tensor, rtol=0, atol=0)
+
+    @pytest.mark.parametrize(
+        "recipe",
+        [{"mix": {"name": "mixup"}}, {"freeze": {"stages": 2, "unfreeze_at": 1}}],
+        ids=["pixels are mixed", "trained later"],
+    )
+    def test_where_it_cannot_be_shared_each_has_its_own(
+        self, photos: Path, weights: Path, tmp_path: Path, recipe: dict[str, Any]
+    ) -> None:
+        job, pack = self.begun(tmp_path, photos, weights, **recipe)
+        assert self.trunks_of(job, pack) == []
+        assert all(job.run.finished(replica) for replica in pack.replicas)
