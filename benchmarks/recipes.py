@@ -12,27 +12,38 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import torch
 
 from benchmarks.common import WORK, show
 from raymask.config.loading import load_config
 from raymask.config.merging import deep_merge
-from raymask.config.schema import RunConfig
+from raymask.config.schema import RunConfig, resolve_members
+from raymask.config.tasks import label_space
 from raymask.core.console import Display
 from raymask.core.paths import absolute
-from raymask.core.tasks import JOINT
+from raymask.core.tasks import JOINT, heads_of
+from raymask.data.cache import PreparedImages
+from raymask.data.features import FeatureBank
 from raymask.data.folds import replica_folds
+from raymask.data.sampling import BatchSampler
+from raymask.data.specs import InputSpec, StreamSpec
 from raymask.inference.voting_runs import validated_images, voting_runs
 from raymask.metrics.bootstrap import Metric, compare, interval
-from raymask.runs.directory import ReplicaId, Run
+from raymask.models.classifier import build_classifier
+from raymask.runs.directory import ReplicaId, Run, load_run_config
 from raymask.runs.models import read_model
+from raymask.runs.tables import read_manifest
 from raymask.runs.timings import timed
+from raymask.training.inputs import FeatureFeed, Feed, Inputs, PixelFeed
+from raymask.training.learner import Learner
+from raymask.training.targets import label_table
+from raymask.training.trial import learner_spec
 from raymask.voting.view_selection import OofByView
 from raymask.workflows.context import run_context
 from raymask.workflows.fold_models import train_fold_models
@@ -41,7 +52,9 @@ from raymask.workflows.oof import collect_members, read_evidence
 from raymask.workflows.setup import prepare_run, record_run, resolve
 
 Choices = dict[str, dict[str, Any]]
-DEFAULT = "default"
+DEFAULT, CPU = "default", torch.device("cpu")
+NO_BANK, NO_IMAGES = FeatureBank((), {}), PreparedImages((), np.zeros(0, np.int64), np.zeros(0, np.int64))
+NO_SAMPLER = BatchSampler(StreamSpec(InputSpec(8, 8, 1.0), "[]", 2, 1, seed=0), np.zeros(2, np.int64))
 
 LOSSES: Choices = {
     "label smoothing 0.1": {"loss": {"label_smoothing": 0.1}},
@@ -214,12 +227,12 @@ def scored(evidence: OofByView, choices: Choices, run: Run) -> list[dict[str, An
     }
     scores, resampled = of_task[JOINT]
     folds = sorted(set(evidence.folds.tolist()))
-    seconds = train_seconds(run, folds, joint)
+    seconds = step_seconds(run)
     return [
         {
             "choice": names.get(member, member),
             **{target: float(of_members[number]) for target, (of_members, _) in of_task.items()},
-            "train_seconds": seconds[member],
+            "step_seconds": seconds[member],
             "gain": interval(float(scores[number] - scores[0]), resampled[number] - resampled[0]),
             "folds": [read_model(run.replica(ReplicaId(member, fold))).scores["f1"] for fold in folds],
         }
@@ -227,15 +240,28 @@ def scored(evidence: OofByView, choices: Choices, run: Run) -> list[dict[str, An
     ]
 
 
-def train_seconds(run: Run, folds: Sequence[int], members: Iterable[str]) -> dict[str, float]:
-    """Seconds that each member's models trained; those of one pack share its time evenly, and had equal rates in each epoch."""
-    histories = {(member, fold): pd.read_csv(run.history(ReplicaId(member, fold))) for member in members for fold in folds}
-    packs = Counter(tuple(history["images_per_second"]) for history in histories.values())
-    seconds: dict[str, float] = defaultdict(float)
-    for (member, _), history in histories.items():
-        pack = packs[tuple(history["images_per_second"])]
-        seconds[member] += float((history["images"] / history["images_per_second"]).sum()) / pack
-    return seconds
+def step_seconds(run: Run, rounds: int = 5, steps: int = 3) -> dict[str, float]:
+    """Seconds that a step of each member's training takes in this process, on made-up inputs: medians of interleaved rounds."""
+    config = load_run_config(run)
+    space = label_space(config.tasks)
+    labels, rng = label_table(read_manifest(run, space), space), np.random.default_rng(0)
+    works: dict[str, tuple[Learner, Feed, Inputs]] = {}
+    for member in resolve_members(config):
+        recipe, heads = member.recipe, heads_of(member.task, space)
+        model = build_classifier(recipe, heads, labels.scales(heads))
+        learner = Learner(learner_spec(member, 0, labels, 10**6), model, CPU)
+        rows = rng.integers(0, len(labels.fold), recipe.batch_size)
+        given = (model.backbone.num_features,) if recipe.frozen else (3, *recipe.height_width)
+        tensor = torch.from_numpy(rng.integers(0, 256, (len(rows), *given)).astype(np.float32 if recipe.frozen else np.uint8))
+        feed = FeatureFeed(NO_BANK, NO_SAMPLER, 0, CPU) if recipe.frozen else PixelFeed([], NO_IMAGES, CPU)
+        works[member.name] = (learner, feed, Inputs(tensor, rows, 0, 0))
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for number in range(rounds * steps):
+        for member, (learner, feed, inputs) in works.items():
+            began = time.perf_counter()
+            learner.learn(replace(inputs, step=number), feed)
+            seconds[member].append(time.perf_counter() - began)
+    return {member: float(np.median(of_member)) for member, of_member in seconds.items()}
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The results of `recipes.py` as a table in Markdown: `python benchmarks/recipes_table.py recipes.jsonl`.
 
 A choice's gain is the mean of its differences to the default over all backbones and seeds; beside it stands the spread of these
-differences (their standard deviation), how many of them are above zero, and the time that its models trained relative to the
+differences (their standard deviation), how many of them are above zero, and the time of a step of its training relative to the
 default's.
 """
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from raymask.core.tasks import JOINT
 
-NOT_SCORES = ("mode", "backbone", "seed", "seconds", "train_seconds", "choice", "gain", "folds")
+NOT_SCORES = ("mode", "backbone", "seed", "seconds", "step_seconds", "choice", "gain", "folds")
 
 
 def aggregated(rows: pd.DataFrame) -> pd.DataFrame:
@@ -23,15 +23,15 @@ def aggregated(rows: pd.DataFrame) -> pd.DataFrame:
     tasks = [str(name) for name in rows if name not in (*NOT_SCORES, JOINT)]
     gains = rows.assign(gain=[gain["score"] for gain in rows["gain"]])
     by_choice = gains.groupby("choice", sort=False)
-    default = gains[gains["choice"] == "default"].set_index(["backbone", "seed"])["train_seconds"]
-    relative = gains["train_seconds"] / default.reindex(pd.MultiIndex.from_frame(gains[["backbone", "seed"]])).to_numpy()
+    default = gains[gains["choice"] == "default"].set_index(["backbone", "seed"])["step_seconds"]
+    relative = gains["step_seconds"] / default.reindex(pd.MultiIndex.from_frame(gains[["backbone", "seed"]])).to_numpy()
     return pd.DataFrame(
         {
             **{task: by_choice[task].mean() for task in [*tasks, JOINT]},
             "gain": by_choice["gain"].mean(),
             "spread": by_choice["gain"].std(),
             "above": by_choice["gain"].agg(lambda of_choice: f"{(of_choice > 0).sum()} of {len(of_choice)}"),
-            "time": relative.groupby(gains["choice"]).mean(),
+            "time": relative.groupby(gains["choice"], sort=False).median(),
         }
     )
 
