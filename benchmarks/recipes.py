@@ -253,15 +253,15 @@ def step_seconds(run: Run, rounds: int = 5, steps: int = 3) -> dict[str, float]:
         rows = rng.integers(0, len(labels.fold), recipe.batch_size)
         given = (model.backbone.num_features,) if recipe.frozen else (3, *recipe.height_width)
         tensor = torch.from_numpy(rng.integers(0, 256, (len(rows), *given)).astype(np.float32 if recipe.frozen else np.uint8))
-        feed = FeatureFeed(NO_BANK, NO_SAMPLER, 0, CPU) if recipe.frozen else PixelFeed([], NO_IMAGES, CPU)
+        feed: Feed = FeatureFeed(NO_BANK, NO_SAMPLER, 0, CPU) if recipe.frozen else PixelFeed([], NO_IMAGES, CPU)
         works[member.name] = (learner, feed, Inputs(tensor, rows, 0, 0))
     seconds: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds * steps):
-        for member, (learner, feed, inputs) in works.items():
+        for name, (learner, of_member, inputs) in works.items():
             began = time.perf_counter()
-            learner.learn(replace(inputs, step=number), feed)
-            seconds[member].append(time.perf_counter() - began)
-    return {member: float(np.median(of_member)) for member, of_member in seconds.items()}
+            learner.learn(replace(inputs, step=number), of_member)
+            seconds[name].append(time.perf_counter() - began)
+    return {name: float(np.median(of_rounds)) for name, of_rounds in seconds.items()}
 
 
 def main() -> None:
