@@ -23,7 +23,7 @@ from raymask.core.console import Display
 from raymask.export.export import GraphFormat, export
 from raymask.inference.definition import read_definition
 from raymask.io.checked import read_json
-from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run
+from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run, load_run_config
 from raymask.serving.deployment import Settings, serving
 from raymask.workflows.predict import predict
 from raymask.workflows.soup import soup
@@ -58,7 +58,7 @@ def test_a_seeds_system_is_built_trained_and_voted(system: str, photos: Path, tm
     config = load_config(system, overrides=over)
     done, _ = run_and_read(config)
     metas = [read_json(file) for file in done.root.rglob("meta.json")]
-    recipes = {member.name: member.recipe.model_dump(mode="json") for member in resolve_members(config)}
+    recipes = {member.name: member.recipe.model_dump(mode="json") for member in resolve_members(load_run_config(done))}
     assert {meta["member"]: meta["recipe"] for meta in metas} == recipes
     rules = [row["rule"] for row in read_json(done.ensemble)["rules"] if row["chosen"]]
     assert rules == [config.vote.rule]
