@@ -66,4 +66,4 @@ def test_soups(out: Path) -> None:
 
 
 def test_an_actor_on_a_gpu_gets_block_by_block(out: Path) -> None:
-    assert pd.read_csv(out / "rows.csv")["rows"].tolist() == [8, 8, 8, 8, 8, 3]
+    assert sorted(pd.read_csv(out / "rows.csv")["rows"]) == [3, 8, 8, 8, 8, 8]
