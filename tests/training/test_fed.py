@@ -218,10 +218,8 @@ class TestStatistics:
     def test_other_recipes_want_none(self, made: tuple[Run, Job]) -> None:
         run, job = made
         member = job.members["joint"].model_copy(update={"recipe": recipe_of()})
-        other, labels = (
-            Job(run, job.space, {"joint": member}, job.views, {}, {}, {}, 1),
-            label_table(read_manifest(run, job.space), job.space),
-        )
+        other = Job(run, job.space, {"joint": member}, job.views, {}, {}, {}, 1)
+        labels = label_table(read_manifest(run, job.space), job.space)
         pack = Pack("", (ReplicaId("joint", 0),), stream_spec(member.recipe, 0, "joint", job.space), 2)
         assert statistics_of(other, pack, {pack.replicas[0]: learner_spec(member, 0, labels, 4)}) == {}
 
