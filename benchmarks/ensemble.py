@@ -1,6 +1,7 @@
 """A whole ensemble, 3 specialists × K folds, by raymask and its peers in one run: `python benchmarks/ensemble.py --help`.
 
-Peers: `plain`, a loop over replicas with a DataLoader, tuned for the machine; `tune`, the same as independent Ray Tune trials;
+Peers: `plain`, a loop over replicas with a DataLoader, tuned for the machine; `plain-frozen`, the same with the first stages of
+--freeze-stages frozen, while `plain` trains all; `tune`, the same as `plain` as independent Ray Tune trials;
 `limit`, each model's steps over tensors in memory, on all cores, and nothing else. The peers train as many replicas as
 --peer-replicas says; their times are scaled to all, since each replica costs the same.
 """
@@ -35,7 +36,7 @@ def raymask_run(folder: Path, settings: Settings) -> tuple[dict[str, Any], Path]
     recipe = {
         "recipe": {
             "backbone": settings.backbone,
-            "pretrained": False,
+            **start_of(settings),
             "image_size": settings.image_size,
             "augment": settings.augment,
             "schedule": {"epochs": settings.epochs},
@@ -54,6 +55,20 @@ def raymask_run(folder: Path, settings: Settings) -> tuple[dict[str, Any], Path]
     seconds = time.perf_counter() - began
     run = runs / "run"
     return {"seconds": seconds, "first_step": first_step(run) - clock, **speed_of(run)}, run
+
+
+def start_of(settings: Settings) -> dict[str, Any]:
+    """What the backbone starts from: random weights; with frozen stages such as are in a file, as pretrained ones are."""
+    if not settings.frozen_stages:
+        return {"pretrained": False}
+    import timm
+    import torch
+
+    file = WORK / f"{settings.backbone}.pth"
+    if not file.exists():
+        torch.manual_seed(0)
+        torch.save(timm.create_model(settings.backbone).state_dict(), file)
+    return {"pretrained": True, "weights": str(file), "freeze": {"stages": settings.frozen_stages}}
 
 
 def first_step(run: Path) -> float:
@@ -182,7 +197,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--people", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--peers", default="plain,tune,limit")
+    parser.add_argument("--freeze-stages", type=int, default=0, help="of raymask's backbones, and of the peer plain-frozen's")
+    parser.add_argument("--peers", default="plain,tune,limit", help="of plain, plain-frozen, tune and limit")
     parser.add_argument("--peer-replicas", type=int, default=3 * 5)
     return parser.parse_args()
 
@@ -192,17 +208,20 @@ def main() -> None:
     peers = given.peers.split(",")
     folder = photos(given.people)
     settings = Settings(given.backbone, given.image_size, given.augment, given.epochs, batch_size=64, lr=1e-3, folds=5)
-    found, run = raymask_run(folder, settings)
+    found, run = raymask_run(folder, replace(settings, frozen_stages=given.freeze_stages))
     table = pd.read_parquet(Run(run).manifest)
     image_steps = 3 * settings.epochs * sum(int((table["fold"] != fold).sum()) for fold in range(settings.folds))
     results: dict[str, Any] = {"raymask": found, "image_steps": image_steps, "images": len(table)}
     if "limit" in peers:
         results["limit"] = {"own": limit(settings, own=True), "fp32_eager": limit(settings, own=False)}
-    if {"plain", "tune"} & set(peers):
+    if {"plain", "plain-frozen", "tune"} & set(peers):
         chosen = tuned(table, TASKS[0], settings)
         results["peers_settings"] = described(chosen)
     if "plain" in peers:
         results["plain"] = plain_run(table, chosen, given.peer_replicas)
+    if "plain-frozen" in peers:
+        frozen = replace(chosen, frozen_stages=given.freeze_stages)
+        results["plain-frozen"] = plain_run(table, frozen, given.peer_replicas)
     if "tune" in peers:
         one_cpu = Settings(**{**chosen.__dict__, "threads": 1, "workers": 0})
         results["tune"] = tune_run(table, one_cpu, given.peer_replicas)
@@ -214,21 +233,22 @@ def report(given: argparse.Namespace, results: dict[str, Any]) -> None:
     rows = [["raymask, whole job", own["seconds"], 1.0]]
     rows += [
         [f"{peer}, {given.peer_replicas} of 15 replicas, scaled", results[peer], own["seconds"] / results[peer]]
-        for peer in ("plain", "tune")
+        for peer in ("plain", "plain-frozen", "tune")
         if peer in results
     ]
     for name, rate in results.get("limit", {}).items():
         rows.append(
             [f"limit ({name}), all steps", results["image_steps"] / rate, own["seconds"] / (results["image_steps"] / rate)]
         )
-    title = f"{given.backbone}, {given.augment}, {results['images']} photos × 15 replicas × {given.epochs} epochs"
+    frozen_stages = f", {given.freeze_stages} stages frozen" if given.freeze_stages else ""
+    title = f"{given.backbone}{frozen_stages}, {given.augment}, {results['images']} photos × 15 replicas × {given.epochs} epochs"
     show(title, ["", "seconds", "raymask / it"], rows)
     steady = [["raymask", own["images_per_second"], 1.0, own["waiting"]]]
     for name, rate in results.get("limit", {}).items():
         steady.append([f"limit ({name})", rate, rate / own["images_per_second"], 0.0])
     show("Steady state of training", ["", "images/s", "limit / raymask", "waiting"], steady)
     print(f"first training step after {own['first_step']:.0f} s, stages {own['stages']}; peers: {results.get('peers_settings')}")
-    write_results(f"ensemble-{given.backbone}-{given.augment}", results)
+    write_results(f"ensemble-{given.backbone}-{given.augment}-{given.freeze_stages}", results)
 
 
 if __name__ == "__main__":

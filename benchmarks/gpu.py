@@ -11,6 +11,7 @@ the time of all kernels, by the profiler in a turn of its own, over the time tha
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 import time
@@ -29,7 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 from tta import FOLDS, write_run
 
 from benchmarks.common import WORK, show, write_results
-from raymask.config.components import ScheduleConfig
+from raymask.config.components import FreezeConfig, ScheduleConfig
 from raymask.config.members import Member
 from raymask.config.recipe import Recipe
 from raymask.core.machine import usable_cpus
@@ -40,6 +41,7 @@ from raymask.data.specs import input_spec
 from raymask.inference.predictor import Predictor
 from raymask.models.classifier import load_classifier, to_pixels
 from raymask.models.precision import mixed_precision, prepare_process
+from raymask.models.trunks import shared_cuts
 from raymask.runs.directory import ReplicaId, Run
 from raymask.training.inputs import PixelFeed
 from raymask.training.loop import train_pack
@@ -117,18 +119,29 @@ Turn = Callable[[Stopwatch], int]
 """Does all steps, tells the stopwatch of each, and returns the number of images in those that are timed."""
 
 
-def train_replicas(work: Work, replicas: Sequence[ReplicaId], watch: Stopwatch) -> int:
-    """A pack of the engine."""
-    members = {task: Member(name=task, task=task, seed=0, recipe=work.recipe) for task in SPACE.names}
+def train_replicas(work: Work, replicas: Sequence[ReplicaId], stages: int, watch: Stopwatch) -> int:
+    """A pack of the engine, its replicas' first stages frozen, which then are equal."""
+    recipe = frozen_after(work.recipe, stages)
+    members = {task: Member(name=task, task=task, seed=0, recipe=recipe) for task in SPACE.names}
     job = Job(Run(WORK / "gpu"), SPACE, members, (), {}, {}, {}, 0)
     longer = work.all_steps + 1  # of an epoch that never ends, since batches come again and again
     specs = {replica: learner_spec(members[replica.member], replica.fold, work.labels, longer) for replica in replicas}
     learners = [build_learner(job, replica, spec, work.device) for replica, spec in specs.items()]
+    if stages:
+        start = copy.deepcopy(learners[0].model.backbone.state_dict())
+        for learner in learners:
+            learner.model.backbone.load_state_dict(start)
+    cuts = shared_cuts((recipe, learner.model) for learner in learners)
     in_memory = [work.prepared.read(rows) for rows in work.batches]
     batches = [Batch(in_memory[step % BATCHES], work.batches[step % BATCHES], 0, step) for step in range(work.all_steps)]
-    train_pack(learners, PixelFeed(batches, work.prepared, work.device), lambda report: None, watch.step)
+    train_pack(learners, PixelFeed(batches, work.prepared, work.device, cuts), lambda report: None, watch.step)
     timed = np.concatenate([batch.rows for batch in batches[work.warm_up :]])
     return sum(int((work.labels.fold[timed] != learner.fold).sum()) for learner in learners)
+
+
+def frozen_after(recipe: Recipe, stages: int) -> Recipe:
+    """A recipe whose first stages are frozen; none for 0."""
+    return recipe.model_copy(update={"pretrained": True, "freeze": FreezeConfig(stages=stages)}) if stages else recipe
 
 
 def train_as_timm(work: Work, compiled: bool, watch: Stopwatch) -> int:
@@ -207,17 +220,23 @@ def measure(turn: Turn, work: Work) -> Figure:
     return Figure(images / watch.seconds, kernels / watch.seconds)
 
 
-def turns_of(work: Work, packs: list[int], compiled: bool) -> tuple[dict[str, Turn], dict[str, Turn]]:
+def turns_of(work: Work, packs: list[int], stages: list[int], compiled: bool) -> tuple[dict[str, Turn], dict[str, Turn]]:
     """What trains and what predicts, by name; the first of each is what the others are compared with."""
-    run, replicas = write_run(WORK / f"gpu-{work.recipe.backbone}", work.recipe, SPACE)
     training: dict[str, Turn] = {"timm's loop, eager": partial(train_as_timm, work, False)}
     if compiled:
         training["timm's loop, compiled"] = partial(train_as_timm, work, True)
     predicting: dict[str, Turn] = {}
-    for count in packs:
-        training[f"raymask, pack of {count}"] = partial(train_replicas, work, replicas[:count])
-        for name, build in (("plain loop", predict_in_a_loop), ("raymask", predict_as_raymask)):
-            predicting[f"{name}, {count} models"] = partial(predict_all, work, build(work, run, replicas[:count]), count)
+    for cut in stages:
+        recipe = frozen_after(work.recipe, cut)
+        run, replicas = write_run(WORK / f"gpu-{recipe.backbone}-{cut}", recipe, SPACE)
+        frozen = f", {cut} stages frozen" if cut else ""
+        for count in packs:
+            training[f"raymask, pack of {count}{frozen}"] = partial(train_replicas, work, replicas[:count], cut)
+            if not cut:
+                looped = predict_in_a_loop(work, run, replicas[:count])
+                predicting[f"plain loop, {count} models"] = partial(predict_all, work, looped, count)
+            predict = predict_as_raymask(work, run, replicas[:count])
+            predicting[f"raymask, {count} models{frozen}"] = partial(predict_all, work, predict, count)
     return training, predicting
 
 
@@ -234,6 +253,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--packs", type=int, nargs="+", default=[1, 5, 15], help="replicas, at most 15")
+    parser.add_argument("--stages", type=int, nargs="+", default=[0], help="first stages that are frozen and computed once")
     parser.add_argument("--steps", type=int, default=40, help="steps that are timed")
     parser.add_argument("--warm-up", type=int, default=10, help="steps before them")
     parser.add_argument("--repeats", type=int, default=3)
@@ -255,7 +275,7 @@ def main() -> None:
     )
     work = Work(recipe, device, max(1, arguments.warm_up), arguments.steps)
     compiled = arguments.device == "cuda" if arguments.compile is None else arguments.compile
-    training, predicting = turns_of(work, arguments.packs, compiled)
+    training, predicting = turns_of(work, arguments.packs, arguments.stages, compiled)
     turns = {**training, **predicting}
     figures: dict[str, list[Figure]] = {name: [] for name in turns}
     for _ in range(arguments.repeats):

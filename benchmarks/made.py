@@ -9,6 +9,7 @@ from raymask.config.recipe import Recipe
 from raymask.core.tasks import JOINT, LabelSpace, heads_of
 from raymask.io.atomic import replacing, write_json
 from raymask.models.classifier import build_classifier, save_classifier
+from raymask.models.stages import frozen_modules
 from raymask.runs.directory import ReplicaId, Run
 from raymask.transforms.tta import even
 from raymask.voting.calibration import Calibration
@@ -19,13 +20,18 @@ VIEWS = ("original", "hflip")
 
 
 def write_replicas(run: Run, recipe: Recipe, space: LabelSpace, folds: int) -> tuple[ReplicaId, ...]:
-    """A specialist of each task, in each fold."""
+    """A specialist of each task, in each fold; with frozen stages all from one backbone, as if that were pretrained."""
     replicas = tuple(ReplicaId(task, fold) for task in space.names for fold in range(folds))
     torch.manual_seed(0)
+    first = build_classifier(recipe, {})
     for replica in replicas:
         heads = heads_of(replica.member, space)
+        model = build_classifier(recipe, heads)
+        if recipe.freeze.stages:
+            for name, module in frozen_modules(model.backbone, recipe.freeze.stages):
+                module.load_state_dict(first.backbone.get_submodule(name).state_dict())
         with replacing(run.weights(replica)) as draft:
-            save_classifier(build_classifier(recipe, heads), draft)
+            save_classifier(model, draft)
         classes = {head: space.classes(head) for head in heads}
         write_json(run.meta(replica), {"classes": classes, "recipe": recipe.model_dump(mode="json")})
     return replicas

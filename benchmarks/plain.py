@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from raymask.core.columns import label_column
 from raymask.core.machine import usable_cpus
+from raymask.models.stages import frozen_modules
 from raymask.transforms.augment import resolve_augment
 
 
@@ -36,6 +37,7 @@ class Settings:
     workers: int = 0
     amp: bool = False
     channels_last: bool = False
+    frozen_stages: int = 0
 
 
 class Photos(Dataset[tuple[Tensor, int]]):
@@ -78,9 +80,14 @@ class Network:
         torch.manual_seed(0)
         self.settings = settings
         self.model = timm.create_model(settings.backbone, num_classes=classes)
+        stages = settings.frozen_stages
+        self.frozen = [module for _, module in frozen_modules(self.model, stages)] if stages else []
+        for module in self.frozen:
+            module.requires_grad_(False)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=settings.lr, weight_decay=0.02)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.02)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, settings.lr, total_steps=max(2, steps + 1), pct_start=0.1
         )
@@ -97,6 +104,8 @@ class Network:
 
     def step(self, pixels: Tensor, labels: Tensor) -> None:
         self.model.train()
+        for module in self.frozen:
+            module.eval()
         with self.autocast():
             loss = nn.functional.cross_entropy(self.model(self.images(pixels)).float(), labels)
         loss.backward()
