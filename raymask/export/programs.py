@@ -140,9 +140,9 @@ def write_ensemble(bundle: Bundle, definition: EnsembleDefinition, predictor: Pr
     names = input_names(specs_of(definition.models))
     try:
         with _exporting("ensemble"):
-            graph = EnsembleGraph(definition, predictor).eval()
             batch = torch.export.Dim("batch")
             examples = tuple(pixels[:2] for pixels in images.tensors())
+            graph = EnsembleGraph(definition, predictor, examples)  # whose models are in evaluation mode
             program = torch.export.export(graph, examples, dynamic_shapes={"pixels": tuple({0: batch} for _ in examples)})
             onnx = _to_onnx(program, names, ["joint", "labels"], bundle.opset) if "onnx" in bundle.formats else None
             _save(bundle, "ensemble", "ensemble", program, onnx)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from raymask.inference.definition import EnsembleDefinition
 from raymask.inference.predictor import Predictor
 from raymask.models.classifier import Classifier
-from raymask.models.heads import head_key
+from raymask.models.trunks import SharedPass
 from raymask.transforms.tta import VIEWS, merge_views
 from raymask.voting.vote import Vote
 
@@ -36,19 +36,6 @@ class ModelGraph(nn.Module):
         return {self.outputs[head]: logits.softmax(dim=1) for head, logits in self.model(pixels).items()}
 
 
-class TaskHead(nn.Module):
-    """(N, F) features -> (N, C) logits of one task of a model."""
-
-    def __init__(self, model: Classifier, task: str) -> None:
-        super().__init__()
-        self.head = model.heads[head_key(task)]
-        self.decoder = model.decoders[head_key(task)] if head_key(task) in model.decoders else nn.Identity()
-
-    def forward(self, features: Tensor) -> Tensor:
-        """See the class."""
-        return self.decoder(self.head(features))  # type: ignore[no-any-return]
-
-
 def output_names(heads: Iterable[str]) -> dict[str, str]:
     """What a model's graph calls each head's probabilities: the head's name, unless the input has it."""
     names = {head: head for head in heads}
@@ -60,12 +47,17 @@ def output_names(heads: Iterable[str]) -> dict[str, str]:
 class EnsembleGraph(nn.Module):
     """Pixels for each spec, (N, 3, H, W) float32 from 0 to 255 -> `joint`, (N, J) float32, and `labels`, (N,) int64.
 
-    All models under all views, the views merged, the vote of each round, and the rounds' mean; a backbone that several models
-    share is there once.
+    All models under all views, the views merged, the vote of each round, and the rounds' mean; backbones and frozen stages that
+    several models share are there once.
     """
 
-    def __init__(self, definition: EnsembleDefinition, predictor: Predictor) -> None:
+    def __init__(self, definition: EnsembleDefinition, predictor: Predictor, examples: Sequence[Tensor] = ()) -> None:
         """Takes the models that a predictor has loaded, and its views.
+
+        Args:
+            definition: the ensemble.
+            predictor: with its models.
+            examples: at least two images for each spec, where the graph is to be exported.
 
         Raises:
             InputError: the vote is by a user's own rule, which has no graph.
@@ -74,36 +66,31 @@ class EnsembleGraph(nn.Module):
         self.vote = VoteGraph(definition.vote)
         self.views, self.rounds, self.names = predictor.views, definition.rounds, predictor.names
         self.groups = [(spec, places) for spec, backbones in predictor.groups.items() for places in backbones.values()]
-        firsts = [predictor.models[places[0]] for _, places in self.groups]
-        self.statistics = [model.statistics for model in firsts]
-        self.backbones = nn.ModuleList(model.backbone for model in firsts)
-        for number, model in enumerate(firsts):
-            self.register_buffer(f"mean_{number}", model.mean, persistent=False)
-            self.register_buffer(f"std_{number}", model.std, persistent=False)
-        self.classes = [list(model.classes) for model in predictor.models]
-        self.heads = nn.ModuleList(nn.ModuleList(TaskHead(model, task) for task in model.classes) for model in predictor.models)
+        self.models = nn.ModuleList(predictor.models)
+        self.cuts = [predictor.cuts.get(id(predictor.models[places[0]])) for _, places in self.groups]
+        traced: dict[str, nn.Module] = {}
+        for (spec, places), cut in zip(self.groups, self.cuts, strict=True):
+            if examples and cut and cut.trunk not in traced:
+                normalised = predictor.models[places[0]].normalise(examples[spec])
+                traced[cut.trunk] = cut.backbone.traced_trunk(normalised)
+        self.trunks, self.trunk_names = nn.ModuleList(traced.values()), list(traced)
 
     def forward(self, *pixels: Tensor) -> dict[str, Tensor]:
         """The ensemble's probabilities and the labels of the greatest."""
+        models: list[Classifier] = list(self.models)  # type: ignore[arg-type]
+        trunks = dict(zip(self.trunk_names, self.trunks, strict=True))
         probabilities: list[list[dict[str, Tensor]]] = [[] for _ in self.names]
         for view in self.views.names:
-            normalised: dict[tuple[int, tuple[float, ...]], Tensor] = {}
-            for number, (spec, places) in enumerate(self.groups):
-                key = spec, self.statistics[number]
-                if key not in normalised:
-                    viewed = VIEWS[view](pixels[spec])
-                    normalised[key] = (viewed - getattr(self, f"mean_{number}")) / getattr(self, f"std_{number}")
-                features = self.backbones[number](normalised[key])
+            viewed = [SharedPass(VIEWS[view](of_spec), trunks) for of_spec in pixels]
+            for (spec, places), cut in zip(self.groups, self.cuts, strict=True):
+                features = viewed[spec].features(models[places[0]], cut)
                 for index in places:
-                    probabilities[index].append(self._classified(index, features))
+                    logits = models[index].classify(features)
+                    probabilities[index].append({head: of_head.softmax(dim=1) for head, of_head in logits.items()})
         merged = {name: self._merged(of_model) for name, of_model in zip(self.names, probabilities, strict=True)}
-        votes = [self.vote({member: merged[model] for member, model in models.items()}) for models in self.rounds]
+        votes = [self.vote({member: merged[model] for member, model in of_round.items()}) for of_round in self.rounds]
         joint = torch.stack(votes).mean(dim=0)
         return {"joint": joint.float(), "labels": joint.argmax(dim=1)}
-
-    def _classified(self, index: int, features: Tensor) -> dict[str, Tensor]:
-        heads: nn.ModuleList = self.heads[index]  # type: ignore[assignment]
-        return {name: head(features).softmax(dim=1) for name, head in zip(self.classes[index], heads, strict=True)}
 
     def _merged(self, by_view: Sequence[Heads]) -> dict[str, Tensor]:
         """As the predictor gives them: merged in float64, kept in float32."""

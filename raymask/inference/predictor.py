@@ -92,10 +92,8 @@ class Predictor:
                     viewed = SharedPass(torch.cat([VIEWS[name](images) for name in names]))
                     for places in backbones.values():
                         model = self.models[places[0]]
-                        cut = self.cuts.get(id(model))
                         with self.amp[places[0]]():
-                            given = viewed.into(model, cut)
-                            features = cut.backbone.tail(given) if cut else model.backbone(given)
+                            features = viewed.features(model, self.cuts.get(id(model)))
                             for index in places:
                                 probabilities[index].append(_softmaxed(self.models[index].classify(features)))
         return [self._merged(index, np.concatenate(probabilities[index]), views) for index in range(len(self.models))]

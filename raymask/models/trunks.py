@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,15 @@ class CutBackbone:
             return end.features
         raise AssertionError("the backbone ends before its tail begins")
 
+    def traced_trunk(self, images: Tensor) -> nn.Module:
+        """The trunk as a graph of its own that ends by itself, where `trunk` ends by an exception that exporters do not follow.
+
+        Args:
+            images: at least two, as an example.
+        """
+        batch = torch.export.Dim("batch")
+        return torch.export.export(_Trunk(self), (images,), dynamic_shapes=({0: batch},), strict=True).module(check_guards=False)
+
     def tail(self, features: Tensor) -> Tensor:
         """What the backbone gives, from what `trunk` gave."""
         self._tail.training = self.backbone.training
@@ -92,6 +102,17 @@ class CutBackbone:
 
 def _as_it_is(tokens: Tensor) -> Tensor:
     return tokens
+
+
+class _Trunk(nn.Module):
+    """A trunk as a module."""
+
+    def __init__(self, cut: CutBackbone) -> None:
+        super().__init__()
+        self.cut, self.backbone = cut, cut.backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.cut.trunk(images)
 
 
 class _End(nn.Module):
@@ -165,10 +186,11 @@ class SharedPass:
 
     Args:
         pixels: (B, 3, H, W) from 0 to 255.
+        trunks: by what trunks are known by, others to compute with in their place.
     """
 
-    def __init__(self, pixels: Tensor) -> None:
-        self.pixels = pixels
+    def __init__(self, pixels: Tensor, trunks: Mapping[str, nn.Module] = MappingProxyType({})) -> None:
+        self.pixels, self.trunks = pixels, trunks
         self._made: dict[tuple[object, ...], Tensor] = {}
 
     def into(self, model: Classifier, cut: SharedCut | None) -> Tensor:
@@ -179,7 +201,14 @@ class SharedPass:
         precision = (
             torch.get_autocast_dtype(normalised.device.type) if torch.is_autocast_enabled(normalised.device.type) else None
         )
-        return self._once((cut.trunk, precision, *model.statistics), lambda: cut.backbone.trunk(normalised))
+        return self._once(
+            (cut.trunk, precision, *model.statistics), lambda: self.trunks.get(cut.trunk, cut.backbone.trunk)(normalised)
+        )
+
+    def features(self, model: Classifier, cut: SharedCut | None) -> Tensor:
+        """(B, F) features that the backbone gives, what may be shared of it once."""
+        given = self.into(model, cut)
+        return cut.backbone.tail(given) if cut else model.backbone(given)
 
     def _once(self, key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
         if key not in self._made:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from raymask.cluster.session import RaySession
 from raymask.config.loading import load_config
@@ -21,7 +22,9 @@ from raymask.core.console import Display
 from raymask.core.tasks import LabelSpace, heads_of
 from raymask.data.sources import Source, read_source
 from raymask.inference.voting_runs import VotingRun, reserved_images, voting_runs
-from raymask.io.atomic import write_table
+from raymask.io.atomic import write_json, write_table
+from raymask.io.checked import read_json
+from raymask.io.hashing import file_digest
 from raymask.models.classifier import build_classifier
 from raymask.report.run_report import build_report
 from raymask.runs.digests import with_digests
@@ -138,3 +141,16 @@ def _write_predictions(file: Path, one: VotingRun, images: pd.DataFrame, views: 
     table = pd.DataFrame({"image_id": images["image_id"].to_numpy(), "problem": "", **columns})
     write_table(file, table.sort_values("image_id", kind="stable"))
     write_run_file(file.with_name("source.json"), prediction_source(one, images, one.fold_models, views))
+
+
+def make_cut_run(root: Path, photos: Path) -> Run:
+    """A run of two members of two folds whose first two stages are those of one of them, as if those had been frozen."""
+    recipe = {**RECIPE, "pretrained": True, "freeze": {"stages": 2}}
+    run = make_run(root, photos, recipe=recipe, members=[{"task": "mask"}, {"task": "joint"}])
+    replicas = [ReplicaId(member, fold) for member in ("mask", "joint") for fold in range(FOLDS)]
+    frozen = ("backbone.conv1", "backbone.bn1", "backbone.layer1", "backbone.layer2")
+    trunk = {name: tensor for name, tensor in load_file(run.weights(replicas[0])).items() if name.startswith(frozen)}
+    for replica in replicas:
+        save_file({**load_file(run.weights(replica)), **trunk}, run.weights(replica))
+        write_json(run.meta(replica), {**read_json(run.meta(replica)), "sha256": file_digest(run.weights(replica), "sha256")})
+    return run

@@ -7,38 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made import RECIPE, make_run
-from safetensors.torch import load_file, save_file
+from made import make_cut_run
 
 from raymask.data.images import read_image
 from raymask.inference.definition import read_definition
 from raymask.inference.predictor import Predictor, specs_of
-from raymask.io.atomic import write_json
-from raymask.io.checked import read_json
-from raymask.io.hashing import file_digest
 from raymask.models.classifier import load_classifier, to_pixels
 from raymask.models.trunks import CutBackbone
-from raymask.runs.directory import ReplicaId, Run
+from raymask.runs.directory import Run
 from raymask.runs.models import read_model
 from raymask.transforms.tta import VIEWS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TRUNK = CutBackbone.trunk
-FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.layer1", "backbone.layer2")
 
 
 @pytest.fixture(scope="module")
 def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Two members of two folds whose first two stages are those of one of them."""
-    recipe = {**RECIPE, "pretrained": True, "freeze": {"stages": 2}}
-    made = make_run(tmp_path_factory.mktemp("runs") / "cut", photos, recipe=recipe, members=[{"task": "mask"}, {"task": "joint"}])
-    replicas = [ReplicaId(member, fold) for member in ("mask", "joint") for fold in (0, 1)]
-    trunk = {name: tensor for name, tensor in load_file(made.weights(replicas[0])).items() if name.startswith(FROZEN)}
-    for replica in replicas:
-        save_file({**load_file(made.weights(replica)), **trunk}, made.weights(replica))
-        write_json(made.meta(replica), {**read_json(made.meta(replica)), "sha256": file_digest(made.weights(replica), "sha256")})
-    return made
+    return make_cut_run(tmp_path_factory.mktemp("runs") / "cut", photos)
 
 
 def test_they_say_what_each_says_alone_and_see_each_view_once(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
