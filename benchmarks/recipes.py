@@ -52,7 +52,7 @@ from raymask.workflows.oof import collect_members, read_evidence
 from raymask.workflows.setup import prepare_run, record_run, resolve
 
 Choices = dict[str, dict[str, Any]]
-DEFAULT, CPU = "default", torch.device("cpu")
+DEFAULT, DEVICE = "default", torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NO_BANK, NO_IMAGES = FeatureBank((), {}), PreparedImages((), np.zeros(0, np.int64), np.zeros(0, np.int64))
 NO_SAMPLER = BatchSampler(StreamSpec(InputSpec(8, 8, 1.0), "[]", 2, 1, seed=0), np.zeros(2, np.int64))
 
@@ -182,6 +182,8 @@ def config_of(given: argparse.Namespace, backbone: str, weights: str, seed: int,
     base = PROBE if given.mode == "probe" else {**TUNE, "image_size": given.size}
     if given.epochs:
         base = deep_merge(base, {"schedule": {"epochs": given.epochs}})
+    if given.batch_size:
+        base = deep_merge(base, {"batch_size": given.batch_size})
     base = deep_merge(base, {"backbone": backbone, "weights": str(Path(weights).absolute()), "pretrained": True})
     members: list[dict[str, Any]] = [{"task": "multi", "name": DEFAULT}]
     members += [{"task": "multi", "name": member_name(name), "recipe": recipe} for name, recipe in choices.items()]
@@ -195,7 +197,7 @@ def config_of(given: argparse.Namespace, backbone: str, weights: str, seed: int,
         "recipe": base,
         "members": members,
     }
-    return load_config("probe" if given.mode == "probe" else "baseline", overrides=over)
+    return load_config("probe" if given.mode == "probe" else "baseline", given.settings, over)
 
 
 def out_of_fold(config: RunConfig, choices: Choices) -> list[dict[str, Any]]:
@@ -249,17 +251,20 @@ def step_seconds(run: Run, rounds: int = 5, steps: int = 3) -> dict[str, float]:
     for member in resolve_members(config):
         recipe, heads = member.recipe, heads_of(member.task, space)
         model = build_classifier(recipe, heads, labels.scales(heads))
-        learner = Learner(learner_spec(member, 0, labels, 10**6), model, CPU)
+        learner = Learner(learner_spec(member, 0, labels, 10**6), model, DEVICE)
         rows = rng.integers(0, len(labels.fold), recipe.batch_size)
         given = (model.backbone.num_features,) if recipe.frozen else (3, *recipe.height_width)
-        tensor = torch.from_numpy(rng.integers(0, 256, (len(rows), *given)).astype(np.float32 if recipe.frozen else np.uint8))
-        feed: Feed = FeatureFeed(NO_BANK, NO_SAMPLER, 0, CPU) if recipe.frozen else PixelFeed([], NO_IMAGES, CPU)
+        drawn = rng.integers(0, 256, (len(rows), *given)).astype(np.float32 if recipe.frozen else np.uint8)
+        tensor = torch.from_numpy(drawn).to(DEVICE)
+        feed: Feed = FeatureFeed(NO_BANK, NO_SAMPLER, 0, DEVICE) if recipe.frozen else PixelFeed([], NO_IMAGES, DEVICE)
         works[member.name] = (learner, feed, Inputs(tensor, rows, 0, 0))
     seconds: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds * steps):
         for name, (learner, of_member, inputs) in works.items():
             began = time.perf_counter()
             learner.learn(replace(inputs, step=number), of_member)
+            if DEVICE.type == "cuda":
+                torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - began)
     return {name: float(np.median(of_rounds)) for name, of_rounds in seconds.items()}
 
@@ -274,7 +279,9 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="share of the people")
     parser.add_argument("--size", type=int, default=64, help="pixels, for tune")
     parser.add_argument("--epochs", type=int, default=None, help="in place of 12 of probe and 4 of tune")
+    parser.add_argument("--batch-size", type=int, default=None, help="in place of 256 of probe and 48 of tune")
     parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE", help="such as compute.gpus=1")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--out", type=Path, default=WORK / "recipes.jsonl")
     given = parser.parse_args()
