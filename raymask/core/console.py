@@ -134,20 +134,28 @@ class Board:
         self.packs: dict[str, dict[str, Any]] = {}
         self.metrics: dict[str, dict[str, Any]] = {}
         self.began: dict[tuple[str, str], tuple[float, float]] = {}
+        self.forecast: dict[str, float] = {}
+        """When a pack will have ended, as its last report has it."""
         self.last_line = time.monotonic()
 
     def take(self, report: dict[str, Any]) -> None:
         """Takes one report of a trial, see `raymask.training.reporting.Reporter`."""
         pack = report["pack"]
         self.packs[pack] = {**self.packs.get(pack, {}), **report}
-        self.began.setdefault((pack, report["phase"]), (time.monotonic(), report["share"]))
+        now = time.monotonic()
+        self.began.setdefault((pack, report["phase"]), (now, report["share"]))
+        self.forecast.pop(pack, None)
+        if "seconds_left" in report:
+            self.forecast[pack] = now + report["seconds_left"]
         self.metrics.update(report.get("replicas", {}))
 
     def remaining(self, pack: str) -> float | None:
-        """Seconds that a pack still needs for its phase, None while nothing is known."""
+        """Seconds that a pack still needs, None while nothing is known; by its rate until it makes a forecast of its own."""
         report = self.packs.get(pack)
         if report is None or report["phase"] in ("starting", "done"):
             return None
+        if pack in self.forecast:
+            return max(0.0, self.forecast[pack] - time.monotonic())
         began, share_then = self.began[pack, report["phase"]]
         gained = report["share"] - share_then
         return (time.monotonic() - began) / gained * (1 - report["share"]) if gained > 0 else None

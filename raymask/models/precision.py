@@ -40,3 +40,8 @@ def bf16_is_native(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What the autocast that is on here computes in on a device; None where there is none."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None

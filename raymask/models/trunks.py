@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raymask.config.recipe import Recipe
 from raymask.models.classifier import Classifier, weights_digest
+from raymask.models.precision import autocast_dtype
 from raymask.models.stages import following_module, frozen_modules
 
 TOLERANCE = 1e-3
@@ -198,12 +199,8 @@ class SharedPass:
         normalised = self._once(model.statistics, lambda: model.normalise(self.pixels))
         if cut is None:
             return normalised
-        precision = (
-            torch.get_autocast_dtype(normalised.device.type) if torch.is_autocast_enabled(normalised.device.type) else None
-        )
-        return self._once(
-            (cut.trunk, precision, *model.statistics), lambda: self.trunks.get(cut.trunk, cut.backbone.trunk)(normalised)
-        )
+        trunk, precision = self.trunks.get(cut.trunk, cut.backbone.trunk), autocast_dtype(normalised.device)
+        return self._once((cut.trunk, precision, *model.statistics), lambda: trunk(normalised))
 
     def features(self, model: Classifier, cut: SharedCut | None) -> Tensor:
         """(B, F) features that the backbone gives, what may be shared of it once."""

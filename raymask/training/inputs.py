@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Protocol
@@ -16,8 +16,12 @@ from raymask.data.cache import PreparedImages
 from raymask.data.features import FeatureBank, Features
 from raymask.data.sampling import Batch, BatchSampler
 from raymask.models.classifier import Classifier, Logits, to_pixels
+from raymask.models.precision import autocast_dtype
 from raymask.models.trunks import SharedCut, SharedPass
 from raymask.transforms.tta import VIEWS
+
+KEPT_BYTES = 2**28
+"""Of what trunks say of images without augmentation, in a process."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class PixelFeed:
     ) -> None:
         self.batches, self.prepared, self.device, self.cuts = batches, prepared, device, cuts
         self._batch: SharedPass | None = None
+        self._clean = KeptFeatures(KEPT_BYTES)
 
     def training(self) -> Iterator[Inputs]:
         """See `Feed`."""
@@ -97,9 +102,39 @@ class PixelFeed:
         return model.outputs(cut.backbone.tail(selected) if cut else model.backbone(selected))
 
     def clean_logits(self, model: Classifier, rows: npt.NDArray[np.int64], view: str) -> Logits:
-        """See `Feed`."""
-        pixels = to_pixels(self.prepared.read(rows), self.device).float()  # so that no view rounds
-        return model(VIEWS[view](pixels))  # type: ignore[no-any-return]
+        """See `Feed`; what a trunk says of images without augmentation is kept for the epochs and models that come after."""
+        cut = self.cuts.get(id(model))
+
+        def images() -> SharedPass:
+            pixels = to_pixels(self.prepared.read(rows), self.device).float()  # so that no view rounds
+            return SharedPass(VIEWS[view](pixels))
+
+        if cut is None:
+            return model.classify(model.backbone(images().into(model, None)))
+        key = (cut.trunk, autocast_dtype(self.device), model.statistics, view, rows.tobytes())
+        return model.classify(cut.backbone.tail(self._clean.get(key, lambda: images().into(model, cut))))
+
+
+class KeptFeatures:
+    """Features that were computed once, as long as there is room for them.
+
+    Args:
+        most: bytes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.room = most
+        self._kept: dict[object, Tensor] = {}
+
+    def get(self, key: object, make: Callable[[], Tensor]) -> Tensor:
+        """What is known by a key, and made when it is not."""
+        if key in self._kept:
+            return self._kept[key]
+        made = make()
+        if made.nbytes <= self.room:
+            self._kept[key] = made
+            self.room -= made.nbytes
+        return made
 
 
 class FeatureFeed:

@@ -165,6 +165,11 @@ class Learner:
         return self.keeper.model
 
     @property
+    def models(self) -> list[Classifier]:
+        """The model that is trained, and after it that which averages its weights, where there is one."""
+        return [self.model] if self.best_model is self.model else [self.model, self.best_model]
+
+    @property
     def ended(self) -> bool:
         """Whether it learns no more, though epochs are left: it was stopped early, or failed."""
         return self.failure is not None or (self.stopping is not None and self.stopping.ended)

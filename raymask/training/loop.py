@@ -21,6 +21,8 @@ class EpochReport:
     """Images learned from, summed over the fold models."""
     waiting: float
     """Share of the time spent waiting for batches."""
+    scoring: float
+    """Seconds that predicting the own folds has taken."""
 
 
 def train_pack(
@@ -50,7 +52,9 @@ def train_pack(
         on_step(inputs.epoch, inputs.step)
         if inputs.step == steps - 1:
             trained = time.perf_counter() - started
-            on_epoch(EpochReport(inputs.epoch, _end_epoch(learners, inputs.epoch, feed), learned / trained, waited / trained))
+            metrics = _end_epoch(learners, inputs.epoch, feed)
+            scoring = time.perf_counter() - started - trained
+            on_epoch(EpochReport(inputs.epoch, metrics, learned / trained, waited / trained, scoring))
             learned, waited, started = 0, 0.0, time.perf_counter()
 
 

@@ -12,6 +12,7 @@ from ray.util.metrics import Gauge
 
 from raymask.runs.directory import PART_NAMES, ReplicaId
 from raymask.training.loop import EpochReport
+from raymask.training.pace import Pace
 from raymask.training.packs import Pack
 
 SECONDS_BETWEEN_REPORTS = 2.0
@@ -21,12 +22,12 @@ Report = Callable[[dict[str, Any]], None]
 class Reporter:
     """Tells Tune and Ray's metrics how a pack is doing.
 
-    A report holds `pack`, `phase` (starting, training, done), `share` of the phase's work done, and after an epoch
-    `images_per_second`, `waiting` and, in `replicas`, the metrics of each fold model by name.
+    A report holds `pack`, `phase` (starting, training, done), `share` of the phase's work done, from the second epoch on
+    `seconds_left`, and after an epoch `images_per_second`, `waiting` and, in `replicas`, the metrics of each fold model by name.
     """
 
-    def __init__(self, run: str, pack: Pack, replicas: Sequence[ReplicaId], steps: int, report: Report) -> None:
-        self.pack, self.replicas, self.steps, self.report = pack, replicas, steps, report
+    def __init__(self, run: str, pack: Pack, replicas: Sequence[ReplicaId], pace: Pace, report: Report) -> None:
+        self.pack, self.replicas, self.pace, self.report = pack, replicas, pace, report
         self.run, self.last = run, time.monotonic()
         tags = ("run", "member", "fold")
         self.gauges = {
@@ -41,12 +42,14 @@ class Reporter:
 
     def step(self, epoch: int, step: int) -> None:
         """A batch is learned."""
+        self.pace.step()
         began, self.phase = self.phase == "starting", "training"
-        if step < self.steps - 1 and (began or self._due()):
-            self._send("training", (epoch + (step + 1) / self.steps) / self.pack.epochs)
+        if step < self.pace.steps - 1 and (began or self._due()):
+            self._send_training(epoch + (step + 1) / self.pace.steps)
 
     def epoch(self, report: EpochReport) -> None:
-        """An epoch is finished and scored."""
+        """An epoch is finished, scored and kept."""
+        self.pace.end_epoch(report.scoring)
         rates = {"images_per_second": report.images_per_second, "waiting": report.waiting}
         for replica in self.replicas:
             if metrics := report.metrics.get(str(replica)):
@@ -57,7 +60,7 @@ class Reporter:
         last = report.epoch + 1 == self.pack.epochs
         if self.pack.frozen is None or last or self._due():
             by_replica = {name: asdict(metrics) for name, metrics in report.metrics.items()}
-            self._send("training", (report.epoch + 1) / self.pack.epochs, **rates, replicas=by_replica)
+            self._send_training(report.epoch + 1, **rates, replicas=by_replica)
 
     def done(self) -> None:
         """All results are written."""
@@ -69,6 +72,10 @@ class Reporter:
 
     def _due(self) -> bool:
         return time.monotonic() - self.last >= SECONDS_BETWEEN_REPORTS
+
+    def _send_training(self, done: float, **more: Any) -> None:
+        left = self.pace.seconds_left(done)
+        self._send("training", done / self.pack.epochs, **({} if left is None else {"seconds_left": left}), **more)
 
     def _send(self, phase: str, share: float, **more: Any) -> None:
         self.last = time.monotonic()

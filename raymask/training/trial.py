@@ -39,6 +39,7 @@ from raymask.training.failures import Failure
 from raymask.training.inputs import FeatureFeed, Feed, PixelFeed
 from raymask.training.learner import Learner, LearnerSpec, Order
 from raymask.training.loop import EpochReport, train_pack
+from raymask.training.pace import Pace
 from raymask.training.packs import Job, Pack
 from raymask.training.reporting import Report, Reporter, without_nan
 from raymask.training.targets import LabelTable, label_table, teach
@@ -71,7 +72,7 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     statistics = statistics_of(job, pack, specs)
     begun = [resume(job, replica, spec, device, statistics.get(replica)) for replica, spec in specs.items()]
     learners, histories = [learner for learner, _ in begun], [history for _, history in begun]
-    reporter = Reporter(job.run.name, pack, replicas, steps, report)
+    reporter = Reporter(job.run.name, pack, replicas, Pace(steps, pack.epochs, len(job.views)), report)
     if pack.frozen:
         share_backbone(learners)
     feed = _feed(job, pack, slots, learners, sampler, device)
@@ -157,7 +158,8 @@ def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sampl
     )
     prepared = prepared_images(cache, job.run.manifest).seen_by(pack.stream.input)
     unmixed = [learner for learner in learners if learner.recipe.mix.name == "none"]  # else pixels differ from model to model
-    return PixelFeed(batches, prepared, device, shared_cuts((learner.recipe, learner.model) for learner in unmixed))
+    cuts = shared_cuts((learner.recipe, model) for learner in unmixed for model in learner.models)
+    return PixelFeed(batches, prepared, device, cuts)
 
 
 def resume(

@@ -195,6 +195,17 @@ class TestBoard:
         board.take(report("done", 1.0))
         assert board.remaining("pack-0") is None
 
+    def test_the_packs_own_forecast_is_counted_down(self, clock: Clock) -> None:
+        board = Board(REPLICAS)
+        board.take({**report(share=0.25), "seconds_left": 100.0})
+        clock.now += 40
+        assert board.remaining("pack-0") == pytest.approx(60)
+        assert board.sentence("pack-0").endswith("1:00 to go")
+        clock.now += 80
+        assert board.remaining("pack-0") == 0
+        board.take(report(share=0.0))  # by another process
+        assert board.remaining("pack-0") is None
+
     def test_a_pack_begun_again_has_no_time_left_before_it_is_further(self, clock: Clock) -> None:
         board = Board(REPLICAS)
         board.take(report(share=0.5))

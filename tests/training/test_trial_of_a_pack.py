@@ -215,17 +215,35 @@ class TestSharedTrunk:
             train(job, pack)
         return given
 
-    def test_it_sees_a_batch_once_and_each_ends_as_if_it_were_alone(self, photos: Path, weights: Path, tmp_path: Path) -> None:
-        job, pack = self.begun(tmp_path / "both", photos, weights)
+    @pytest.mark.parametrize("ema", [0.0, 0.9])
+    def test_it_sees_a_batch_once_and_each_ends_as_if_it_were_alone(
+        self, photos: Path, weights: Path, tmp_path: Path, ema: float
+    ) -> None:
+        averaged = {"optim": {"ema": ema}}
+        job, pack = self.begun(tmp_path / "both", photos, weights, **averaged)
         images = len(read_manifest(job.run, job.space))
-        proofs = 2  # of each fold model's cut, on an example of two images
+        proofs = 2  # of each model's cut, on an example of two images
+        models = len(pack.replicas) * (2 if ema else 1)
         given = self.trunks_of(job, pack)
-        assert sum(given) == EPOCHS * images + len(pack.replicas) * proofs
+        validated = images * len(job.views)  # once, and not in every epoch
+        assert sum(given) == EPOCHS * images + validated + models * proofs
         for replica in pack.replicas:
-            alone, whole = self.begun(tmp_path / f"alone-{replica.fold}", photos, weights)
+            alone, whole = self.begun(tmp_path / f"alone-{replica.fold}", photos, weights, **averaged)
             train(alone, Pack(pack.name, (replica,), whole.stream, whole.epochs))
             for file in (job.run.weights, job.run.replica_oof):
                 assert file(replica).read_bytes() == getattr(alone.run, file.__name__)(replica).read_bytes()
+
+    def test_what_there_is_no_room_for_is_computed_again(
+        self, photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        roomy, pack = self.begun(tmp_path / "roomy", photos, weights)
+        kept = self.trunks_of(roomy, pack)
+        monkeypatch.setattr("raymask.training.inputs.KEPT_BYTES", 0)
+        narrow, pack = self.begun(tmp_path / "narrow", photos, weights)
+        images = len(read_manifest(narrow.run, narrow.space))
+        assert sum(self.trunks_of(narrow, pack)) == sum(kept) + images * EPOCHS  # in each of them
+        for replica in pack.replicas:
+            assert roomy.run.replica_oof(replica).read_bytes() == narrow.run.replica_oof(replica).read_bytes()
 
     def test_it_says_what_the_whole_backbone_says(
         self, photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
