@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from raymask.data.specs import bank_spec
 from raymask.data.statistics import channel_sums
 from raymask.data.stream import open_batch_sampler, prepared_images, stream
 from raymask.io.atomic import replacing, write_table
-from raymask.io.checked import DamagedFileError, check_archive
 from raymask.io.hashing import file_digest
 from raymask.models.classifier import Classifier, build_classifier, save_classifier
 from raymask.models.precision import prepare_process
@@ -35,6 +33,7 @@ from raymask.models.trunks import shared_cuts
 from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.schemas import Meta, write_run_file
 from raymask.runs.tables import read_manifest, read_targets
+from raymask.training.checkpoints import Checkpoints, History
 from raymask.training.failures import Failure
 from raymask.training.inputs import FeatureFeed, Feed, PixelFeed
 from raymask.training.learner import Learner, LearnerSpec, Order
@@ -45,8 +44,6 @@ from raymask.training.reporting import Report, Reporter, without_nan
 from raymask.training.targets import LabelTable, label_table, teach
 
 META_FORMAT = 1
-
-History = list[dict[str, Any]]
 
 
 def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> None:
@@ -70,7 +67,11 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
         for replica in replicas
     }
     statistics = statistics_of(job, pack, specs)
-    begun = [resume(job, replica, spec, device, statistics.get(replica)) for replica, spec in specs.items()]
+    checkpoints = Checkpoints(job.run)
+    begun = [
+        checkpoints.resume(replica, partial(build_learner, job, replica, spec, device, statistics.get(replica)), device)
+        for replica, spec in specs.items()
+    ]
     learners, histories = [learner for learner, _ in begun], [history for _, history in begun]
     reporter = Reporter(job.run.name, pack, replicas, Pace(steps, pack.epochs, len(job.views)), report)
     if pack.frozen:
@@ -78,11 +79,11 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     feed = _feed(job, pack, slots, learners, sampler, device)
 
     def on_epoch(epoch: EpochReport) -> None:
-        for learner, replica, history in zip(learners, replicas, histories, strict=True):
-            if learner.name in epoch.metrics:
-                history.append(_history_row(epoch, learner.name))
-                if pack.frozen is None and learner.epoch < pack.epochs:
-                    _save_checkpoint(job.run, learner, replica, history)
+        scored = [each for each in zip(replicas, learners, histories, strict=True) if each[1].name in epoch.metrics]
+        for _, learner, history in scored:
+            history.append(_history_row(epoch, learner.name))
+        if pack.frozen is None and epoch.epoch + 1 < pack.epochs:
+            checkpoints.save(scored)
         reporter.epoch(epoch)
 
     train_pack(learners, feed, on_epoch, reporter.step)
@@ -160,33 +161,6 @@ def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sampl
     unmixed = [learner for learner in learners if learner.recipe.mix.name == "none"]  # else pixels differ from model to model
     cuts = shared_cuts((learner.recipe, model) for learner in unmixed for model in learner.models)
     return PixelFeed(batches, prepared, device, cuts)
-
-
-def resume(
-    job: Job, replica: ReplicaId, spec: LearnerSpec, device: torch.device, statistics: Sequence[float] | None = None
-) -> tuple[Learner, History]:
-    """A learner where its checkpoint left it, and the metrics of the epochs that it has behind it.
-
-    Without a checkpoint, or with one that is damaged or of another model, it is at the start of its training.
-    """
-    begin = partial(build_learner, job, replica, spec, device, statistics)
-    file, learner = job.run.checkpoint(replica), begin()
-    if not file.exists():
-        return learner, []
-    try:
-        check_archive(file)
-        checkpoint = torch.load(file, map_location=device, weights_only=True)
-        learner.load_state(checkpoint["learner"])
-        return learner, list(checkpoint["history"])
-    except (DamagedFileError, UnpicklingError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        print(f"{replica} begins anew, since '{file}' cannot be used: {error}")  # noqa: T201 -- in the trial's log, see `is_sound`
-        file.unlink()
-        return begin(), []
-
-
-def _save_checkpoint(run: Run, learner: Learner, replica: ReplicaId, history: History) -> None:
-    with replacing(run.checkpoint(replica)) as draft:
-        torch.save({"learner": learner.state(), "history": history}, draft)
 
 
 def _history_row(epoch: EpochReport, name: str) -> dict[str, Any]:

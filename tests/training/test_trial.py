@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from raymask.data.cache import index_path, shard_path
 from raymask.data.specs import stream_spec
 from raymask.runs.directory import ANY_FOLD, WHOLE, ReplicaId, load_run_config
 from raymask.runs.tables import read_manifest
+from raymask.training.checkpoints import Checkpoints, History
 from raymask.training.packs import Job, Pack
 from raymask.training.targets import LabelTable, label_table, teach
-from raymask.training.trial import History, _save_checkpoint, learner_spec, resume, train_pack_of_run
+from raymask.training.trial import build_learner, learner_spec, train_pack_of_run
 
 SPACE = LabelSpace((Task("colour", "colour", ("red", "green", "blue")), Task("half", "half", ("top", "bottom"))))
 JOINTS = np.array([0, 1, 2, 3, 4, -1, -1, -1])
@@ -185,12 +187,13 @@ class TestTakeUp:
         spec = learner_spec(job.members["joint"], 0, labels, 4)
 
         def begin() -> tuple[int, History]:
-            learner, history = resume(job, replica, spec, torch.device("cpu"))
+            built = partial(build_learner, job, replica, spec, torch.device("cpu"))
+            learner, history = Checkpoints(job.run).resume(replica, built, torch.device("cpu"))
             return learner.epoch, history
 
-        learner, _ = resume(job, replica, spec, torch.device("cpu"))
+        learner = build_learner(job, replica, spec, torch.device("cpu"))
         learner.epoch = 2
-        _save_checkpoint(job.run, learner, replica, [{"epoch": 1}, {"epoch": 2}])
+        Checkpoints(job.run).save([(replica, learner, [{"epoch": 1}, {"epoch": 2}])])
         return begin
 
     def test_goes_on_from_its_checkpoint(self, begun: Callable[[], tuple[int, History]]) -> None:
