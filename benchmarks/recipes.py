@@ -112,6 +112,7 @@ FINE_TUNING: Choices = {
     "head first": {"freeze": {"part": "backbone", "unfreeze_at": 1}},
     "drop path 0.1": {"drop_path": 0.1},
 }
+DEPTHS: Choices = {f"freeze {stages} stages": {"freeze": {"stages": stages}} for stages in (1, 2, 3, 4, 5, 6)}
 MIXING: Choices = {
     "MixUp": {"mix": {"name": "mixup", "alpha": 0.2}},
     "CutMix": {"mix": {"name": "cutmix", "probability": 0.5}},
@@ -142,6 +143,7 @@ GROUPS: dict[str, dict[str, Choices]] = {
         "ordinal": ORDINAL,
         "samplers": SAMPLERS,
         "optimisation": {**OPTIMISATION, **FINE_TUNING},
+        "depths": DEPTHS,
         "mixing": MIXING,
         "augment": AUGMENT,
         "input": INPUT,
