@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -20,6 +22,7 @@ except ImportError:
 
 __all__ = [
     "ExecutionCallback",
+    "agent_on_any_port",
     "autoscaler_report",
     "autoscales_by_v2",
     "call_after_each_step",
@@ -32,6 +35,31 @@ __all__ = [
 
 GONE = (ImportError, AttributeError, TypeError)
 """What a name that a release lacks, or has with other parameters, is answered with."""
+
+
+@contextmanager
+def agent_on_any_port() -> Iterator[None]:
+    """Lets the agent of a Ray that is started meanwhile listen wherever there is room.
+
+    By default the agents of all of a machine's Rays want one port: the second one tries for 4 s, for which its Ray waits, and
+    gives up. Where Ray cannot be told otherwise, it is so.
+    """
+    try:
+        from ray._private.parameter import RayParams
+
+        usual = RayParams.__init__
+    except GONE:
+        yield
+        return
+
+    def on_any_port(params: Any, *given: Any, **more: Any) -> None:
+        usual(params, *given, **{"dashboard_agent_listen_port": 0, **more})
+
+    RayParams.__init__ = on_any_port
+    try:
+        yield
+    finally:
+        RayParams.__init__ = usual
 
 
 def call_after_each_step(callback: type[Any], context: DataContext) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -49,6 +50,17 @@ def test_what_this_release_tells() -> None:
     assert DEBUG_AUTOSCALING_STATUS
     assert callable(get_cluster_status)
     assert callable(_internal_kv_get)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_second_ray_on_a_machine_does_not_want_the_port_of_the_first() -> None:
+    from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
+    from ray._private.worker import _global_node
+
+    [agent] = ray.nodes()
+    assert _global_node.dashboard_agent_listen_port not in (0, DEFAULT_DASHBOARD_AGENT_LISTEN_PORT)
+    with socket.create_connection((agent["NodeManagerAddress"], _global_node.dashboard_agent_listen_port), timeout=10):
+        pass  # it listens
 
 
 def test_without_the_names_that_a_release_may_lack(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def look_for_cuda() -> None:
             _looked(_job(), node["NodeID"])
 
 
-def usable_nodes(compute: ComputeConfig, gpus: int, say: Say) -> tuple[Node, ...]:
+def usable_nodes(compute: ComputeConfig, gpus: int, say: Say, *, grows: bool) -> tuple[Node, ...]:
     """The machines as a plan may count on them, when those have come that the cluster's autoscaler starts.
 
     GPUs that torch cannot use do not count, unless `compute.gpus` wants them.
@@ -47,11 +47,12 @@ def usable_nodes(compute: ComputeConfig, gpus: int, say: Say) -> tuple[Node, ...
         compute: what the run may use; `compute.gpus` is a demand.
         gpus: that there is work for, where none are demanded.
         say: told what is waited for, and where torch cannot use GPUs.
+        grows: whether the cluster may have an autoscaler; a Ray that a run has started for itself has none.
 
     Raises:
         InputError: the cluster has fewer GPUs than are demanded.
     """
-    _await(compute, gpus if compute.gpus is None else compute.gpus, say)
+    _await(compute, gpus if compute.gpus is None else compute.gpus, say, grows)
     look_for_cuda()
     records = [node for node in alive_nodes() if node["Resources"].get("CPU")]
     why = {node["NodeID"]: reason for node in records if (reason := _why_no_cuda(node))}
@@ -68,10 +69,10 @@ def usable_nodes(compute: ComputeConfig, gpus: int, say: Say) -> tuple[Node, ...
     return tuple(nodes)
 
 
-def _await(compute: ComputeConfig, gpus: int, say: Say) -> None:
+def _await(compute: ComputeConfig, gpus: int, say: Say, grows: bool) -> None:
     """Asks the cluster's autoscaler for GPUs, and for a CPU where there is none, and waits for what comes of it."""
     lacking = _lacking(gpus)
-    if lacking and autoscales():
+    if lacking and grows and autoscales():
         what = " and ".join(f"{number:g} {kind}(s)" for kind, number in lacking.items())
         limit = f"for up to {compute.wait_minutes:g} minutes (compute.wait_minutes)"
         say(f"asked the cluster's autoscaler for {what}; waiting {limit}")

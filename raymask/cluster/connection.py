@@ -30,7 +30,7 @@ from raymask.cluster.resources import Node
 from raymask.config.compute import ComputeConfig
 from raymask.core.errors import InputError
 from raymask.core.machine import usable_cpus, usable_memory
-from raymask.ray_internals import dashboard_url, store_share, system_memory
+from raymask.ray_internals import agent_on_any_port, dashboard_url, store_share, system_memory
 
 # What every worker of a run finds in its environment.
 WORKER_ENVIRONMENT = {
@@ -136,7 +136,7 @@ def _start(compute: ComputeConfig, folder: Path | None) -> None:
     if "PYTHONDONTWRITEBYTECODE" in os.environ:
         # Without bytecode each worker compiles torch anew, 5 s of CPU; with a prefix the user's folders stay clean as wanted.
         wanted["PYTHONPYCACHEPREFIX"] = str(bytecode_folder())
-    with _environment(wanted, folder), _silent_stderr():
+    with _environment(wanted, folder), _silent_stderr(), agent_on_any_port():
         ray.init(
             address="local",
             num_cpus=cpus,

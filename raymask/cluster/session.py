@@ -68,8 +68,8 @@ class RaySession:
 
     def nodes(self, gpus: int) -> tuple[Node, ...]:
         """The machines that a plan may count on, see `usable_nodes`; `gpus` is how many there is work for."""
-        self.connect()
-        nodes = usable_nodes(self._compute, min(gpus, self._most_gpus), self._say)
+        grows = not self.connect().started_here
+        nodes = usable_nodes(self._compute, min(gpus, self._most_gpus), self._say, grows=grows)
         if (present := offered_of("GPU")) < gpus:
             self._most_gpus = int(present)  # so that no later stage waits for those that did not come
         return nodes

@@ -185,7 +185,8 @@ def serve_until_stopped(folder: Path, settings: Settings, display: Display | Non
     check_models(definition.models)
     compute = load_run_config(Run(root)).compute
     with connect(compute) as cluster, _stopped_by_signals():
-        nodes = usable_nodes(compute, settings.replicas or 1, lambda sentence: display.line("ray", sentence))
+        grows = not cluster.started_here
+        nodes = usable_nodes(compute, settings.replicas or 1, lambda sentence: display.line("ray", sentence), grows=grows)
         display.line("serve", f"loading {len(definition.models)} models of {root.name}")
         with serving(root, definition, settings, replace(cluster, nodes=nodes), display) as replicas:
             where = f"on {replicas} processes" if replicas > 1 else "on one process"

@@ -6,6 +6,7 @@ import io
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import ray
@@ -30,6 +31,23 @@ def test_a_session_joins_the_ray_that_is_there_and_leaves_it_running(ray_session
         assert not session.connect().started_here
     assert said.getvalue().count("joined") == 1
     assert ray.is_initialized()
+
+
+def test_a_ray_of_ones_own_is_not_asked_for_an_autoscaler(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never has one, and what Ray says of that comes after seconds only."""
+    asked: list[int] = []
+
+    def autoscales() -> bool:
+        asked.append(1)
+        return False
+
+    monkeypatch.setattr("raymask.cluster.capacity.autoscales", autoscales)
+    with RaySession(ComputeConfig(), quiet()) as session:
+        session.nodes(gpus=3)
+        assert asked == [1], "this one was joined"
+        monkeypatch.setattr(session, "_cluster", replace(session.connect(), started_here=True))
+        assert len(session.nodes(gpus=3)) == 1
+    assert asked == [1]
 
 
 def test_a_session_that_nobody_needs_connects_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
