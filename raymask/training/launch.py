@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import tune
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
 from raymask.cluster.resources import Slots
 from raymask.cluster.waiting import Need, check
@@ -50,7 +51,7 @@ def train(job: Job, plan: Plan, retries: int, on_report: OnReport, work: Work = 
             name=time.strftime("%Y%m%d-%H%M%S"),
             storage_path=str(job.run.tune),
             failure_config=tune.FailureConfig(max_failures=retries),
-            callbacks=[listener],
+            callbacks=[listener, JsonLoggerCallback(), CSVLoggerCallback()],
             stop=listener,
             verbose=0,
         ),
