@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Read by Ray when it is imported: quiet driver logs, and Tune's old output, which alone can be silent. Of the loggers that Tune adds
-# by itself, TensorBoard's imports torch in the driver: 1.7 s, and 0.4 GB.
+# Read by Ray when it is imported: quiet driver logs, and Tune's old output, which alone can be silent. Of the loggers that Tune
+# adds by itself, TensorBoard's imports torch in the driver, which takes 1.7 s.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
