@@ -30,7 +30,8 @@ from torch.profiler import ProfilerActivity, profile
 from tta import FOLDS, write_run
 
 from benchmarks.common import WORK, show, write_results
-from raymask.config.components import FreezeConfig, ScheduleConfig
+from benchmarks.made import frozen_after
+from raymask.config.components import ScheduleConfig
 from raymask.config.members import Member
 from raymask.config.recipe import Recipe
 from raymask.core.machine import usable_cpus
@@ -137,11 +138,6 @@ def train_replicas(work: Work, replicas: Sequence[ReplicaId], stages: int, watch
     train_pack(learners, PixelFeed(batches, work.prepared, work.device, cuts), lambda report: None, watch.step)
     timed = np.concatenate([batch.rows for batch in batches[work.warm_up :]])
     return sum(int((work.labels.fold[timed] != learner.fold).sum()) for learner in learners)
-
-
-def frozen_after(recipe: Recipe, stages: int) -> Recipe:
-    """A recipe whose first stages are frozen; none for 0."""
-    return recipe.model_copy(update={"pretrained": True, "freeze": FreezeConfig(stages=stages)}) if stages else recipe
 
 
 def train_as_timm(work: Work, compiled: bool, watch: Stopwatch) -> int:

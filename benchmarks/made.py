@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from raymask.config.components import FreezeConfig
 from raymask.config.recipe import Recipe
 from raymask.core.tasks import JOINT, LabelSpace, heads_of
 from raymask.io.atomic import replacing, write_json
@@ -17,6 +18,11 @@ from raymask.voting.selection import Candidate, Fitted
 from raymask.voting.vote import Vote
 
 VIEWS = ("original", "hflip")
+
+
+def frozen_after(recipe: Recipe, stages: int) -> Recipe:
+    """A recipe whose first stages are frozen; none for 0."""
+    return recipe.model_copy(update={"pretrained": True, "freeze": FreezeConfig(stages=stages)}) if stages else recipe
 
 
 def write_replicas(run: Run, recipe: Recipe, space: LabelSpace, folds: int) -> tuple[ReplicaId, ...]:

@@ -3,9 +3,9 @@
     python benchmarks/serve.py --people 20 --backbone mobilenetv3_small_050
 
 A process of its own keeps `--at-once` requests under way until `--requests` are answered; each sends one drawn photo. The servers
-differ in their batch size alone: 16, and 1. They take turns on one Ray, and the quickest turn of each counts. The models are a
-specialist of each of three tasks, in five folds, under two views, with random weights. On a machine without a GPU the server's
-processes and the one that asks share its cores.
+differ in their batch size alone: 16, and 1; with --freeze-stages a third one has models whose first stages are equal. They take turns
+on one Ray, and the quickest turn of each counts. The models are a specialist of each of three tasks, in five folds, under two views,
+with random weights. On a machine without a GPU the server's processes and the one that asks share its cores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import httpx
 import numpy as np
 
 from benchmarks.common import WORK, keep_memory, photos, show, write_results
-from benchmarks.made import write_replicas, write_vote
+from benchmarks.made import frozen_after, write_replicas, write_vote
 from raymask.cluster.connection import Cluster, connect
 from raymask.config.compute import ComputeConfig
 from raymask.config.recipe import Recipe
@@ -113,16 +113,20 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=600)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--replicas", type=int)
+    parser.add_argument("--freeze-stages", type=int, default=0)
     parser.add_argument("--batch-wait-ms", type=float, default=10.0)
     given = parser.parse_args()
     keep_memory()
     recipe = Recipe.model_validate({"backbone": given.backbone, "pretrained": False, "image_size": given.image_size})
     run = write_run(WORK / "serve-run", recipe)
+    servers = {name: (run, size) for name, size in BATCHES.items()}
+    if stages := given.freeze_stages:
+        servers[f"batches of 16, {stages} stages frozen"] = (write_run(WORK / "serve-cut", frozen_after(recipe, stages)), 16)
     files = [path.read_bytes() for path in sorted(photos(given.people).rglob("*.jpg"))]
-    told: dict[str, list[dict[str, Any]]] = {name: [] for name in BATCHES}
+    told: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
     with connect(ComputeConfig()) as cluster:
-        for name, size in list(BATCHES.items()) * given.turns:
-            told[name].append(turn(run, size, cluster, files, given))
+        for name, (of_server, size) in list(servers.items()) * given.turns:
+            told[name].append(turn(of_server, size, cluster, files, given))
     best = {name: max(turns, key=lambda figures: figures["per_second"]) for name, turns in told.items()}
     columns = ("server", "requests/s", "p50 s", "p90 s", "p99 s", "images a batch")
     rows = [(name, *(figures[key] for key in ("per_second", "p50", "p90", "p99", "batch"))) for name, figures in best.items()]
