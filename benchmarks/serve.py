@@ -4,8 +4,8 @@
 
 A process of its own keeps `--at-once` requests under way until `--requests` are answered; each sends one drawn photo. The servers
 differ in their batch size alone: 16, and 1; with --freeze-stages a third one has models whose first stages are equal. They take
-turns on one Ray, and the quickest turn of each counts. The models are a specialist of each of three tasks, in five folds, under two
-views, with random weights. On a machine without a GPU the server's processes and the one that asks share its cores.
+turns on one Ray, and the quickest turn of each counts. The models are a specialist of each of three tasks, in five folds, under
+two views, with random weights. On a machine without a GPU the server and the process that asks share its cores.
 """
 
 from __future__ import annotations
