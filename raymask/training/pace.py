@@ -56,5 +56,7 @@ class Pace:
         """
         if self._step_seconds is None:
             return None
-        left = self.epochs - done
-        return left * self.steps * self._step_seconds + math.ceil(left - 1e-9) * self._after_steps + self.views * self._scoring
+        left, here = self.epochs - done, len(self._intervals)
+        # The further this epoch is, the more its own steps count: other work of the machine comes and goes.
+        seconds = (sum(self._intervals) + (self.steps - here) * self._step_seconds) / self.steps
+        return left * self.steps * seconds + math.ceil(left - 1e-9) * self._after_steps + self.views * self._scoring
