@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -216,24 +216,29 @@ def measure(turn: Turn, work: Work) -> Figure:
     return Figure(images / watch.seconds, kernels / watch.seconds)
 
 
-def turns_of(work: Work, packs: list[int], stages: list[int], compiled: bool) -> tuple[dict[str, Turn], dict[str, Turn]]:
-    """What trains and what predicts, by name; the first of each is what the others are compared with."""
-    training: dict[str, Turn] = {"timm's loop, eager": partial(train_as_timm, work, False)}
+def turns_of(work: Work, given: argparse.Namespace, compiled: bool) -> dict[str, dict[str, Callable[[], Turn]]]:
+    """What trains and what predicts, by name, made when it is wanted; what others are compared with comes first."""
+    training: dict[str, Callable[[], Turn]] = {"timm's loop, eager": lambda: partial(train_as_timm, work, False)}
     if compiled:
-        training["timm's loop, compiled"] = partial(train_as_timm, work, True)
-    predicting: dict[str, Turn] = {}
-    for cut in stages:
+        training["timm's loop, compiled"] = lambda: partial(train_as_timm, work, True)
+    predicting: dict[str, Callable[[], Turn]] = {}
+    for cut in given.stages:
         recipe = frozen_after(work.recipe, cut)
-        run, replicas = write_run(WORK / f"gpu-{recipe.backbone}-{cut}", recipe, SPACE)
+        made = lru_cache(partial(write_run, WORK / f"gpu-{recipe.backbone}-{cut}", recipe, SPACE))
         frozen = f", {cut} stages frozen" if cut else ""
-        for count in packs:
-            training[f"raymask, pack of {count}{frozen}"] = partial(train_replicas, work, replicas[:count], cut)
+        for count in given.packs:
+            replicas = [ReplicaId(task, fold) for task in SPACE.names for fold in range(FOLDS)][:count]
+            training[f"raymask, pack of {count}{frozen}"] = partial(partial, train_replicas, work, replicas, cut)
             if not cut:
-                looped = predict_in_a_loop(work, run, replicas[:count])
-                predicting[f"plain loop, {count} models"] = partial(predict_all, work, looped, count)
-            predict = predict_as_raymask(work, run, replicas[:count])
-            predicting[f"raymask, {count} models{frozen}"] = partial(predict_all, work, predict, count)
-    return training, predicting
+                predicting[f"plain loop, {count} models"] = partial(predicts, predict_in_a_loop, work, made, count)
+            predicting[f"raymask, {count} models{frozen}"] = partial(predicts, predict_as_raymask, work, made, count)
+    return {kind: turns for kind, turns in (("training", training), ("predicting", predicting)) if kind in given.what}
+
+
+def predicts(build: Callable[..., Any], work: Work, made: Callable[[], tuple[Run, tuple[ReplicaId, ...]]], count: int) -> Turn:
+    """The turn of what predicts by the first so many models of a run."""
+    run, replicas = made()
+    return partial(predict_all, work, build(work, run, replicas[:count]), count)
 
 
 def show_figures(title: str, best: dict[str, Figure]) -> None:
@@ -250,6 +255,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--packs", type=int, nargs="+", default=[1, 5, 15], help="replicas, at most 15")
     parser.add_argument("--stages", type=int, nargs="+", default=[0], help="first stages that are frozen and computed once")
+    parser.add_argument("--what", nargs="+", choices=("training", "predicting"), default=["training", "predicting"])
     parser.add_argument("--steps", type=int, default=40, help="steps that are timed")
     parser.add_argument("--warm-up", type=int, default=10, help="steps before them")
     parser.add_argument("--repeats", type=int, default=3)
@@ -271,17 +277,21 @@ def main() -> None:
     )
     work = Work(recipe, device, max(1, arguments.warm_up), arguments.steps)
     compiled = arguments.device == "cuda" if arguments.compile is None else arguments.compile
-    training, predicting = turns_of(work, arguments.packs, arguments.stages, compiled)
-    turns = {**training, **predicting}
-    figures: dict[str, list[Figure]] = {name: [] for name in turns}
-    for _ in range(arguments.repeats):
-        for name, turn in turns.items():
-            figures[name].append(measure(turn, work))
-    best = {name: max(of_turn, key=lambda figure: figure.rate) for name, of_turn in figures.items()}
     what = f"{arguments.backbone} at {arguments.size} px, batches of {arguments.batch_size}, {device.type}"
-    show_figures(f"Training {what}", {name: best[name] for name in training})
-    show_figures(f"Predicting {what}, {len(PREDICTED)} views", {name: best[name] for name in predicting})
-    write_results(f"gpu-{arguments.backbone}", {**vars(arguments), "best": {name: asdict(of) for name, of in best.items()}})
+    told = {**vars(arguments), "best": dict[str, Any]()}
+    for kind, made in turns_of(work, arguments, compiled).items():
+        turns: dict[str, Turn] = {}
+        best: dict[str, Figure] = {}
+        for _ in range(arguments.repeats):
+            for name, make in made.items():
+                if name not in turns:
+                    turns[name] = make()
+                figure = measure(turns[name], work)
+                print(f"{kind}, {name}: {figure.rate:.0f} images/s", flush=True)  # which counts where the time ends too soon
+                best[name] = max(best.get(name, figure), figure, key=lambda of_turn: of_turn.rate)
+        show_figures(f"{kind.capitalize()} {what}", best)
+        told["best"] |= {f"{kind}, {name}": asdict(of) for name, of in best.items()}
+        write_results(f"gpu-{arguments.backbone}", told)
 
 
 if __name__ == "__main__":
