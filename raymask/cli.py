@@ -54,21 +54,10 @@ def train(
     given: dict[str, Any] = {"name": name, "runs": runs, "data": {"path": data, "test": test}}
     config = load_config(recipe, set_ or (), _without_none(given))
     if debug:
-        from raymask.workflows.debug import debug as try_it
-
-        try_it(config)
-        return
-    from raymask.cluster.session import RaySession
-    from raymask.core.console import Display
-    from raymask.core.paths import absolute
-    from raymask.runs.directory import Run
-
-    with RaySession(config.compute, display := Display()) as session:
-        if not Run(absolute(config.runs) / config.name).report.exists():
-            session.begin()  # while all else is imported
+        from raymask.workflows.debug import debug as run
+    else:
         from raymask.workflows.train import run
-
-        run(config, display, session)
+    run(config)
 
 
 @app.command()

@@ -105,14 +105,13 @@ class PixelFeed:
         """See `Feed`; what a trunk says of images without augmentation is kept for the epochs and models that come after."""
         cut = self.cuts.get(id(model))
 
-        def images() -> SharedPass:
-            pixels = to_pixels(self.prepared.read(rows), self.device).float()  # so that no view rounds
-            return SharedPass(VIEWS[view](pixels))
+        def viewed() -> Tensor:
+            return VIEWS[view](to_pixels(self.prepared.read(rows), self.device).float())  # so that no view rounds
 
         if cut is None:
-            return model.classify(model.backbone(images().into(model, None)))
+            return model(viewed())  # type: ignore[no-any-return]
         key = (cut.trunk, autocast_dtype(self.device), model.statistics, view, rows.tobytes())
-        return model.classify(cut.backbone.tail(self._clean.get(key, lambda: images().into(model, cut))))
+        return model.classify(cut.backbone.tail(self._clean.get(key, lambda: SharedPass(viewed()).into(model, cut))))
 
 
 class KeptFeatures:

@@ -19,7 +19,7 @@ from torch import Tensor
 from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT
-from raymask.metrics.scores import Score, score_heads
+from raymask.metrics.scores import Score, cross_entropy, score_heads
 from raymask.models.classifier import Classifier
 from raymask.models.ops import fuse_depthwise_gradients
 from raymask.models.precision import mixed_precision
@@ -137,6 +137,8 @@ class Learner:
         """Rows to learn from that this epoch's batches have held until now."""
         self._held: Inputs | None = None
         """Those of them that wait for more."""
+        self._scored: tuple[int, ByHead] = (0, {})
+        """The last epoch that was scored, and what its weights say of the model's own fold."""
 
     @property
     def heads(self) -> dict[str, int]:
@@ -253,6 +255,7 @@ class Learner:
     def _metrics(self, feed: Feed, images: int) -> EpochMetrics | None:
         _, judged_loss = self._loss_on(self.judged_rows, feed)
         probabilities, own_loss = self._loss_on(self.own_rows, feed)
+        self._scored = (self.epoch, probabilities)
         if found := self._fault(own_loss, judged_loss):
             self.failure = self._losses.at(-1, self.epoch, found)
             return None
@@ -299,6 +302,13 @@ class Learner:
     def _has_finite_weights(self) -> bool:
         return all(bool(torch.isfinite(weight).all()) for weight in self.best_model.state_dict().values())
 
+    def predict_own_fold(self, view: str, feed: Feed) -> ByHead:
+        """As `predict` for the rows of the model's own fold, which the last epoch's scoring may have predicted already."""
+        epoch, probabilities = self._scored
+        if view == "original" and epoch == self.kept_epoch and probabilities:
+            return probabilities
+        return self.predict(self.own_rows, view, feed)
+
     def predict(self, rows: npt.NDArray[np.int64], view: str, feed: Feed) -> ByHead:
         """(n, C) float32 probabilities by head of these rows under one view."""
         model = self.best_model.eval()
@@ -327,16 +337,3 @@ class Learner:
         if self.stopping:
             self.stopping.load_state(state["stopping"])
         self.stepper.load_state(state)
-
-
-def cross_entropy(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Mean of -log p of the true class, of (N, C) probabilities and (N,) labels.
-
-    Not by scikit-learn's `log_loss`, which cuts float32 probabilities at 1.2e-7 in place of 1e-12.
-
-    Example:
-        >>> round(cross_entropy([[0.5, 0.5], [0.2, 0.8]], [0, 1]), 4)
-        0.4581
-    """
-    of_truth = np.take_along_axis(np.asarray(probabilities), np.asarray(labels)[:, None], axis=1)
-    return float(-np.log(np.maximum(of_truth, 1e-12)).mean())

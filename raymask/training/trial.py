@@ -236,6 +236,6 @@ def _predict_own_fold(job: Job, learner: Learner, feed: Feed, image_ids: pd.Seri
     ids = image_ids.to_numpy()[learner.own_rows]
     tables = []
     for view in job.views:
-        probabilities = learner.predict(learner.own_rows, view, feed)
+        probabilities = learner.predict_own_fold(view, feed)
         tables.append(pd.DataFrame({"image_id": ids, "view": view, **by_column(probabilities, job.space)}))
     return pd.concat(tables, ignore_index=True)

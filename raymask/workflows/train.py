@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from raymask.cluster.session import RaySession
 from raymask.config.schema import RunConfig
 from raymask.core.console import Display
 from raymask.core.paths import absolute, check_writable
@@ -28,30 +27,24 @@ class Trained:
     decided: DecidedVote
 
 
-def run(config: RunConfig, display: Display | None = None, session: RaySession | None = None) -> Result:
+def run(config: RunConfig, display: Display | None = None) -> Result:
     """Trains, votes and submits an ensemble; see the run directory for all of its results.
-
-    Args:
-        config: the run's.
-        display: what shows progress.
-        session: Ray, where it is begun already.
 
     Raises:
         InputError: the data or the config are wrong; nothing is half-written.
         RunError: a part failed for good; started again, the run goes on with what is unfinished.
     """
-    trained = train_and_vote(config, display or Display(), session)
+    trained = train_and_vote(config, display or Display())
     return Result(trained.prepared.run, trained.decided.scores)
 
 
-def train_and_vote(config: RunConfig, display: Display, session: RaySession | None = None) -> Trained:
+def train_and_vote(config: RunConfig, display: Display) -> Trained:
     """As `run`; returns what else is known of the run."""
     began, folder = time.monotonic(), absolute(config.runs) / config.name
     check_writable(folder, "--runs")
     check_writable(cache_root(config.model_copy(update={"runs": folder.parent})), "folder by --set cache=FOLDER")
     config = resolve(config)
-    with run_context(Run(folder), config, display) as own:
-        context = replace(own, session=session) if session else own
+    with run_context(Run(folder), config, display) as context:
         if not context.run.report.exists():
             context.session.begin()
         prepared = prepare_run(context)

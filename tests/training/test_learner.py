@@ -29,11 +29,12 @@ from raymask.data.features import FeatureBank
 from raymask.data.folds import TRAIN_ONLY
 from raymask.data.sampling import Batch, BatchSampler, make_batch
 from raymask.data.specs import InputSpec, StreamSpec
+from raymask.metrics.scores import cross_entropy
 from raymask.models.classifier import build_classifier, to_pixels
 from raymask.models.precision import mixed_precision
 from raymask.training.inputs import FeatureFeed, Feed, Inputs, PixelFeed
 from raymask.training.keeping import MeanOfLastEpochs
-from raymask.training.learner import EpochMetrics, Learner, LearnerSpec, cross_entropy
+from raymask.training.learner import EpochMetrics, Learner, LearnerSpec
 from raymask.training.loop import EpochReport, train_pack
 from raymask.training.mixers import Examples
 from raymask.training.targets import LabelTable

@@ -186,6 +186,48 @@ def test_without_early_stopping_a_history_knows_nothing_of_it(photos: Path, tmp_
     assert "judged_loss" not in pd.read_csv(job.run.history(ONE)).columns
 
 
+class TestOwnFold:
+    """What fold models say of their own folds is kept from the last scoring."""
+
+    @pytest.mark.parametrize(
+        "recipe",
+        [
+            {},
+            {"schedule": {"average_last": 2}},
+            {"optim": {"ema": 0.9}},
+            {"stop": {"patience": 1, "share": 0.3}, "optim": {"lr": 1.0}},
+        ],
+        ids=["last weights", "mean", "moving average", "stopped early"],
+    )
+    def test_it_is_what_would_be_predicted_anew(
+        self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]
+    ) -> None:
+        kept, pack = begun(tmp_path / "kept", photos, **recipe)
+        predicted = {"kept": self.predictions(kept, pack)}
+        monkeypatch.setattr(Learner, "predict_own_fold", lambda self, view, feed: self.predict(self.own_rows, view, feed))
+        anew, pack = begun(tmp_path / "anew", photos, **recipe)
+        predicted["anew"] = self.predictions(anew, pack)
+        for replica in pack.replicas:
+            assert kept.run.replica_oof(replica).read_bytes() == anew.run.replica_oof(replica).read_bytes()
+        assert len(predicted["kept"]) <= len(predicted["anew"])
+        if "stop" not in recipe:
+            assert predicted["anew"].count("original") - predicted["kept"].count("original") == len(pack.replicas)
+
+    def predictions(self, job: Job, pack: Pack) -> list[str]:
+        """Trains; the views of all predictions."""
+        views: list[str] = []
+        predict = Learner.predict
+
+        def noted(learner: Learner, rows: np.ndarray, view: str, feed: Any) -> Any:
+            views.append(view)
+            return predict(learner, rows, view, feed)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Learner, "predict", noted)
+            train(job, pack)
+        return views
+
+
 class TestSharedTrunk:
     """Fold models whose first stages are frozen, and start from one file of weights."""
 
@@ -241,7 +283,7 @@ class TestSharedTrunk:
         monkeypatch.setattr("raymask.training.inputs.KEPT_BYTES", 0)
         narrow, pack = self.begun(tmp_path / "narrow", photos, weights)
         images = len(read_manifest(narrow.run, narrow.space))
-        assert sum(self.trunks_of(narrow, pack)) == sum(kept) + images * EPOCHS  # in each of them
+        assert sum(self.trunks_of(narrow, pack)) == sum(kept) + images * (EPOCHS - 1)  # in each but the first
         for replica in pack.replicas:
             assert roomy.run.replica_oof(replica).read_bytes() == narrow.run.replica_oof(replica).read_bytes()
 
