@@ -18,6 +18,17 @@ def prepare_process(threads: int) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Decides what is drawn from now on on a device and on the CPU.
+
+    `torch.manual_seed` formats three stacks for the sake of devices that are not there, at 0.2 ms a call and more.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def mixed_precision(
     recipe: Recipe, device: torch.device
 ) -> tuple[Callable[[], AbstractContextManager[Any]], torch.amp.GradScaler]:

@@ -22,7 +22,7 @@ from raymask.core.tasks import JOINT
 from raymask.metrics.scores import Score, cross_entropy, score_heads
 from raymask.models.classifier import Classifier
 from raymask.models.ops import fuse_depthwise_gradients
-from raymask.models.precision import mixed_precision
+from raymask.models.precision import mixed_precision, seed_torch
 from raymask.training.encoding import build_head_targets
 from raymask.training.failures import EpochLosses, Failure
 from raymask.training.freezing import Freezing
@@ -211,7 +211,7 @@ class Learner:
     def _backward(self, inputs: Inputs, kept: npt.NDArray[np.int64], feed: Feed) -> None:
         self._train_mode()
         # Dropout and stochastic depth draw from a generator of this fold model and step, so that pack-mates change nothing.
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, inputs.epoch, inputs.step]).generate_state(1)[0]))
+        seed_torch(int(np.random.SeedSequence([self.seed, inputs.epoch, inputs.step]).generate_state(1)[0]), self.device)
         indices = torch.from_numpy(kept).to(self.device)
         rows = torch.from_numpy(inputs.rows[kept]).to(self.device)
         with self.amp():

@@ -17,7 +17,7 @@ from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
 from raymask.io.checked import DamagedFileError
 from raymask.models.classifier import Classifier, build_classifier, load_classifier, save_classifier, to_pixels
-from raymask.models.heads import build_head
+from raymask.models.heads import Dropout, build_head
 from raymask.models.pretrained import fetch_backbone, load_backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,7 +94,7 @@ class TestHead:
 
     def test_normalises_then_has_a_hidden_layer_and_dropout(self) -> None:
         head = build_head(7, 3, HeadConfig(name="mlp", norm=True, hidden=4, dropout=0.25))
-        assert [type(layer) for layer in head] == [nn.BatchNorm1d, nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
+        assert [type(layer) for layer in head] == [nn.BatchNorm1d, nn.Linear, nn.ReLU, Dropout, nn.Linear]
         assert not head[0].affine
         assert (head[1].in_features, head[1].out_features, head[3].p) == (7, 4, 0.25)
         assert head(torch.randn(5, 7)).shape == (5, 3)
