@@ -26,6 +26,8 @@ class Pace:
         """Between the steps of this epoch."""
         self._last: float | None = None
         self._step_seconds: float | None = None
+        self._epochs = 0
+        """Those that are behind it."""
         self._scoring = self._after_steps = 0.0
 
     def step(self) -> None:
@@ -41,12 +43,12 @@ class Pace:
         Args:
             scoring: seconds of it that predicting the own folds has taken.
         """
-        now, first = self.clock(), self._step_seconds is None
+        now, first = self.clock(), self._epochs == 0
         if self._last is None or not self._intervals:  # of an epoch of one batch the step's time is not known
             self._intervals = [0.0]
         self._step_seconds = median(self._intervals) if first else sum(self._intervals) / len(self._intervals)
         self._scoring, self._after_steps = scoring, now - (self._last or now)
-        self._intervals, self._last = [], now
+        self._intervals, self._last, self._epochs = [], now, self._epochs + 1
 
     def seconds_left(self, done: float) -> float | None:
         """Seconds to the end of the training and of the own folds' prediction, None in the first epoch.
@@ -57,6 +59,8 @@ class Pace:
         if self._step_seconds is None:
             return None
         left, here = self.epochs - done, len(self._intervals)
-        # The further this epoch is, the more its own steps count: other work of the machine comes and goes.
-        seconds = (sum(self._intervals) + (self.steps - here) * self._step_seconds) / self.steps
+        # The further this epoch is, the more its own steps count, as other work of the machine comes and goes; and alone where
+        # they are known beside those of the first epoch, which may all have been slow.
+        others = 0 if here and self._epochs == 1 else self.steps - here
+        seconds = (sum(self._intervals) + others * self._step_seconds) / (here + others)
         return left * self.steps * seconds + math.ceil(left - 1e-9) * self._after_steps + self.views * self._scoring
