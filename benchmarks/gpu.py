@@ -11,7 +11,6 @@ the time of all kernels, by the profiler in a turn of its own, over the time tha
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import sys
 import time
@@ -129,9 +128,8 @@ def train_replicas(work: Work, replicas: Sequence[ReplicaId], stages: int, watch
     specs = {replica: learner_spec(members[replica.member], replica.fold, work.labels, longer) for replica in replicas}
     learners = [build_learner(job, replica, spec, work.device) for replica, spec in specs.items()]
     if stages:
-        start = copy.deepcopy(learners[0].model.backbone.state_dict())
-        for learner in learners:
-            learner.model.backbone.load_state_dict(start)
+        for learner in learners[1:]:
+            learner.model.backbone.load_state_dict(learners[0].model.backbone.state_dict())
     cuts = shared_cuts((recipe, learner.model) for learner in learners)
     in_memory = [work.prepared.read(rows) for rows in work.batches]
     batches = [Batch(in_memory[step % BATCHES], work.batches[step % BATCHES], 0, step) for step in range(work.all_steps)]

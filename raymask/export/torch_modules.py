@@ -77,7 +77,7 @@ class EnsembleGraph(nn.Module):
 
     def forward(self, *pixels: Tensor) -> dict[str, Tensor]:
         """The ensemble's probabilities and the labels of the greatest."""
-        models: list[Classifier] = list(self.models)  # type: ignore[arg-type]
+        models = cast("list[Classifier]", list(self.models))
         trunks = dict(zip(self.trunk_names, self.trunks, strict=True))
         probabilities: list[list[dict[str, Tensor]]] = [[] for _ in self.names]
         for view in self.views.names:

@@ -152,6 +152,10 @@ class SharedCut:
     backbone: CutBackbone
     trunk: str
 
+    def key(self, model: Classifier) -> tuple[object, ...]:
+        """What decides the features of images, beside them: the trunk, what they are normalised by, and autocast's precision."""
+        return (self.trunk, autocast_dtype(model.mean.device), *model.statistics)
+
 
 def shared_cuts(models: Iterable[tuple[Recipe, Classifier]]) -> dict[int, SharedCut]:
     """Cuts the backbones whose first stages stay frozen, and lets equal trunks be one, so that memory holds it once.
@@ -199,8 +203,8 @@ class SharedPass:
         normalised = self._once(model.statistics, lambda: model.normalise(self.pixels))
         if cut is None:
             return normalised
-        trunk, precision = self.trunks.get(cut.trunk, cut.backbone.trunk), autocast_dtype(normalised.device)
-        return self._once((cut.trunk, precision, *model.statistics), lambda: trunk(normalised))
+        trunk = self.trunks.get(cut.trunk, cut.backbone.trunk)
+        return self._once(cut.key(model), lambda: trunk(normalised))
 
     def features(self, model: Classifier, cut: SharedCut | None) -> Tensor:
         """(B, F) features that the backbone gives, what may be shared of it once."""

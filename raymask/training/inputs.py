@@ -16,7 +16,6 @@ from raymask.data.cache import PreparedImages
 from raymask.data.features import FeatureBank, Features
 from raymask.data.sampling import Batch, BatchSampler
 from raymask.models.classifier import Classifier, Logits, to_pixels
-from raymask.models.precision import autocast_dtype
 from raymask.models.trunks import SharedCut, SharedPass
 from raymask.transforms.tta import VIEWS
 
@@ -110,7 +109,7 @@ class PixelFeed:
 
         if cut is None:
             return model(viewed())  # type: ignore[no-any-return]
-        key = (cut.trunk, autocast_dtype(self.device), model.statistics, view, rows.tobytes())
+        key = (cut.key(model), view, rows.tobytes())
         return model.classify(cut.backbone.tail(self._clean.get(key, lambda: SharedPass(viewed()).into(model, cut))))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from statistics import fmean as mean
 from statistics import median
 
 Clock = Callable[[], float]
@@ -25,10 +26,9 @@ class Pace:
         self._intervals: list[float] = []
         """Between the steps of this epoch."""
         self._last: float | None = None
-        self._step_seconds: float | None = None
         self._epochs = 0
         """Those that are behind it."""
-        self._scoring = self._after_steps = 0.0
+        self._step_seconds = self._scoring = self._after_steps = 0.0
 
     def step(self) -> None:
         """A batch is learned."""
@@ -43,10 +43,8 @@ class Pace:
         Args:
             scoring: seconds of it that predicting the own folds has taken.
         """
-        now, first = self.clock(), self._epochs == 0
-        if self._last is None or not self._intervals:  # of an epoch of one batch the step's time is not known
-            self._intervals = [0.0]
-        self._step_seconds = median(self._intervals) if first else sum(self._intervals) / len(self._intervals)
+        now, intervals = self.clock(), self._intervals or [0.0]  # of a first epoch of one batch the step's time is not known
+        self._step_seconds = mean(intervals) if self._epochs else median(intervals)
         self._scoring, self._after_steps = scoring, now - (self._last or now)
         self._intervals, self._last, self._epochs = [], now, self._epochs + 1
 
@@ -56,7 +54,7 @@ class Pace:
         Args:
             done: epochs that are finished, and the share of the next.
         """
-        if self._step_seconds is None:
+        if not self._epochs:
             return None
         left, here = self.epochs - done, len(self._intervals)
         # The further this epoch is, the more its own steps count, as other work of the machine comes and goes; and alone where

@@ -39,8 +39,8 @@ def local(tmp_path: Path) -> str:
 def memory() -> Iterator[str]:
     system = fsspec.filesystem("memory")
     for name, content in CONTENT.items():
-        system.pipe(f"/test_files/root/{name}", content)
-    yield "memory://test_files/root"
+        system.pipe(f"/test_files/top/{name}", content)
+    yield "memory://test_files/top"
     system.rm("/test_files", recursive=True)
 
 
