@@ -1,4 +1,4 @@
-"""The command line: `train`, `show`, `vote`, `predict`, `serve`, `export`, `refit`, `soup`, `pseudo`, `distil` and helpers."""
+"""The command line: each command is a function that imports its workflow when it is called."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ import typer
 from raymask.core.endings import conclude, open_streams
 from raymask.core.errors import InputError
 
-RESUMES = ("train", "bakeoff", "refit", "soup", "pseudo", "distil", "predict")
+RESUMES = ("train", "tune", "bakeoff", "refit", "soup", "pseudo", "distil", "predict")
 """Commands that go on where they were cut off."""
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 """What typer raises for arguments that it cannot take."""
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="KEY.PATH=VALUE", help="any other setting, such as recipe.optim.lr=0.01, or vote.rule=soft"
+    ),
+]
 
 app = typer.Typer(
     name="raymask",
@@ -40,10 +47,7 @@ def train(
     test: Annotated[str | None, typer.Option(help="test data: a folder or a table (CSV, TSV, Parquet)")] = None,
     name: Annotated[str | None, typer.Option(help="the run's name (default: the recipe's)")] = None,
     runs: Annotated[Path | None, typer.Option(help="folder of all runs; on a cluster one that all nodes see")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="any other setting, such as recipe.optim.lr=0.01"),
-    ] = None,
+    set_: SetOption = None,
     debug: Annotated[
         bool, typer.Option("--debug", help="try everything on 5% of the people for 2 epochs, and say how long the real run takes")
     ] = False,
@@ -69,10 +73,7 @@ def show(
     member: Annotated[str | None, typer.Option(metavar="NAME", help="a member (default: the first)")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the page and the contact sheets (default: show-NAME here)")] = None,
     batches: Annotated[int, typer.Option(min=1, help="how many batches")] = 1,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="any other setting, such as recipe.mix.name=cutmix"),
-    ] = None,
+    set_: SetOption = None,
 ) -> None:
     """Draws what a recipe feeds the network: images as prepared, augmented and mixed, with their labels. Trains nothing."""
     from raymask.config.loading import load_config
@@ -81,6 +82,31 @@ def show(
     from raymask.workflows import show
 
     show.show(config, out, member, batches)
+
+
+@app.command()
+def tune(
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="a YAML file that says under `search` what is searched, or a recipe's name")
+    ] = "search",
+    data: Annotated[str | None, typer.Option(help="training data as for train; without it the demo's people are drawn")] = None,
+    name: Annotated[str | None, typer.Option(help="the search's name (default: the recipe's and -tune)")] = None,
+    runs: Annotated[Path | None, typer.Option(help="folder of all runs; on a cluster one that all nodes see")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="trials in all (default: 32, or the whole grid)")] = None,
+    minutes: Annotated[float | None, typer.Option(help="after which no trial begins, and all but the best end")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="any other setting, such as tune.method=random"),
+    ] = None,
+) -> None:
+    """Searches keys of a recipe by trials that share packs, and writes the best as a recipe. Started again, it goes on."""
+    from raymask.config.search import search_config
+
+    given: dict[str, Any] = {"name": name, "runs": runs, "data": {"path": data}}
+    search = search_config(recipe, set_ or (), _without_none(given), _without_none({"trials": trials, "minutes": minutes}))
+    from raymask.workflows.tune import tune as run_search
+
+    run_search(search)
 
 
 @app.command()
@@ -93,10 +119,7 @@ def bakeoff(
         str, typer.Option("--recipe", "-r", help="a recipe's name or a YAML file, which may list `backbones`")
     ] = "bakeoff",
     out: Annotated[Path | None, typer.Option(help="folder of the results (default: runs/bakeoff)")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="any other setting, such as recipe.image_size=96"),
-    ] = None,
+    set_: SetOption = None,
 ) -> None:
     """Compares backbones by heads on their frozen features, in one pass over the images, and says which to fine-tune."""
     from raymask.config.bakeoff import bakeoff_config
@@ -168,10 +191,7 @@ def vote(
     runs: Annotated[list[Path], typer.Argument(help="directories of trained runs, whose members vote together")],
     into: Annotated[Path | None, typer.Option(help="folder of the result (default: the run's own; needed with several)")] = None,
     predict: Annotated[bool, typer.Option("--predict", help="predict test images where the decided views need it")] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="a setting, such as vote.rule=soft"),
-    ] = None,
+    set_: SetOption = None,
 ) -> None:
     """Decides the vote anew, in seconds, from out-of-fold predictions alone; also over members of several runs."""
     from raymask.workflows import vote as workflow

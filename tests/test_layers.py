@@ -23,7 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"core", "recipes"}),
     frozenset({"config", "io", "metrics", "ray_internals", "transforms"}),
     frozenset({"cluster", "data", "models", "runs"}),
-    frozenset({"training", "voting"}),
+    frozenset({"search", "training", "voting"}),
     frozenset({"inference", "report"}),
     frozenset({"export", "serving", "workflows"}),
     frozenset({"raymask", "cli"}),

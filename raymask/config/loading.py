@@ -15,6 +15,9 @@ from raymask.config.settings import apply_setting
 from raymask.config.yaml_files import dump_yaml, read_recipe
 from raymask.core.errors import InputError
 
+SEARCH_KEYS = ("search", "tune")
+"""What the file of a search holds beside a recipe, see `raymask.config.search`."""
+
 
 def load_config(
     recipe: str | Path = "demo",
@@ -31,6 +34,8 @@ def load_config(
     values = deep_merge(read_recipe(str(recipe)), overrides or {})
     for setting in settings:
         apply_setting(values, setting)
+    if searched := [key for key in SEARCH_KEYS if key in values]:
+        raise InputError(f"'{searched[0]}' is a key of a search: give this recipe to `raymask tune`, or drop that key.")
     return validate(values)
 
 

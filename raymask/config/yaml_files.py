@@ -181,9 +181,10 @@ class _Counted:
         return InputError(f"{self.name}{_at_line(event.start_mark)}: {why}.")
 
 
-def dump_yaml(values: Any) -> str:
+def dump_yaml(values: Any, in_a_line: bool = False) -> str:
     """YAML from which `read_yaml` makes the same values again."""
-    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf")))
+    how: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": float("inf"), "default_flow_style": in_a_line}
+    return str(yaml.dump(values, Dumper=_Dumper, **how))
 
 
 def recipe_names() -> list[str]:

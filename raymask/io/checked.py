@@ -56,6 +56,7 @@ MENDS = {
     "teacher.json": "delete it and '{root}/targets.parquet', and `raymask train --recipe {config}` makes both again",
     "backbones.json": "delete it if the members still start from the same weights; it is written again",
     "source.parquet": "delete it, and `raymask train --recipe {config}` makes it again",
+    "search.json": "delete the folder '{root}', and `raymask tune` searches anew",
     "*": "`raymask vote {root}` makes it again",
 }
 """What makes a file of a run again, by the end of its path."""

@@ -18,7 +18,7 @@ from raymask.core.paths import absolute
 from raymask.io.atomic import write_text
 from raymask.io.checked import damaged, read_text, within
 from raymask.runs.folders import ModelFiles
-from raymask.runs.schemas import Ensemble, WrittenMember, read_run_file
+from raymask.runs.schemas import Ensemble, Stopped, WrittenMember, read_run_file
 
 WHOLE, SOUP, GREEDY_SOUP = -2, -3, -4
 """What stands for the fold of a member's model that is trained on all people, or averaged from its fold models."""
@@ -256,6 +256,19 @@ class Run:
     def finished(self, replica: ReplicaId) -> bool:
         """Whether a fold model is trained and has predicted its fold."""
         return self.meta(replica).exists()
+
+    def stops_after(self, replica: ReplicaId) -> int | None:
+        """Finished epochs after which a fold model ends, whose trial of a search was ended early."""
+        file = self.files_of(replica).stopped
+        return read_run_file(file, Stopped).epoch if file.exists() else None
+
+    def stopped(self, replica: ReplicaId) -> bool:
+        """Whether a fold model ended early, and has predicted its fold."""
+        return self.files_of(replica).stopped.exists() and self.replica_oof(replica).exists()
+
+    def ended(self, replica: ReplicaId) -> bool:
+        """Whether a fold model needs no further training."""
+        return self.finished(replica) or self.stopped(replica)
 
 
 END_OF_CONFIG = "..."

@@ -49,6 +49,11 @@ class ModelFiles:
         """The images of the batch at which its training was given up, since its numbers ceased to be finite."""
         return within(self.root, "failed-batch.csv")
 
+    @property
+    def stopped(self) -> Path:
+        """That its trial of a search was ended early, so that it is trained no further."""
+        return within(self.root, "stopped.json")
+
 
 @dataclass(frozen=True)
 class ExportFolder:
@@ -92,6 +97,33 @@ class BakeOffFiles:
     def plot(self) -> Path:
         """The same as a picture."""
         return within(self.root, "bakeoff.png")
+
+
+@dataclass(frozen=True)
+class SearchFiles:
+    """The results of a search, in the directory of the run that its trials are trained in."""
+
+    root: Path
+
+    @property
+    def search(self) -> Path:
+        """The trials, and what is known of them; it marks the run as a search."""
+        return within(self.root, "search.json")
+
+    @property
+    def table(self) -> Path:
+        """The trials for other programs."""
+        return within(self.root, "trials.csv")
+
+    @property
+    def best(self) -> Path:
+        """The recipe of the best trial."""
+        return within(self.root, "best.yaml")
+
+    @property
+    def page(self) -> Path:
+        """All of it for people."""
+        return within(self.root, "search.html")
 
 
 @dataclass(frozen=True)

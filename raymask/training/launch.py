@@ -25,8 +25,10 @@ def train_pack(job: Job, pack: Pack, slots: Slots, report: OnReport) -> None:
     train_pack_of_run(job, pack, slots, report)
 
 
-def train(job: Job, plan: Plan, retries: int, on_report: OnReport, work: Work = train_pack) -> None:
+def train(job: Job, plan: Plan, retries: int, on_report: OnReport, work: Work = train_pack) -> list[str]:
     """Trains all packs of a plan, side by side in its slots, until the results of each fold model are in the run directory.
+
+    Fold models that cannot be trained are left out, and a sentence says why.
 
     Args:
         job: the run.
@@ -35,8 +37,10 @@ def train(job: Job, plan: Plan, retries: int, on_report: OnReport, work: Work = 
         on_report: called in this process with each report of a trial, see `raymask.training.reporting.Reporter`.
         work: what a trial does with its pack; it reports, and leaves every fold model finished.
 
+    Returns:
+        A sentence for each that cannot be trained.
+
     Raises:
-        InputError: a recipe cannot be trained.
         RunError: a pack failed for good, or training was interrupted.
     """
     packs = {pack.name: pack for pack in plan.packs}
@@ -60,15 +64,16 @@ def train(job: Job, plan: Plan, retries: int, on_report: OnReport, work: Work = 
     if listener.given_up:
         raise listener.given_up
     if listener.refusals:
-        raise InputError(first_of(listener.refusals))
+        return listener.refusals
     if results.errors:
         first = next(result for result in results if result.error)
         raise RunError(
             f"{len(results.errors)} of {len(packs)} packs failed ({reason(first.error, job.run.root)}); the whole error lies in "
             f"{first.path}/error.txt. Once its cause is gone, {GOES_ON}."
         )
-    if not all(job.run.finished(replica) for pack in plan.packs for replica in pack.replicas):
+    if not all(job.run.ended(replica) for pack in plan.packs for replica in pack.replicas):
         raise RunError(f"training ended before its end; {GOES_ON}.")
+    return []
 
 
 def first_of(refusals: Sequence[str]) -> str:

@@ -132,6 +132,8 @@ class Learner:
         self.epoch = 0
         self.failure: Failure | None = None
         """Where its numbers ceased to be finite, since when it learns no more."""
+        self.given_up = False
+        """Whether its trial of a search was ended early."""
         self._losses = EpochLosses(device)
         self._seen = 0
         """Rows to learn from that this epoch's batches have held until now."""
@@ -173,8 +175,8 @@ class Learner:
 
     @property
     def ended(self) -> bool:
-        """Whether it learns no more, though epochs are left: it was stopped early, or failed."""
-        return self.failure is not None or (self.stopping is not None and self.stopping.ended)
+        """Whether it learns no more, though epochs are left: it was stopped early, failed, or was given up."""
+        return self.given_up or self.failure is not None or (self.stopping is not None and self.stopping.ended)
 
     @property
     def kept_epoch(self) -> int:

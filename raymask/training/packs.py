@@ -63,6 +63,8 @@ class Job:
     """Folder of the frozen backbone's features by the member's name; none for those that train their backbones."""
     stream_memory: int
     """Bytes of batches that a pack may have waiting."""
+    judged_at: frozenset[int] = frozenset()
+    """Numbers of finished epochs after which the driver may give up a fold model, so that they are always reported."""
 
 
 def plan_run(

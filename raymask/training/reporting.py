@@ -13,7 +13,7 @@ from ray.util.metrics import Gauge
 from raymask.runs.directory import PART_NAMES, ReplicaId
 from raymask.training.loop import EpochReport
 from raymask.training.pace import Pace
-from raymask.training.packs import Pack
+from raymask.training.packs import Job, Pack
 
 SECONDS_BETWEEN_REPORTS = 2.0
 Report = Callable[[dict[str, Any]], None]
@@ -26,9 +26,9 @@ class Reporter:
     `seconds_left`, and after an epoch `images_per_second`, `waiting` and, in `replicas`, the metrics of each fold model by name.
     """
 
-    def __init__(self, run: str, pack: Pack, replicas: Sequence[ReplicaId], pace: Pace, report: Report) -> None:
+    def __init__(self, job: Job, pack: Pack, replicas: Sequence[ReplicaId], pace: Pace, report: Report) -> None:
         self.pack, self.replicas, self.pace, self.report = pack, replicas, pace, report
-        self.run, self.last = run, time.monotonic()
+        self.run, self.judged_at, self.last = job.run.name, job.judged_at, time.monotonic()
         tags = ("run", "member", "fold")
         self.gauges = {
             "epoch": Gauge("raymask_epoch", "Finished epochs of a fold model", tag_keys=tags),
@@ -58,7 +58,7 @@ class Reporter:
                 for name, value in without_nan(values).items():
                     self.gauges[name].set(value, tags)
         last = report.epoch + 1 == self.pack.epochs
-        if self.pack.frozen is None or last or self._due():
+        if self.pack.frozen is None or last or report.epoch + 1 in self.judged_at or self._due():
             by_replica = {name: asdict(metrics) for name, metrics in report.metrics.items()}
             self._send_training(report.epoch + 1, **rates, replicas=by_replica)
 

@@ -58,7 +58,7 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     manifest = read_manifest(job.run, job.space)
     labels = label_table(manifest, job.space)
     targets = read_targets(job.run, job.space) if job.run.targets.exists() else None
-    replicas = [replica for replica in pack.replicas if not job.run.finished(replica)]
+    replicas = [replica for replica in pack.replicas if not job.run.ended(replica)]
     sampler = open_batch_sampler(pack.stream, job.run.manifest)
     steps = sampler.steps
     taught = {fold: teach(labels, manifest["image_id"], targets, fold) for fold in {replica.fold for replica in replicas}}
@@ -73,7 +73,8 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
         for replica, spec in specs.items()
     ]
     learners, histories = [learner for learner, _ in begun], [history for _, history in begun]
-    reporter = Reporter(job.run.name, pack, replicas, Pace(steps, pack.epochs, len(job.views)), report)
+    _give_up_marked(job.run, replicas, learners)
+    reporter = Reporter(job, pack, replicas, Pace(steps, pack.epochs, len(job.views)), report)
     if pack.frozen:
         share_backbone(learners)
     feed = _feed(job, pack, slots, learners, sampler, device)
@@ -85,6 +86,8 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
         if pack.frozen is None and epoch.epoch + 1 < pack.epochs:
             checkpoints.save(scored)
         reporter.epoch(epoch)
+        if epoch.epoch + 1 in job.judged_at:  # the driver has taken the report, and may have given some up
+            _give_up_marked(job.run, replicas, learners)
 
     train_pack(learners, feed, on_epoch, reporter.step)
     for learner, replica, history in zip(learners, replicas, histories, strict=True):
@@ -95,6 +98,13 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
         reporter.refuse(_give_up(job.run, replica, failure, manifest["image_id"]))
     if not failures:
         reporter.done()
+
+
+def _give_up_marked(run: Run, replicas: Sequence[ReplicaId], learners: Sequence[Learner]) -> None:
+    """Ends fold models that have come to where their trials of a search end."""
+    for replica, learner in zip(replicas, learners, strict=True):
+        last = run.stops_after(replica)
+        learner.given_up = last is not None and learner.epoch >= last
 
 
 def learner_spec(member: Member, fold: int, labels: LabelTable, steps: int, order: Order | None = None) -> LearnerSpec:
@@ -175,12 +185,15 @@ def _history_row(epoch: EpochReport, name: str) -> dict[str, Any]:
 def _finish(job: Job, replica: ReplicaId, learner: Learner, feed: Feed, image_ids: pd.Series, history: History) -> None:
     """Writes a fold model's OOF predictions, history and weights, and last its meta.json, which marks it as finished.
 
-    A fold model that no fold is left out of has no OOF predictions.
+    A fold model that no fold is left out of has no OOF predictions, and one that was given up no weights.
     """
     run, member = job.run, job.members[replica.member]
     if len(learner.own_rows):
         write_table(run.replica_oof(replica), _predict_own_fold(job, learner, feed, image_ids))
     write_table(run.history(replica), pd.DataFrame(history))
+    if learner.given_up:
+        run.checkpoint(replica).unlink(missing_ok=True)
+        return
     scores = {row["epoch"]: without_nan(row) for row in history}.get(learner.kept_epoch, {})
     write_model(run, member, replica.fold, learner.best_model, job.space, epochs=learner.kept_epoch, scores=scores)
     run.checkpoint(replica).unlink(missing_ok=True)

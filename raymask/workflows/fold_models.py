@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,6 +14,7 @@ from raymask.cluster.connection import check_shared
 from raymask.cluster.resources import gpus_worth, plan_actors, room_of
 from raymask.config.members import Member
 from raymask.core.console import Display
+from raymask.core.errors import InputError
 from raymask.data.features import bank_folder, missing_parts
 from raymask.data.specs import StreamSpec, bank_spec, input_spec, stream_spec
 from raymask.io.checked import DamagedFileError, check_archive
@@ -20,15 +23,29 @@ from raymask.runs.directory import ReplicaId, Run, cache_of, cache_root
 from raymask.runs.timings import add_timing, timed
 from raymask.training.backbones import check_starts, fetch_backbones
 from raymask.training.embedding import EmbedJob, embed
-from raymask.training.launch import train
+from raymask.training.launch import OnReport, first_of, train
 from raymask.training.packs import Job, plan_run
 from raymask.workflows.images import TrainingImages
 from raymask.workflows.setup import PreparedRun
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Who follows a training, and may give up fold models of it: those that are to end are marked by `ModelFiles.stopped`."""
+
+    judged_at: frozenset[int]
+    """Numbers of finished epochs after which it may."""
+    on_report: OnReport
+
+
 def train_fold_models(
-    prepared: PreparedRun, stage: str, members: Sequence[Member], folds: Sequence[int], images: TrainingImages
-) -> None:
+    prepared: PreparedRun,
+    stage: str,
+    members: Sequence[Member],
+    folds: Sequence[int],
+    images: TrainingImages,
+    watch: Watch | None = None,
+) -> list[str]:
     """Trains these members' models of these folds, but for finished ones.
 
     Args:
@@ -37,6 +54,10 @@ def train_fold_models(
         members: whose models are trained.
         folds: their folds; `WHOLE` for the people of all of them.
         images: what they are trained on.
+        watch: who follows it.
+
+    Returns:
+        With a watch, a sentence for each model that cannot be trained; without, that is an error.
 
     Raises:
         InputError: pretrained weights cannot be had, or the recipes cannot be trained here.
@@ -44,17 +65,19 @@ def train_fold_models(
     """
     run, config, display = prepared.run, prepared.config, prepared.context.display
     models = [ReplicaId(member.name, fold) for member in members for fold in folds]
-    finished = {model for model in models if run.finished(model)}
+    finished = {model for model in models if run.ended(model)}
     unfinished = len(models) - len(finished)
     if finished:
         display.line(stage, f"{len(finished)} of {len(models)} models are trained already")
     if not unfinished:
-        return
+        return []
     if cut_off := sum(is_sound(run, model, display) for model in models if run.checkpoint(model).exists()):
         display.line(stage, f"{cut_off} models go on from their last finished epoch")
     prepared.context.session.connect()
     check_shared(run.root)
     job, weights = _job_of(prepared, [m for m in members if not {ReplicaId(m.name, fold) for fold in folds} <= finished], images)
+    if watch:
+        job = replace(job, judged_at=watch.judged_at)
     nodes = prepared.context.session.nodes(-(-unfinished // config.compute.packs_per_gpu))
     streams = {member.name: _stream(prepared, member) for member in members}
     plan = plan_run(list(members), list(folds), nodes, config.compute, streams, weights, finished)
@@ -62,8 +85,19 @@ def train_fold_models(
     display.line(stage, f"{unfinished} models in {len(plan.packs)} pack(s), {plan.slots.count} side by side, {room}")
     names = {pack.name: [str(model) for model in pack.replicas] for pack in plan.packs}
     with timed(run, stage), display.training(names) as on_report:
-        train(job, plan, config.compute.retries, on_report)
-    display.line(stage, f"{len(models)} models are trained")
+
+        def take(report: dict[str, Any]) -> None:
+            on_report(report)
+            if watch:
+                watch.on_report(report)
+
+        refusals = train(job, plan, config.compute.retries, take)
+    if refusals and not watch:
+        raise InputError(first_of(refusals))
+    given_up = sum(map(run.stopped, models))
+    more = f", {given_up} others ended early" if given_up else ""
+    display.line(stage, f"{sum(map(run.finished, models))} models are trained{more}")
+    return refusals
 
 
 def _stream(prepared: PreparedRun, member: Member) -> StreamSpec:

@@ -16,6 +16,7 @@ from raymask.config.loading import differences, dump_config, load_config, valida
 from raymask.config.members import MemberConfig, member_recipe
 from raymask.config.merging import deep_merge, flatten
 from raymask.config.schema import RunConfig, one_of, resolve_members
+from raymask.config.search import search_config
 from raymask.config.settings import apply_setting
 from raymask.config.tasks import TaskConfig
 from raymask.config.yaml_files import RECIPES, read_recipe, read_yaml, recipe_names
@@ -97,8 +98,8 @@ def test_a_merged_value_can_be_changed_without_changing_its_source() -> None:
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in RECIPES.glob("*.yaml")))
 def test_every_recipe_loads_and_changes_something(name: str) -> None:
-    config = load_config(name)
-    assert config.name == name
+    config = search_config(name).run if name == "search" else load_config(name)
+    assert config.name == (f"{name}-tune" if name == "search" else name)
     assert config.recipe != RunConfig().recipe
 
 

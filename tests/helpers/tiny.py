@@ -60,9 +60,15 @@ def trials_here() -> Iterator[None]:
     """Packs are trained one after another in this process, which saves starting a process for each; all else is as ever."""
     threads = torch.get_num_threads()
 
-    def train(job: Job, plan: Plan, retries: int, on_report: OnReport, **more: Any) -> None:
+    def train(job: Job, plan: Plan, retries: int, on_report: OnReport, **more: Any) -> list[str]:
+        refusals: list[str] = []
+
+        def take(report: dict[str, Any]) -> None:
+            refusals.append(report["refusal"]) if "refusal" in report else on_report(report)
+
         for pack in plan.packs:
-            train_pack_of_run(job, pack, plan.slots, on_report)
+            train_pack_of_run(job, pack, plan.slots, take)
+        return refusals
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("raymask.workflows.fold_models.train", train)
