@@ -146,6 +146,7 @@ def _chosen(definition: EnsembleDefinition, members: Sequence[str]) -> EnsembleD
         definition.prior,
         {name: folder for name, folder in definition.models.items() if name in kept},
         tuple({name: models[name] for name in (members or known)} for models in definition.rounds),
+        definition.grouping,
     )
 
 
