@@ -32,9 +32,22 @@ def voted_by_group(table: pd.DataFrame, groups: Labels, grouping: Grouping, spac
     """
     if not grouping.tasks or table.empty:
         return table
-    vote = GroupVote(space, grouping, int(groups.max()) + 1)
-    vote.add(_joint(table, space), groups, _whole(table))
-    return _put_back(table, groups, vote, space)
+    numbers = of_several(groups)
+    vote = GroupVote(space, grouping, int(numbers.max()) + 1)
+    _add(vote, table, numbers)
+    return _put_back(vote, table, numbers)
+
+
+def of_several(groups: Labels) -> Labels:
+    """(N,) new numbers from 0 on of the groups that have several images, so that few sums are kept; -1 for an image alone.
+
+    Example:
+        >>> of_several(np.array([7, 3, 7, 5, 3])).tolist()
+        [1, 0, 1, -1, 0]
+    """
+    _, number, size = np.unique(groups, return_inverse=True, return_counts=True)
+    several = size > 1
+    return np.asarray(np.where(several, np.cumsum(several) - 1, -1)[number], dtype=np.int64)
 
 
 def vote_shards_by_group(
@@ -52,11 +65,12 @@ def vote_shards_by_group(
         grouping: which tasks are pooled, and how.
         space: the label space.
     """
-    vote = GroupVote(space, grouping, int(groups.max()) + 1)
-    for _, table, of_shard in _shards(alone, groups, ["problem", *joint_columns(space)]):
-        vote.add(_joint(table, space), of_shard, _whole(table))
-    for number, table, of_shard in _shards(alone, groups):
-        write_table(into.shard(number), _put_back(table, of_shard, vote, space))
+    numbers = of_several(groups)
+    vote = GroupVote(space, grouping, int(numbers.max()) + 1)
+    for _, table, of_shard in _shards(alone, numbers, ["problem", *joint_columns(space)]):
+        _add(vote, table, of_shard)
+    for number, table, of_shard in _shards(alone, numbers):
+        write_table(into.shard(number), _put_back(vote, table, of_shard))
 
 
 def _shards(
@@ -70,24 +84,29 @@ def _shards(
         start += len(table)
 
 
+def _add(vote: GroupVote, table: pd.DataFrame, groups: Labels) -> None:
+    here = groups >= 0
+    vote.add(_joint(table[here], vote.space), groups[here], _whole(table[here]))
+
+
+def _put_back(vote: GroupVote, table: pd.DataFrame, groups: Labels) -> pd.DataFrame:
+    """The table with what is voted in the rows that are of a group; the others, and the types of all columns, as they were."""
+    whole, changed = _whole(table), groups >= 0
+    changed[changed] = vote.changes(groups[changed], whole[changed])
+    if not changed.any():
+        return table
+    rows = table[changed]
+    joint = vote.put_back(_joint(rows, vote.space), groups[changed], whole[changed])
+    voted = prediction_table(rows["image_id"], rows["problem"], joint, vote.space)
+    columns = {name: table[name].to_numpy(copy=True) for name in table}
+    for name in voted:
+        columns[name][changed] = voted[name].to_numpy()
+    return pd.DataFrame(columns, index=table.index).astype(table.dtypes.to_dict())
+
+
 def _joint(table: pd.DataFrame, space: LabelSpace) -> Probabilities:
     return table[joint_columns(space)].to_numpy(np.float64)
 
 
 def _whole(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
     return (table["problem"] == "").to_numpy(dtype=bool)
-
-
-def _put_back(table: pd.DataFrame, groups: Labels, vote: GroupVote, space: LabelSpace) -> pd.DataFrame:
-    counted = _whole(table)
-    changed = vote.changes(groups, counted)
-    if not changed.any():
-        return table
-    joint, rows = vote.put_back(_joint(table, space), groups, counted)[changed], table[changed]
-    new = prediction_table(rows["image_id"], rows["problem"], joint, space)
-    columns = {}
-    for name in table:
-        columns[name] = table[name].to_numpy(copy=True)
-        if name in new:
-            columns[name][changed] = new[name].to_numpy()
-    return pd.DataFrame(columns, index=table.index).astype(table.dtypes.to_dict())

@@ -136,7 +136,7 @@ class TestServer:
         told = server.get("/health").json()
         assert told["status"] == "ready"
         about = {"name": run.name, "models": "folds", "number": 8, "members": list(MEMBERS), "versions": {"torch": "9.8.7"}}
-        assert told["model"] == {**about, "server": raymask.__version__}
+        assert told["model"] == {**about, "server": raymask.__version__, "by_group": []}
         assert "Choose a photo" in server.get("/").text
         assert "swagger" in server.get("/docs").text
 
@@ -168,7 +168,7 @@ class TestServer:
     def test_a_members_vote_is_that_of_the_mean_of_its_models(self, run: Run) -> None:
         ensemble = load(run.root)
         said = ensemble.probabilities([("", pixels) for _, pixels in map(ensemble_reader(ensemble), PHOTOS[:4])])
-        for image, prediction in enumerate(predictions_of(ensemble.definition, said)):
+        for image, prediction in enumerate(predictions_of(ensemble.definition, said, ensemble.definition.count(said))):
             mean = (said["joint/fold-0"][JOINT][image] + said["joint/fold-1"][JOINT][image]) / 2
             vote = prediction.members["joint"][JOINT]
             assert vote.label == ensemble.definition.space.joint_classes[mean.argmax()]
