@@ -117,7 +117,7 @@ def group_section(by_group: Groups | None, reserve: Reserve | None) -> Section:
     """What voting tasks over all images of a group is worth; None where nothing was compared."""
     if by_group is None or by_group.estimate is None:
         return None
-    sizes = {f"{row.images} images": row for row in by_group.sizes}
+    sizes = {f"{row.images} images" if row.images > 1 else "as in training": row for row in by_group.sizes}
     shown: dict[str, Grouped] = {**sizes, "held out": reserve.grouped} if reserve and reserve.grouped else {**sizes}
     axis = axis_of([row.gain for row in shown.values()], 0.0)
     return {

@@ -90,8 +90,9 @@ def grouping_line(by_group: Groups | None, metric: str) -> str:
 
 
 def usual(by_group: Groups) -> str:
-    """` of 7 images`, as most training images have them."""
-    return f" of {by_group.sizes[-1].images} images" if by_group.sizes else ""
+    """` of 7 images`, as most training images have them; where most are alone, ` like those of the training images`."""
+    images = by_group.sizes[-1].images if by_group.sizes else 1
+    return f" of {images} images" if images > 1 else " like those of the training images"
 
 
 def told_gain(gain: Interval | None) -> str:

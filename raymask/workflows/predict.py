@@ -71,10 +71,11 @@ def predict(
         output, grouped = PredictionFolder(target), "group" in wanted.images and bool(definition.grouping.tasks)
         alone = PredictionFolder(target, "each-alone") if grouped else output
         named = wanted.images if grouped else wanted.images.drop(columns="group", errors="ignore")
+        nodes = context.session.nodes(gpus_worth(len(named)))
         _begin(context, definition, named, alone)
         for shard in output.shards() if grouped else []:
             shard.unlink()  # what a group says may have changed; it is soon said again
-        _predict_missing(context, definition, named, alone)
+        _predict_missing(context, definition, nodes, alone)
         if grouped:
             vote_shards_by_group(alone, output, named["group"].to_numpy(np.int64), definition.grouping, space)
         _write_summary(context, space, wanted, output)
@@ -109,10 +110,11 @@ def _begin(context: RunContext, definition: EnsembleDefinition, images: pd.DataF
         context.display.line("predict", sentence)
 
 
-def _predict_missing(context: RunContext, definition: EnsembleDefinition, images: pd.DataFrame, output: PredictionFolder) -> None:
+def _predict_missing(
+    context: RunContext, definition: EnsembleDefinition, nodes: tuple[Node, ...], output: PredictionFolder
+) -> None:
     """Predicts the shards that are not written yet."""
     config, display = context.config, context.display
-    nodes = context.session.nodes(gpus_worth(len(images)))
     pool = plan_actors(nodes)
     groups = bulk.split_models(definition.models, memory_of(nodes, pool))
     if len(groups) > 1:

@@ -186,7 +186,7 @@ class TestGroups:
     def together(found: Given) -> list[list[int]]:
         """Rows of the groups that have several."""
         rows = found.images.groupby("group").indices.values()
-        return sorted(of_group.tolist() for of_group in rows if len(of_group) > 1)
+        return sorted(list(map(int, of_group)) for of_group in rows if len(of_group) > 1)
 
     def test_by_a_column_that_is_named(self, grouped: Path) -> None:
         found = open_test({"kind": "csv", "path": "unread.csv", "test": str(grouped), "test_group_column": "person"})

@@ -53,7 +53,7 @@ def test_rows_of_images_alone_are_as_they_were_and_others_agree_with_themselves(
     for image in (0, 2, 4):
         np.testing.assert_allclose(voted[["gender:m", "gender:f"]].to_numpy()[image], raised / raised.sum())
     np.testing.assert_allclose(voted[["gender:m", "gender:f"]].to_numpy()[9], own[10])
-    joint = voted[[name for name in voted if name.startswith("joint:")]].to_numpy()
+    joint = voted[[name for name in map(str, voted) if name.startswith("joint:")]].to_numpy()
     np.testing.assert_array_equal(voted["joint"], joint.argmax(axis=1))
     np.testing.assert_array_equal(voted["joint"], 2 * voted["mask_label"] + voted["gender_label"])
     assert [SPACE.classes("gender")[label] for label in voted["gender_label"]] == voted["gender"].tolist()

@@ -127,7 +127,7 @@ class TestByGroup:
         definition = read_definition(with_column.root)
         grouping, space = definition.grouping, definition.space
         assert grouping.tasks == ("gender", "age")
-        columns = [name for name in alone if name.startswith("joint:")]
+        columns = [name for name in map(str, alone) if name.startswith("joint:")]
         numbers = np.unique(person, return_inverse=True)[1]
         expected = pooled(space, alone[columns].to_numpy(), numbers, grouping)
         np.testing.assert_allclose(voted[columns].to_numpy(), expected, atol=1e-12)
