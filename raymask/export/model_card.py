@@ -271,7 +271,7 @@ def _usage(result: Mapping[str, Any]) -> str:
         _with_onnxruntime(result),
         "`preprocessing.json` says in full how to feed the graphs, and `check.json` how near they are to raymask.",
     ]
-    if by_group := result["vote"]["by_group"]:
+    if by_group := result["vote"].get("by_group"):
         code = "\n".join(["import numpy as np", "", *by_group["code"]])
         examples.append(f"Where images come with groups: {by_group['why']}.\n\n```python\n{code}\n```")
     if result["part"]:
