@@ -210,6 +210,8 @@ def predict(
     image_root: Annotated[
         str | None, typer.Option(help="folder that relative paths start from (default: that of the table)")
     ] = None,
+    group_column: Annotated[str | None, typer.Option(help="column of the images' groups, such as the person")] = None,
+    group_by_folder: Annotated[bool, typer.Option("--group-by-folder", help="images of one folder are one group")] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="a setting, such as compute.cpus=2")
     ] = None,
@@ -219,7 +221,7 @@ def predict(
     from raymask.data.test_sets import ImageList
     from raymask.workflows import predict as workflow
 
-    listed = ImageList(images, image_column, id_column, image_root)
+    listed = ImageList(images, image_column, id_column, image_root, group_column, group_by_folder)
     workflow.predict(run, listed, out, models, set_ or (), rule=rule)
 
 

@@ -35,6 +35,9 @@ class DataConfig(Strict):
     image_column: ColumnName = Field("image", description="column of a CSV that holds the image's path")
     id_column: ColumnName | None = Field(None, description="column of a CSV that holds the image's id (default: its path)")
     group_column: ColumnName | None = Field(None, description="column of a CSV whose rows must share a fold, such as the person")
+    test_group_column: ColumnName | None = Field(
+        None, description="column of a test file whose rows are of one group (default: group_column, where the file has it)"
+    )
     image_root: PathText | None = Field(None, description="folder that relative image paths start from (default: the CSV's)")
     test_root: PathText | None = Field(
         None, description="folder that relative paths of a test file start from (default: image_root, or the file's)"

@@ -58,7 +58,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     # are told from others by what they say, not by where they lie.
     without: dict[str, Any] = {
         **dict.fromkeys(("name", "runs", "cache", "compute", "vote"), True),
-        "data": {"path", "test", "image_root", "test_root", "max_missing_test"},
+        "data": {"path", "test", "image_root", "test_root", "test_group_column", "max_missing_test"},
         "teacher": {"run"},
     }
     before = flatten(old.model_dump(mode="json", exclude=without))

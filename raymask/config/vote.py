@@ -41,6 +41,9 @@ class VoteConfig(Strict):
     )
     views: Literal["auto", "all"] | tuple[str, ...] = Field("auto", description="which of the run's `views` count")
     merge: Literal["auto", "mean", "geometric", "max"] = Field("auto", description="how views are merged")
+    groups: Literal["auto", "none"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "auto", description="auto, none, or a list of tasks that are voted over all images of a group, such as [gender]"
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

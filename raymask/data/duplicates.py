@@ -7,11 +7,13 @@ import posixpath
 from collections.abc import Collection, Hashable
 from urllib.parse import unquote
 
+import numpy as np
 import pandas as pd
 
 from raymask.core.columns import label_column, train_label_column
 from raymask.core.spelling import MISSING, canonical, loose, mapped, spelling, written_twice
 from raymask.core.tasks import JOINT
+from raymask.core.types import Labels
 from raymask.data.rejected import Rejected
 from raymask.io import files
 
@@ -38,6 +40,24 @@ def read_groups(values: pd.Series, image_ids: pd.Series) -> tuple[pd.Series, lis
     if without.any():
         remarks.append(f"{without.sum()} images have no group; each is a group of its own")
     return groups, [remark for remark in remarks if remark]
+
+
+def read_group_numbers(values: pd.Series) -> tuple[Labels, list[str]]:
+    """(N,) int64 numbers of new images' groups from 0 on, and what is to be said; an image without one is a group of its own.
+
+    What is written in several ways is one group, as it is among training images.
+
+    Args:
+        values: (N,) groups as they are written.
+    """
+    forms = mapped(values, loose)
+    without = mapped(values, canonical).isin(list(MISSING)).to_numpy(dtype=bool)
+    numbers = pd.factorize(forms)[0].astype(np.int64)
+    numbers[without] = len(numbers) + np.arange(without.sum())
+    remarks = [written_twice("groups", values[~without], forms[~without])]
+    if without.any():
+        remarks.append(f"{without.sum()} images have no group; each is a group of its own")
+    return np.unique(numbers, return_inverse=True)[1].astype(np.int64), [remark for remark in remarks if remark]
 
 
 def once(images: pd.DataFrame, rejected: Rejected, grouped: bool, ids_are_paths: bool) -> tuple[pd.DataFrame, list[str]]:

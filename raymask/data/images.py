@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from numbers import Integral
 from typing import Any
 
@@ -79,6 +79,20 @@ def check_ids(image_ids: Any) -> list[str] | None:
     if isinstance(image_ids, (str, bytes)):
         raise InputError("image_ids is a list of names, one for each image.")
     return None if image_ids is None else [str(name) for name in image_ids]
+
+
+def check_groups(groups: Any, images: Any) -> list[Any] | None:
+    """The group of each image.
+
+    Raises:
+        InputError: it is one text, and not a list, or there are more or fewer than images, where their number is known.
+    """
+    if isinstance(groups, (str, bytes)):
+        raise InputError("groups is a list of groups, one for each image.")
+    listed = None if groups is None else list(groups)
+    if listed is not None and isinstance(images, Sized) and len(listed) != len(images):
+        raise InputError(f"there are {len(listed)} groups for {len(images)} images.")
+    return listed
 
 
 def read_content(content: bytes, specs: Sequence[InputSpec], most_pixels: int = MAX_PIXELS) -> tuple[str, list[Pixels]]:

@@ -21,7 +21,7 @@ from raymask.io import files
 IMAGE_COLUMNS = ["image_id", "path", "group", *files.State._fields]
 COLUMN_KEYS = frozenset({"image_column", "id_column"})
 FILE_KEYS = frozenset({"encoding", "separator"})
-TEST_TABLE_KEYS = COLUMN_KEYS | FILE_KEYS | {"image_root", "test_root"}
+TEST_TABLE_KEYS = COLUMN_KEYS | FILE_KEYS | {"image_root", "test_root", "test_group_column"}
 KEYS_OF_ALL = frozenset({"kind", "test", "share", "max_rejected", "max_missing_test"})
 
 
@@ -98,9 +98,14 @@ KINDS: dict[str, DataKind] = {
         named_groups=True,
         keys=frozenset({"path"}) | FILE_KEYS,
         test_table_keys=frozenset(),
-        test_layout_keys=frozenset({"test_root"}),
+        test_layout_keys=frozenset({"test_root", "test_group_column"}),
     ),
-    "csv": DataKind("a table", _read_csv, keys=COLUMN_KEYS | FILE_KEYS | {"path", "group_column", "image_root"}),
+    "csv": DataKind(
+        "a table",
+        _read_csv,
+        keys=COLUMN_KEYS | FILE_KEYS | {"path", "group_column", "image_root"},
+        test_layout_keys=frozenset({"test_group_column"}),
+    ),
     "folders": DataKind("folders of classes", _read_folders, tasks={"label": {}}, names_are_classes=True),
 }
 """By `data.kind`."""

@@ -10,6 +10,7 @@ import pandas as pd
 from raymask.config.data import DataConfig
 from raymask.core.errors import InputError, shortened
 from raymask.data.competition import competition_info
+from raymask.data.duplicates import read_group_numbers
 from raymask.data.folders import list_folders
 from raymask.data.parquet import Table
 from raymask.data.rejected import is_image, left_out, reasons
@@ -27,6 +28,7 @@ class TestSet:
     """Images without labels, in the order of their file."""
 
     images: pd.DataFrame
+    """image_id, path, size, stamp and problem of each; and `group`, a number from 0 on, where they come with groups."""
     template: pd.DataFrame | None
     """The test file as it is, every value a string; None where the test set is a folder."""
     joint_column: str | None
@@ -40,7 +42,21 @@ class TestSet:
 
 
 def read_test(data: DataConfig) -> TestSet | None:
-    """The test images of a run, or None when it has none."""
+    """The test images of a run, or None when it has none.
+
+    Raises:
+        InputError: they cannot be read, or a column of groups is named and there is no test file.
+    """
+    found = _read_test(data)
+    if found is None and data.test_group_column:
+        raise InputError(
+            f"data.test_group_column is '{data.test_group_column}', but there is no test file that could have such a column; "
+            "leave it out, or name the file by data.test."
+        )
+    return found
+
+
+def _read_test(data: DataConfig) -> TestSet | None:
     if data.test is not None and files.is_folder(data.test) and not parquet_files(data.test):
         return _of_folder(data.test, "data.test")
     if data.test is None and data.kind == "folders":
@@ -109,6 +125,11 @@ def _of_table(table: Table, data: DataConfig, where: str, root: str | None, key:
     nameless = images["problem"] == NO_ID
     rows = images["image_id"][nameless].tolist()
     remarks = [f"{len(rows)} rows have no id and go by their number: {shortened(rows)}"] if rows else []
+    groups = data.test_group_column or (data.group_column if data.group_column in table.values else None)
+    if groups:
+        need_columns(table, (groups,), where)
+        images["group"], more = read_group_numbers(table.values[groups])
+        remarks += more
     template = table.values
     if data.image_column in table.images and data.id_column is None:
         template = template.assign(**{data.image_column: images["image_id"]})  # images in Parquet often have no names
@@ -150,6 +171,10 @@ class ImageList:
     """Column of the images' ids (default: the run's, or image_id or id, or the paths)."""
     root: str | None = None
     """Folder that relative paths start from (default: the table's)."""
+    group_column: str | None = None
+    """Column of the images' groups, such as the person (default: the run's, where the table has it)."""
+    by_folder: bool = False
+    """Whether the images of each folder inside of a folder are one group."""
 
 
 def read_images(listed: ImageList, data: DataConfig) -> TestSet:
@@ -165,17 +190,34 @@ def read_images(listed: ImageList, data: DataConfig) -> TestSet:
     path, image_column = listed.path, listed.image_column
     where = files.absolute(path)
     if files.is_folder(where) and not parquet_files(where):
-        return _of_folder(where, "--images")
+        if listed.group_column:
+            raise InputError(
+                f"--group-column is '{listed.group_column}', but '{path}' is a folder of images, which has no columns; give "
+                "--group-by-folder where the images of one group lie in one folder, or name images and groups in a table."
+            )
+        found = _of_folder(where, "--images")
+        return _grouped_by_folder(found) if listed.by_folder else found
     if not files.exists(where):
         raise InputError(f"--images: there is nothing at '{path}'.")
+    if listed.by_folder:
+        raise InputError(f"--group-by-folder: '{path}' is a table; name its column of groups by --group-column.")
     table = read_table(where, data, [image_column] if image_column else (data.image_column, *PATH_COLUMNS))
     header = set(table.values.columns)
+    groups = next((name for name in (data.test_group_column, data.group_column) if name in header), None)
+    data = data.model_copy(update={"test_group_column": listed.group_column or groups})
     if image_column is None and header.issuperset(COMPETITION_TEST):
         return _of_info(table, data, where, listed.root, "--images")
     column = image_column or _first(table, (data.image_column, *PATH_COLUMNS), path)
     names = listed.id_column or next((name for name in (data.id_column, *ID_COLUMNS) if name in header), None)
     columns = data.model_copy(update={"image_column": column, "id_column": names})
     return _of_table(table, columns, where, listed.root, "--images")
+
+
+def _grouped_by_folder(found: TestSet) -> TestSet:
+    """Images of a folder, those of each folder inside of it being one group; one that lies in none is a group of its own."""
+    folders = found.images["image_id"].map(lambda name: name.rpartition("/")[0])
+    numbers = pd.factorize(folders.where(folders != "", found.images["image_id"] + "/"))[0].astype("int64")
+    return replace(found, images=found.images.assign(group=numbers))
 
 
 def _first(table: Table, names: tuple[str, ...], path: str) -> str:

@@ -20,7 +20,7 @@ from raymask.core.errors import InputError, one_of
 from raymask.core.paths import absolute, check_writable
 from raymask.core.version import __version__
 from raymask.data.specs import InputSpec, input_spec
-from raymask.export.model_card import input_names, model_card, preprocessing
+from raymask.export.model_card import input_names, model_card, preprocessing, told_grouping
 from raymask.export.programs import write_ensemble, write_models
 from raymask.export.record import RANDOM_IMAGES, TOLERANCE, Bundle, Images, read_check_images
 from raymask.export.timm_checkpoints import write_checkpoints
@@ -146,6 +146,7 @@ def _chosen(definition: EnsembleDefinition, members: Sequence[str]) -> EnsembleD
         definition.prior,
         {name: folder for name, folder in definition.models.items() if name in kept},
         tuple({name: models[name] for name in (members or known)} for models in definition.rounds),
+        definition.grouping,
     )
 
 
@@ -183,8 +184,10 @@ def _told(bundle: Bundle, definition: EnsembleDefinition, specs: Sequence[InputS
 
         versions |= {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
     result = preprocessing(definition.vote, definition.space, specs, models, bundle.files.get("ensemble", {}))
+    by_group = told_grouping(definition.grouping, definition.space) if result["ensemble"] else None
     return {
         **result,
+        "vote": {**result["vote"], "by_group": by_group},
         "timm": bundle.timm,
         "left_out": bundle.left_out,
         "part": part,

@@ -19,6 +19,7 @@ from raymask.metrics.scores import class_counts
 from raymask.runs.directory import Run, read_ensemble
 from raymask.runs.schemas import Ensemble
 from raymask.runs.tables import read_ensemble_predictions, read_manifest
+from raymask.voting.grouping import Grouping
 from raymask.voting.rules import rule_in_words
 from raymask.voting.thresholds import ADJUSTMENTS
 from raymask.voting.vote import Vote
@@ -121,6 +122,33 @@ def vote_in_words(vote: Vote) -> str:
     )
 
 
+def told_grouping(grouping: Grouping, space: LabelSpace) -> dict[str, Any] | None:
+    """What is to be done with the graphs' answers where images come with groups; None where each is voted on alone.
+
+    Args:
+        grouping: which tasks are voted over all images of a group, and how.
+        space: the label space.
+    """
+    if not grouping.tasks:
+        return None
+    others = [axis for axis, name in enumerate(space.names, start=1) if name not in grouping.tasks]
+    table = f"np.asarray(joint, dtype=float).reshape(-1, {', '.join(map(str, space.shape))})"
+    own = f"np.maximum(table.sum(axis={(*others,)}, keepdims=True), 1e-30)" if others else "np.maximum(table, 1e-30)"
+    pooled = {"mean": "own.mean(axis=0)", "geometric": "np.exp(np.log(np.maximum(own, 1e-7)).mean(axis=0))"}[grouping.pool]
+    return {
+        "tasks": list(grouping.tasks),
+        "pool": grouping.pool,
+        "why": f"graphs answer each image alone; {' and '.join(grouping.tasks)} never differ within a group of the training "
+        "images, such as a person, so that several images of one group are better voted on together",
+        "code": [
+            f"table = {table}  # `joint` of all images of one group that could be read",
+            f"own = {own}  # each image's probabilities of {' and '.join(grouping.tasks)}",
+            f"pooled = {pooled}",
+            "joint = (table / own * pooled / pooled.sum()).reshape(len(table), -1)",
+        ],
+    }
+
+
 def model_card(run: Run, config: RunConfig, result: Mapping[str, Any]) -> str:
     """The README of an export, with the front matter that the Hugging Face Hub reads.
 
@@ -197,9 +225,14 @@ def _scores(written: Ensemble) -> str:
     rows = []
     if written.estimate:
         rows.append([f"{written.metric}, expected on new people", str(written.estimate)])
+    if (by_group := written.by_group) and by_group.tasks and by_group.estimate:
+        tasks = f"with {' and '.join(by_group.tasks)} voted over all images of a group"
+        rows.append([f"{written.metric}, expected on new people, {tasks}", str(by_group.estimate)])
     if reserve := written.reserve:
         images = f"{reserve.images} images of {reserve.groups} groups held out from everything"
         rows.append([f"{written.metric} on {images}", str(reserve)])
+        if reserve.grouped:
+            rows.append([f"{written.metric} there, voted by group", str(reserve.grouped)])
     for target, score in written.oof.get(ENSEMBLE, {}).items():
         rows.append([f"{target}, out of fold", f"macro-F1 {score['f1']:.4f}, accuracy {score['accuracy']:.4f}"])
     return (
@@ -238,6 +271,9 @@ def _usage(result: Mapping[str, Any]) -> str:
         _with_onnxruntime(result),
         "`preprocessing.json` says in full how to feed the graphs, and `check.json` how near they are to raymask.",
     ]
+    if by_group := result["vote"].get("by_group"):
+        code = "\n".join(["import numpy as np", "", *by_group["code"]])
+        examples.append(f"Where images come with groups: {by_group['why']}.\n\n```python\n{code}\n```")
     if result["part"]:
         part = "" if result["part"] == FOLDS else f', "{result["part"]}"'
         code = f'import raymask\n\nprint(raymask.load("."{part}).predict(["photo.jpg"]))\n'

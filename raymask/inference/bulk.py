@@ -35,19 +35,22 @@ def begin(output: PredictionFolder, images: pd.DataFrame, identity: str) -> list
 
     Args:
         output: the folder, which `raymask.runs.outputs` has checked.
-        images: image_id and path.
+        images: image_id and path, and group where the vote goes by these.
         identity: what tells this vote and its models from others.
 
     Returns:
         Ids of the images that have changed since they were predicted.
 
     Raises:
-        InputError: the folder holds predictions of other images or by another vote.
+        InputError: the folder holds predictions of other images, in other groups or by another vote.
     """
-    wanted = PredictionJob(images=len(images), fingerprint=text_digest(identity, fingerprint(images[["image_id"]])))
+    told = images[[name for name in ("image_id", "group") if name in images]]
+    wanted = PredictionJob(images=len(images), fingerprint=text_digest(identity, fingerprint(told)))
     begun = output.job.exists()
     if begun and read_run_file(output.job, PredictionJob) != wanted:
-        raise InputError(f"'{output.root}' holds predictions of other images or by other models; choose another --out.")
+        raise InputError(
+            f"'{output.root}' holds predictions of other images, in other groups or by other models; choose another --out."
+        )
     known = read_table(output.images, {"image_id": "text", "path": "text"}) if begun else images.head(0)
     if not begun or known["path"].tolist() != images["path"].tolist():
         output.root.mkdir(parents=True, exist_ok=True)

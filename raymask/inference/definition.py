@@ -20,7 +20,8 @@ from raymask.runs.folders import ModelFiles
 from raymask.runs.models import check_model, read_model
 from raymask.runs.predictions import prediction_table
 from raymask.runs.schemas import WrittenMember
-from raymask.voting.reading import read_vote
+from raymask.voting.grouping import ALONE, Grouping
+from raymask.voting.reading import read_grouping, read_vote
 from raymask.voting.vote import Vote
 
 FOLDS = "folds"
@@ -39,6 +40,8 @@ class EnsembleDefinition:
     models: Models
     rounds: tuple[Mapping[str, str], ...]
     """For each round of voting the model of every member, by the member's name in the vote."""
+    grouping: Grouping = ALONE
+    """Which tasks are voted over all images of a group, where images come with groups."""
 
     def count(self, probabilities: Mapping[str, ByHead]) -> Probabilities:
         """(N, J) joint probabilities: the mean over rounds of the vote of a round's models.
@@ -68,7 +71,7 @@ class EnsembleDefinition:
         }
 
     def table(self, image_ids: Sequence[str], problems: Sequence[str], probabilities: Mapping[str, ByHead]) -> pd.DataFrame:
-        """One row an image, see `prediction_table`, and the agreement; the prior where there is a problem."""
+        """One row an image by itself, see `prediction_table`, and the agreement; the prior where there is a problem."""
         joint = self.count(probabilities) if len(image_ids) else np.zeros((0, self.space.joint_size))
         agreement = self.agreement(probabilities, joint) if len(image_ids) else np.zeros(0, dtype=np.float32)
         broken = np.array([problem != "" for problem in problems], dtype=bool)
@@ -124,7 +127,7 @@ def read_definition(folder: Path, part: str = FOLDS, rule: str | None = None) ->
     models = {model: path for parts in of_member.values() for model, path in parts.items()}
     for name, path in models.items():
         check_model(read_model(path), space, vote.calibrations[name.rpartition("/")[0]])
-    return EnsembleDefinition(vote, space, prior, models, tuple(rounds))
+    return EnsembleDefinition(vote, space, prior, models, tuple(rounds), read_grouping(run.ensemble, written.by_group, space))
 
 
 def _parts(run: Run, name: str, written: WrittenMember, part: str) -> dict[str, Path]:

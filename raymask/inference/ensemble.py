@@ -13,8 +13,10 @@ import pandas as pd
 from raymask.core.errors import InputError
 from raymask.core.paths import absolute
 from raymask.core.types import ByHead, Pixels
-from raymask.data.images import at_least_one, check_ids, check_several, name_of, read_image
+from raymask.data.duplicates import read_group_numbers
+from raymask.data.images import at_least_one, check_groups, check_ids, check_several, name_of, read_image
 from raymask.inference.definition import FOLDS, EnsembleDefinition, read_definition
+from raymask.inference.group_tables import voted_by_group
 from raymask.inference.predictor import BATCH, Predictor, specs_of, stacked
 
 
@@ -32,7 +34,13 @@ class Ensemble:
         """Class names by task."""
         return {task.name: task.classes for task in self.definition.space.tasks}
 
-    def predict(self, images: Iterable[Any], image_ids: Sequence[str] | None = None, batch_size: int = BATCH) -> pd.DataFrame:
+    def predict(
+        self,
+        images: Iterable[Any],
+        image_ids: Sequence[str] | None = None,
+        batch_size: int = BATCH,
+        groups: Sequence[Any] | None = None,
+    ) -> pd.DataFrame:
         """Labels and probabilities of images, in their order.
 
         Args:
@@ -40,16 +48,20 @@ class Ensemble:
                 an (N, H, W, C) array. What does not have 8 bits is scaled as `raymask.data.colours.to_rgb` says.
             image_ids: names of the rows (default: the paths, else the images' numbers).
             batch_size: images that are in memory at a time.
+            groups: the group of each image, such as the person, None or "" where there is none; tasks that the run votes by group
+                (`groups_voted`) are then voted over all images of a group. By default each image is voted on alone.
 
         Returns:
-            One row an image: image_id, problem ("" or why the image cannot be read; it then gets the classes' frequencies),
-            agreement (share of the models that elect the same), the joint label, each task's label and class, all probabilities.
+            One row an image: image_id, problem ("" or why the image cannot be read; it then gets the classes' frequencies, and
+            what its group says), agreement (share of the models that elect what the image by itself is elected as), the joint
+            label, each task's label and class, all probabilities.
 
         Raises:
-            InputError: a single image is given, something is no image at all, or there are more or fewer ids than images.
+            InputError: a single image is given, something is no image at all, or there are more or fewer ids or groups than
+                images.
         """
         check_several(images)
-        at_a_time, image_ids = at_least_one(batch_size), check_ids(image_ids)
+        at_a_time, image_ids, groups = at_least_one(batch_size), check_ids(image_ids), check_groups(groups, images)
         tables, iterator, start = [], iter(images), 0
         while chunk := list(islice(iterator, at_a_time)):
             ids = [name_of(image, start + index) for index, image in enumerate(chunk)]
@@ -61,7 +73,19 @@ class Ensemble:
             start += len(chunk)
         if image_ids is not None and len(image_ids) != start:
             raise InputError(f"there are {len(image_ids)} image_ids for {start} images.")
-        return pd.concat(tables, ignore_index=True) if tables else self.definition.table([], [], {})
+        table = pd.concat(tables, ignore_index=True) if tables else self.definition.table([], [], {})
+        return table if groups is None else self._by_group(table, groups)
+
+    @property
+    def groups_voted(self) -> tuple[str, ...]:
+        """The tasks that are voted over all images of a group, where images are given with groups."""
+        return self.definition.grouping.tasks
+
+    def _by_group(self, table: pd.DataFrame, groups: Sequence[Any]) -> pd.DataFrame:
+        if len(groups) != len(table):
+            raise InputError(f"there are {len(groups)} groups for {len(table)} images.")
+        numbers, _ = read_group_numbers(pd.Series(groups, dtype=object))
+        return voted_by_group(table, numbers, self.definition.grouping, self.definition.space)
 
     def predict_batch(self, image_ids: Sequence[str], read: Sequence[tuple[str, Sequence[Pixels]]]) -> pd.DataFrame:
         """The table of `predict` for images that are read already: why each cannot be used or "", and its pixels by spec."""

@@ -31,7 +31,7 @@ from raymask.runs.directory import ReplicaId, Run, demo_folder, load_run_config,
 from raymask.runs.models import ModelFolder, read_model
 from raymask.runs.schemas import Ensemble
 from raymask.runs.tables import read_ensemble_predictions, read_manifest
-from raymask.voting.reading import read_vote
+from raymask.voting.reading import read_grouping, read_vote
 from raymask.voting.vote import Vote
 
 THUMBNAIL_WIDTH = 128
@@ -177,6 +177,7 @@ def read_decision(run: Run, space: LabelSpace) -> tuple[Ensemble, Vote | None]:
     read_ensemble(run, "metric", "estimate", "rules")
     rule = ensemble.vote.get("rule")
     vote = read_vote(run.ensemble, ensemble.vote, space, rule if isinstance(rule, str) else None)  # which follows no rule
+    read_grouping(run.ensemble, ensemble.by_group, space)
     try:
         parse_metric(ensemble.metric, space)
     except InputError as error:

@@ -14,9 +14,10 @@ from raymask.core.tasks import JOINT, MEAN, LabelSpace
 from raymask.metrics.bootstrap import parse_metric
 from raymask.metrics.scores import SCORE_KINDS
 from raymask.report.plots import plot_calibration
-from raymask.runs.schemas import BeforeAfter, Bin, Ensemble, Estimate, Interval, Reserve, RuleRow, ViewsRow
+from raymask.runs.schemas import BeforeAfter, Bin, Ensemble, Estimate, Grouped, Groups, Interval, Reserve, RuleRow, ViewsRow
 from raymask.transforms.tta import ViewPlan
 from raymask.voting.ballots import voter_names
+from raymask.voting.grouping import POOLS
 from raymask.voting.rules import RULES, rule_in_words
 from raymask.voting.selection import Candidate
 from raymask.voting.thresholds import ADJUSTMENTS
@@ -83,6 +84,7 @@ def vote_section(ensemble: Ensemble, vote: Vote | None) -> Section:
         "new": "groups" if ensemble.groups < ensemble.images else "images",
         "estimate_of": ensemble.estimate_of,
         "outcome": outcome(ensemble.estimate, ensemble.reserve),
+        "groups": group_section(ensemble.by_group, ensemble.reserve),
         "ways": compared_candidates(ensemble.rules, space),
         "weights": weights_table(vote),
         "factors": [factor_table(name, of.tolist(), space) for name, of in vote.fitted.factors.items() if of is not None],
@@ -109,6 +111,29 @@ def outcome(estimate: Estimate, reserve: Reserve | None) -> dict[str, Any]:
     axis = axis_of(shown.values())
     rows = [{**row.model_dump(), "name": name, **placed(row, axis)} for name, row in shown.items()]
     return {"rows": rows, "axis": axis, "place": place, "optimism": estimate.optimism}
+
+
+def group_section(by_group: Groups | None, reserve: Reserve | None) -> Section:
+    """What voting tasks over all images of a group is worth; None where nothing was compared."""
+    if by_group is None or by_group.estimate is None:
+        return None
+    sizes = {f"{row.images} images" if row.images > 1 else "as in training": row for row in by_group.sizes}
+    shown: dict[str, Grouped] = {**sizes, "held out": reserve.grouped} if reserve and reserve.grouped else {**sizes}
+    axis = axis_of([row.gain for row in shown.values()], 0.0)
+    return {
+        "candidates": " and ".join(by_group.candidates),
+        "tasks": " and ".join(by_group.tasks),
+        "pool": POOLS.get(by_group.pool).words,
+        "estimate": by_group.estimate,
+        "gain": by_group.gain,
+        "gains": [{"target": target, **gain.model_dump()} for target, gain in by_group.gains.items() if target in by_group.tasks],
+        "optimism": by_group.optimism,
+        "usual": by_group.sizes[-1].images if by_group.sizes else 0,
+        "held_out": reserve.grouped if reserve else None,
+        "rows": [{"name": name, **row.model_dump(), **placed(row.gain, axis)} for name, row in shown.items()],
+        "axis": axis,
+        "zero": place_on(0.0, axis),
+    }
 
 
 def compared_candidates(rows: Sequence[RuleRow], space: LabelSpace) -> dict[str, Any]:

@@ -131,6 +131,8 @@ class PredictionFolder:
     """Predictions of any number of images, in shards."""
 
     root: Path
+    kept: str = "predictions"
+    """Name of the folder of the shards."""
 
     @property
     def images(self) -> Path:
@@ -145,7 +147,7 @@ class PredictionFolder:
     @property
     def predictions(self) -> Path:
         """Folder of the shards."""
-        return self.root / "predictions"
+        return self.root / self.kept
 
     def shard(self, number: int) -> Path:
         """Predictions of one shard; it exists when it is whole."""

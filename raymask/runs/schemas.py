@@ -81,11 +81,19 @@ class Estimate(Interval):
     """What is taken off for having chosen the best of many votes."""
 
 
+class Grouped(Interval):
+    """The score of a vote by group, beside what it gains over that of each image alone."""
+
+    gain: Interval
+
+
 class Reserve(Interval):
     """The vote's score on the groups that are held out."""
 
     images: Count
     groups: Count
+    grouped: Grouped | None = None
+    """With images voted by group, where the vote chose so."""
 
 
 class RuleRow(Interval):
@@ -105,6 +113,42 @@ class ViewsRow(Interval):
     views: str
     gain: Interval
     chosen: bool
+
+
+class GroupRow(Interval):
+    """One of the groupings that were compared."""
+
+    tasks: list[str]
+    pool: str
+    behind: float
+    behind_se: float
+    chosen: bool
+
+
+class SizeRow(Grouped):
+    """What the chosen grouping is worth where groups have so many images."""
+
+    images: Count
+
+
+class Groups(Record):
+    """Which tasks are voted over all images of a group, see `raymask.voting.group_choice`."""
+
+    candidates: list[str] = []
+    tasks: list[str]
+    """None, where each image is voted on alone."""
+    pool: str
+    estimate: Estimate | None = None
+    """The score that is expected where new images come with groups like those of the training images."""
+    optimism: float = 0.0
+    """The part of the estimate's that the choice of the grouping adds."""
+    gain: Interval | None = None
+    """Of the metric, its optimism being taken off."""
+    gains: dict[str, Interval] = {}
+    """By target, as they were found out of fold."""
+    rows: list[GroupRow] = []
+    sizes: list[SizeRow] = []
+    """By images of a group; the last is that of groups like those of the training images."""
 
 
 class Bin(Record):
@@ -156,6 +200,7 @@ class Ensemble(RunFile):
     rules: Annotated[list[RuleRow], Field(min_length=1)] = []
     views: list[ViewsRow] = []
     calibration: dict[str, dict[str, BeforeAfter]] = {}
+    by_group: Groups | None = None
     estimate_of: str = ""
     oof: dict[str, dict[str, Score]] = {}
     reserve: Reserve | None = None

@@ -18,18 +18,26 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from raymask.core.types import Pixels
+from raymask.core.types import Pixels, Probabilities
 from raymask.data.specs import InputSpec
 from raymask.serving.access import Access, Guard
 from raymask.serving.admission import LEAVE, Gate, leaving
 from raymask.serving.gauges import Metrics
-from raymask.serving.requests import MAX_NAME, Limits, Refusal, check_sizes, decode_checked, read_images
+from raymask.serving.requests import MAX_NAME, Limits, Refusal, check_sizes, decode_checked, is_one_group, read_images
 from raymask.serving.schemas import About, Answer, Prediction, Problem, Ready
 from raymask.serving.turns import Turns
 
 Result = TypeVar("Result")
 REFUSED = (400, 401, 403, 408, 413, 415, 421, 422, 431, 503, 504)
 EVERYBODY = Access()
+ONE_GROUP = {
+    "name": "one_group",
+    "in": "query",
+    "description": "whether the images are all of one group, such as a person; tasks that the run votes by group (`by_group` of "
+    "the model) are then voted over all of them",
+    "schema": {"type": "boolean", "default": False},
+}
+"""What OpenAPI says of the one parameter of /predict, which is read by `is_one_group`."""
 
 
 class PredictionResult(NamedTuple):
@@ -38,6 +46,8 @@ class PredictionResult(NamedTuple):
     prediction: Prediction
     batch: int
     """How many images were predicted with it; 0 for all but the first of them."""
+    joint: Probabilities | None = None
+    """(J,) vote on the image, where the run votes tasks by group."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,8 @@ class Backend:
     ready: Callable[[], Awaitable[bool]]
     at_once: int = 64
     """Images that are asked of the models at a time; others wait here, where their turns are fair."""
+    together: Callable[[Sequence[PredictionResult]], list[Prediction]] | None = None
+    """What is said of images that are all of one group; None where the run votes no task by group."""
     log: str = "the terminal"
     """Where more is written of a failure."""
 
@@ -89,15 +101,19 @@ def build(backend: Backend, limits: Limits, threads: int, access: Access = EVERY
 
 def _add_prediction(app: FastAPI, work: Work, metrics: Metrics, asks: Sequence[Any]) -> None:
     refused: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in REFUSED}
-    body = {"requestBody": _body()}
+    body = {"requestBody": _body(), "parameters": [ONE_GROUP]}
 
     @app.post(
         "/predict", summary="Labels of photos", response_model=Answer, responses=refused, openapi_extra=body, dependencies=asks
     )
     async def predict(request: Request) -> Answer:
-        """The labels of one photo or of several, sent as a form's files `image` or as JSON in base64."""
+        """The labels of one photo or of several, sent as a form's files `image` or as JSON in base64.
+
+        With `one_group=true` the photos are all of one group, such as a person, by which the run may vote on some tasks.
+        """
         began, status, results = time.perf_counter(), 500, list[PredictionResult]()
         try:
+            together = work.backend.together if is_one_group(request.query_params) else None
             results = await work.answer(request)
             status = 200
         except Refusal as refusal:
@@ -109,8 +125,14 @@ def _add_prediction(app: FastAPI, work: Work, metrics: Metrics, asks: Sequence[A
         finally:
             seconds = time.perf_counter() - began
             metrics.count(status, seconds, [result.batch for result in results])
-        predictions = [result.prediction for result in results]
-        return Answer(model=work.backend.about, predictions=predictions, milliseconds=round(1000 * seconds, 1))
+        about, predictions = work.backend.about, [result.prediction for result in results]
+        by_group = about.by_group if together else []
+        return Answer(
+            model=about,
+            predictions=together(results) if together else predictions,
+            by_group=by_group,
+            milliseconds=round(1000 * seconds, 1),
+        )
 
 
 def _add_probes(app: FastAPI, backend: Backend, gate: Gate, metrics: Metrics, asks: Sequence[Any]) -> None:

@@ -17,6 +17,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -40,7 +41,7 @@ from raymask.serving.admission import Gate
 from raymask.serving.app import Backend, PredictionResult, build
 from raymask.serving.listener import bound, listening, log_path, writing_down
 from raymask.serving.requests import Limits, Refusal
-from raymask.serving.schemas import About, predictions_of
+from raymask.serving.schemas import About, Prediction, predictions_of, voted_together
 
 log = logging.getLogger("raymask.server")
 
@@ -135,9 +136,13 @@ class ModelDeployment:
 
     def predict_images(self, images: Sequence[Sequence[Pixels] | None]) -> list[PredictionResult]:
         """What the ensemble says of images; None is a black one."""
-        probabilities = self.ensemble.probabilities([("", image or ()) for image in images])
-        predictions = predictions_of(self.ensemble.definition, probabilities)
-        return [PredictionResult(prediction, 0 if index else len(images)) for index, prediction in enumerate(predictions)]
+        definition, probabilities = self.ensemble.definition, self.ensemble.probabilities([("", image or ()) for image in images])
+        joint = definition.count(probabilities)
+        rows = list(joint) if definition.grouping.tasks else [None] * len(joint)
+        return [
+            PredictionResult(prediction, 0 if index else len(images), row)
+            for index, (prediction, row) in enumerate(zip(predictions_of(definition, probabilities, joint), rows, strict=True))
+        ]
 
 
 class Asker:
@@ -240,6 +245,7 @@ def serving(
             asker.ask,
             asker.ready,
             at_once=2 * replicas * settings.batch_size,
+            together=partial(together, definition) if definition.grouping.tasks else None,
             log=file.name if file else "the terminal",
         )
         threads = min(MAX_DECODERS, usable_cpus())
@@ -253,6 +259,12 @@ def serving(
     finally:
         listener.close()
         _shut_down()
+
+
+def together(definition: EnsembleDefinition, results: Sequence[PredictionResult]) -> list[Prediction]:
+    """What is said of images that are all of one group, from what is said of each alone."""
+    joint = np.stack([result.joint for result in results if result.joint is not None])
+    return voted_together(definition, [result.prediction for result in results], joint)
 
 
 def notices(settings: Settings, file: Path | None) -> list[str]:
@@ -333,4 +345,5 @@ def about(root: Path, definition: EnsembleDefinition, models: str) -> About:
         members=list(definition.rounds[0]),
         versions=read_model(first).versions,
         server=raymask.__version__,
+        by_group=list(definition.grouping.tasks),
     )

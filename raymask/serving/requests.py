@@ -14,7 +14,7 @@ from fastapi import Request
 from PIL import PngImagePlugin
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import Headers, QueryParams, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Message, Receive
 
@@ -73,6 +73,19 @@ class Limits:
     def most_pixels(self) -> int:
         """Pixels of an image."""
         return int(self.max_megapixels * 1e6)
+
+
+def is_one_group(parameters: QueryParams) -> bool:
+    """Whether a request says that its images are all of one group.
+
+    Raises:
+        Refusal: it says neither so nor otherwise.
+    """
+    said = parameters.getlist("one_group") or ["false"]
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if len(said) > 1 or said[0].lower() not in known:
+        raise Refusal(400, f"The parameter one_group is '{', '.join(said)[:MAX_NAME]}'; it may be true or false.")
+    return known[said[0].lower()]
 
 
 async def read_images(request: Request, limits: Limits) -> list[tuple[str, bytes]]:

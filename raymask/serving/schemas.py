@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, Field
 
+from raymask.core.tasks import LabelSpace
 from raymask.core.types import ByHead, Probabilities
 from raymask.inference.definition import EnsembleDefinition
+from raymask.voting.grouping import pooled
 
 TOP = 5
 
@@ -34,7 +37,7 @@ class Prediction(BaseModel):
     joint: ClassProbability
     probabilities: dict[str, dict[str, float]] = Field(description="of each class, by task")
     top: list[ClassProbability] = Field(description="the most probable joint labels")
-    agreement: float = Field(description="share of the models' heads that elect what the ensemble elects")
+    agreement: float = Field(description="share of the models' heads that elect what the ensemble elects of the image by itself")
     members: dict[str, dict[str, LabelProbability]] = Field(description="by member and head: what the mean of its models elects")
 
 
@@ -47,6 +50,10 @@ class About(BaseModel):
     members: list[str]
     versions: dict[str, str] = Field(description="versions of the packages that the models were trained with")
     server: str = Field(description="version of raymask that answers")
+    by_group: list[str] = Field(
+        default=[],
+        description="tasks that are voted over all images of a request with one_group=true; none where it changes nothing",
+    )
 
 
 class Answer(BaseModel):
@@ -54,6 +61,7 @@ class Answer(BaseModel):
 
     model: About
     predictions: list[Prediction]
+    by_group: list[str] = Field(default=[], description="tasks that were voted over all of these images")
     milliseconds: float = Field(description="from the request's arrival to its answer")
 
 
@@ -70,43 +78,63 @@ class Problem(BaseModel):
     error: str
 
 
-def predictions_of(definition: EnsembleDefinition, probs: Mapping[str, ByHead]) -> list[Prediction]:
-    """What a definition makes of its models' (N, C) probabilities, image by image."""
-    space, joint = definition.space, definition.count(probs)
+def predictions_of(definition: EnsembleDefinition, probs: Mapping[str, ByHead], joint: Probabilities) -> list[Prediction]:
+    """What a definition makes of its models' (N, C) probabilities and their (N, J) vote, image by image."""
+    space = definition.space
     agreement, members = definition.agreement(probs, joint), definition.member_probabilities(probs)
-    marginals = {task: space.marginal(joint, task) for task in space.names}
-    elected = space.split(joint.argmax(axis=1))
 
     def voted(head: str, probabilities: Probabilities) -> LabelProbability:
         label = int(probabilities.argmax())
         return LabelProbability(label=space.classes(head)[label], probability=_rounded(probabilities[label]))
 
-    def ranked(probabilities: Probabilities) -> list[ClassProbability]:
-        order = (-probabilities).argsort(kind="stable")[:TOP].tolist()
-        return [
-            ClassProbability(label=space.joint_classes[number], number=number, probability=_rounded(probabilities[number]))
-            for number in order
-        ]
-
-    predictions = []
-    for image in range(len(joint)):
-        top = ranked(joint[image])
-        prediction = Prediction(
-            labels={task: space.classes(task)[labels[image]] for task, labels in elected.items()},
-            joint=top[0],
-            probabilities={
-                task: dict(zip(space.classes(task), map(_rounded, of_task[image]), strict=True))
-                for task, of_task in marginals.items()
-            },
-            top=top,
+    return [
+        Prediction(
+            **elected,
             agreement=_rounded(agreement[image]),
             members={
                 member: {head: voted(head, head_probs[image]) for head, head_probs in by_head.items()}
                 for member, by_head in members.items()
             },
         )
-        predictions.append(prediction)
-    return predictions
+        for image, elected in enumerate(_elected(space, joint))
+    ]
+
+
+def voted_together(definition: EnsembleDefinition, alone: Sequence[Prediction], joint: Probabilities) -> list[Prediction]:
+    """What is said of images that are all of one group: by the group where the run votes so, else of each alone.
+
+    Args:
+        definition: says which tasks are voted by group.
+        alone: what is said of each image by itself.
+        joint: (N, J) vote on each image by itself.
+    """
+    together = pooled(definition.space, joint, np.zeros(len(joint), dtype=np.int64), definition.grouping)
+    return [one.model_copy(update=elected) for one, elected in zip(alone, _elected(definition.space, together), strict=True)]
+
+
+def _elected(space: LabelSpace, joint: Probabilities) -> list[dict[str, Any]]:
+    """The parts of each image's prediction that its (N, J) joint probabilities decide."""
+    marginals = {task: space.marginal(joint, task) for task in space.names}
+    labels = space.split(joint.argmax(axis=1))
+    parts = []
+    for image, probabilities in enumerate(joint):
+        order = (-probabilities).argsort(kind="stable")[:TOP].tolist()
+        top = [
+            ClassProbability(label=space.joint_classes[number], number=number, probability=_rounded(probabilities[number]))
+            for number in order
+        ]
+        parts.append(
+            {
+                "labels": {task: space.classes(task)[of_task[image]] for task, of_task in labels.items()},
+                "joint": top[0],
+                "probabilities": {
+                    task: dict(zip(space.classes(task), map(_rounded, of_task[image]), strict=True))
+                    for task, of_task in marginals.items()
+                },
+                "top": top,
+            }
+        )
+    return parts
 
 
 def _rounded(probability: Any) -> float:

@@ -13,11 +13,12 @@ from raymask.config.vote import why_untrusted
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.io.checked import damaged, first_problem
-from raymask.runs.schemas import Record
+from raymask.runs.schemas import Groups, Record
 from raymask.transforms.tta import VIEWS, ViewPlan
 from raymask.voting.ballots import voter_names
 from raymask.voting.calibration import Calibration
 from raymask.voting.combine import Params
+from raymask.voting.grouping import ALONE, POOLS, Grouping
 from raymask.voting.rules import RULES
 from raymask.voting.selection import LEVELS, Candidate, Fitted, spaces_of
 from raymask.voting.thresholds import ADJUSTMENTS
@@ -80,6 +81,26 @@ def read_vote(file: Path, written: Mapping[str, Any], space: LabelSpace, rule: s
     if written["voters"] != vote.to_json()["voters"]:
         raise damaged(file, "its vote names other voters than its members make")
     return vote
+
+
+def read_grouping(file: Path, written: Groups | None, space: LabelSpace) -> Grouping:
+    """Which tasks a run's `ensemble.json` says are voted by group; none where an older raymask wrote it.
+
+    Args:
+        file: the `ensemble.json`.
+        written: its `by_group`.
+        space: the label space of the run's config.
+
+    Raises:
+        DamagedFileError: it names a task or a way to pool that there is not.
+    """
+    if written is None:
+        return ALONE
+    if wrong := [name for name in written.tasks if name not in space.names or written.tasks.count(name) > 1]:
+        raise damaged(file, f"its vote by group names the task '{wrong[0]}', which there is not, or twice")
+    if written.pool not in POOLS.names:
+        raise damaged(file, f"its vote by group pools by '{written.pool}', which there is not")
+    return Grouping(tuple(written.tasks), written.pool)
 
 
 def _vote(written: WrittenVote, space: LabelSpace) -> Vote:

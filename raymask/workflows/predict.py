@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from raymask.cluster.connection import check_shared
 from raymask.cluster.resources import Node, gpus_worth, plan_actors
 from raymask.config.tasks import label_space
@@ -17,6 +20,7 @@ from raymask.core.types import ActorPool
 from raymask.data.test_sets import ImageList, TestSet, check_missing, read_images
 from raymask.inference import bulk
 from raymask.inference.definition import EnsembleDefinition, check_models, read_definition
+from raymask.inference.group_tables import vote_shards_by_group
 from raymask.inference.submission import submission_table
 from raymask.io.atomic import write_table
 from raymask.runs.directory import Run, settled_config
@@ -64,8 +68,16 @@ def predict(
         listed = images if isinstance(images, ImageList) else ImageList(images)
         wanted = read_images(listed, config.data)
         _describe(context, definition, wanted)
-        output = PredictionFolder(target)
-        _predict_missing(context, definition, wanted, output)
+        output, grouped = PredictionFolder(target), "group" in wanted.images and bool(definition.grouping.tasks)
+        alone = PredictionFolder(target, "each-alone") if grouped else output
+        named = wanted.images if grouped else wanted.images.drop(columns="group", errors="ignore")
+        nodes = context.session.nodes(gpus_worth(len(named)))
+        _begin(context, definition, named, alone)
+        for shard in output.shards() if grouped else []:
+            shard.unlink()  # what a group says may have changed; it is soon said again
+        _predict_missing(context, definition, nodes, alone)
+        if grouped:
+            vote_shards_by_group(alone, output, named["group"].to_numpy(np.int64), definition.grouping, space)
         _write_summary(context, space, wanted, output)
         return output.predictions
 
@@ -76,17 +88,33 @@ def _describe(context: RunContext, definition: EnsembleDefinition, wanted: TestS
     context.display.line("data", f"{len(wanted.images)} images; {len(definition.models)} models under {views} view(s)")
     for remark in filter(None, [*wanted.remarks, missing]):
         context.display.warn(remark)
+    if "group" in wanted.images:
+        context.display.line("data", _told_groups(definition, wanted))
 
 
-def _predict_missing(context: RunContext, definition: EnsembleDefinition, wanted: TestSet, output: PredictionFolder) -> None:
-    """Predicts the shards that are not written yet, or whose images have changed."""
-    config, display = context.config, context.display
-    nodes = context.session.nodes(gpus_worth(len(wanted.images)))
+def _told_groups(definition: EnsembleDefinition, wanted: TestSet) -> str:
+    groups = f"{wanted.images['group'].nunique()} groups of images"
+    if definition.grouping.tasks:
+        return f"{groups}; {' and '.join(definition.grouping.tasks)} are voted over all images of each"
+    return f"{groups}, which change nothing, since the run's vote goes by each image alone (`raymask vote` decides it anew)"
+
+
+def _begin(context: RunContext, definition: EnsembleDefinition, images: pd.DataFrame, output: PredictionFolder) -> None:
+    """Opens the folder, and forgets the shards whose images have changed."""
     output.root.mkdir(parents=True, exist_ok=True)
     check_shared(output.root)
-    changed = bulk.begin(output, wanted.images, bulk.identity_of(definition, config))
+    grouping = str(definition.grouping) if "group" in images else ""
+    changed = bulk.begin(output, images, bulk.identity_of(definition, context.config) + grouping)
     if changed:
-        display.line("predict", f"{len(changed)} images have changed since, and are predicted again: {shortened(changed)}")
+        sentence = f"{len(changed)} images have changed since, and are predicted again: {shortened(changed)}"
+        context.display.line("predict", sentence)
+
+
+def _predict_missing(
+    context: RunContext, definition: EnsembleDefinition, nodes: tuple[Node, ...], output: PredictionFolder
+) -> None:
+    """Predicts the shards that are not written yet."""
+    config, display = context.config, context.display
     pool = plan_actors(nodes)
     groups = bulk.split_models(definition.models, memory_of(nodes, pool))
     if len(groups) > 1:

@@ -35,6 +35,7 @@ from raymask.runs.tables import read_folds
 from raymask.transforms.augment import check_augment
 from raymask.transforms.tta import expand_views
 from raymask.workflows.context import RunContext, run_context
+from raymask.workflows.group_vote import check_group_tasks
 from raymask.workflows.teacher import Teacher, check_teacher, open_teacher
 
 
@@ -113,6 +114,7 @@ def read_labelled(config: RunConfig, display: Display) -> LabelledData:
     members = resolve_members(config)
     unused = check_ordinal(members, source.space, sources.number_scales(source))
     check_labels(members, source.space)
+    check_group_tasks(config.vote, source.images, source.space)
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.prepared_height_width, member.recipe.height_width)
     return LabelledData(config, data, source, members, [*filter(None, source.remarks), *copies, *unused])

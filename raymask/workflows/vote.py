@@ -18,6 +18,7 @@ from raymask.core.errors import BEGINS_ANEW, InputError
 from raymask.core.paths import absolute, check_writable
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.data.test_sets import TestSet
+from raymask.inference.group_tables import voted_by_group
 from raymask.inference.submission import submission_table
 from raymask.inference.voting_runs import VotingRun, by_round, reserved_images, validated_images, voting_runs
 from raymask.io.atomic import write_table
@@ -30,13 +31,24 @@ from raymask.runs.directory import Run, read_ensemble, save_run_config, settled_
 from raymask.runs.identity import without_places
 from raymask.runs.outputs import check_output
 from raymask.runs.predictions import check_complete, prediction_table
-from raymask.runs.schemas import ENSEMBLE_FORMAT, Ensemble, Reserve, WrittenMember, write_run_file
+from raymask.runs.schemas import ENSEMBLE_FORMAT, Ensemble, Grouped, Groups, Reserve, WrittenMember, write_run_file
 from raymask.runs.tables import read_ensemble_predictions, read_manifest
 from raymask.runs.timings import add_timing
-from raymask.voting.reading import read_vote
+from raymask.voting.group_choice import GroupChoice
+from raymask.voting.group_choice import summary as group_summary
+from raymask.voting.grouping import ALONE, Grouping, pooled
+from raymask.voting.reading import read_grouping, read_vote
 from raymask.voting.selection import Candidate
-from raymask.voting.vote import Decision, Vote, decide, estimate_caveat, summary
+from raymask.voting.vote import AUTO, Decision, Vote, decide, estimate_caveat, summary
 from raymask.workflows.context import Result, RunContext, run_context
+from raymask.workflows.group_vote import (
+    check_group_tasks,
+    decide_grouping,
+    grouping_line,
+    mistaken,
+    say_of_test,
+    told_gain,
+)
 from raymask.workflows.oof import collect_members, read_evidence
 from raymask.workflows.predictions import fold_model_predictions
 from raymask.workflows.setup import drawn_data, read_test_set
@@ -51,7 +63,9 @@ class DecidedVote:
     runs: Sequence[VotingRun]
     vote: Vote
     scores: Scores
-    """Out of fold, by member (and `ensemble`) and target."""
+    """Out of fold, by member (and `ensemble`) and target; each image voted on alone."""
+    grouping: Grouping
+    """Which tasks are voted over all images of a group, where images come with groups."""
 
 
 def decide_vote(context: RunContext, runs: Sequence[VotingRun]) -> DecidedVote:
@@ -66,14 +80,26 @@ def decide_vote(context: RunContext, runs: Sequence[VotingRun]) -> DecidedVote:
     if known := _decided(context, source, images["image_id"], runs[0].space):
         return DecidedVote(runs, *known)
     began = time.monotonic()
-    decision = decide(read_evidence(runs, images), context.config.vote, context.config.seed)
-    written = _write_decision(context.run, runs, images, decision, source)
+    config, display = context.config, context.display
+    check_group_tasks(config.vote, images, runs[0].space)
+    decision = decide(read_evidence(runs, images), config.vote, config.seed)
+    grouping = decide_grouping(decision, images, config.vote, config.seed)
+    written = _write_decision(context.run, runs, images, decision, grouping, source)
     add_timing(context.run, "vote", time.monotonic() - began)
-    _show(written, decision.vote, context.display)
-    return DecidedVote(runs, decision.vote, written.oof)
+    _show(written, decision.vote, display)
+    for sentence in mistaken(images, runs[0].space) if config.vote.groups == AUTO else []:
+        display.warn(sentence)
+    return DecidedVote(runs, decision.vote, written.oof, grouping.chosen if grouping else ALONE)
 
 
-def _write_decision(into: Run, runs: Sequence[VotingRun], images: pd.DataFrame, decision: Decision, source: str) -> Ensemble:
+def _write_decision(
+    into: Run,
+    runs: Sequence[VotingRun],
+    images: pd.DataFrame,
+    decision: Decision,
+    grouping: GroupChoice | None,
+    source: str,
+) -> Ensemble:
     """Writes the out-of-fold predictions of the ensemble, and `ensemble.json`, which it returns."""
     space, ids = runs[0].space, images["image_id"]
     truth = true_labels(images, space)
@@ -94,6 +120,7 @@ def _write_decision(into: Run, runs: Sequence[VotingRun], images: pd.DataFrame, 
         members=members,
         prior=prior.tolist(),
         **summary(decision),
+        by_group=Groups.model_validate(group_summary(grouping, decision.choice.optimism)) if grouping else None,
         estimate_of=estimate_caveat(max(len(voting_run.folds) for voting_run in runs)),
         oof=scores,
     )
@@ -101,8 +128,8 @@ def _write_decision(into: Run, runs: Sequence[VotingRun], images: pd.DataFrame, 
     return written
 
 
-def _decided(context: RunContext, source: str, ids: pd.Series, space: LabelSpace) -> tuple[Vote, Scores] | None:
-    """The vote that is decided already for the same, and its scores; what is damaged is decided again."""
+def _decided(context: RunContext, source: str, ids: pd.Series, space: LabelSpace) -> tuple[Vote, Scores, Grouping] | None:
+    """The vote that is decided already for the same, its scores and grouping; what is damaged is decided again."""
     into = context.run
     if not (into.ensemble.exists() and into.oof_ensemble.exists()):
         return None
@@ -112,13 +139,14 @@ def _decided(context: RunContext, source: str, ids: pd.Series, space: LabelSpace
             return None
         known = read_ensemble(into, "vote", "members", "prior", "metric", "estimate", "rules", "oof")
         vote = read_vote(into.ensemble, known.vote or {}, space, context.config.vote.rule)
+        grouping = read_grouping(into.ensemble, known.by_group, space)
         if set(read_ensemble_predictions(into.oof_ensemble, space)["image_id"]) != set(ids):
             raise damaged(into.oof_ensemble, "it holds other images")
     except DamagedFileError as error:
         context.display.warn(f"{error.fault}; the vote is decided again")
         return None
     context.display.line("vote", f"decided already: {vote.fitted.candidate}, views {vote.views}")
-    return vote, known.oof
+    return vote, known.oof, grouping
 
 
 def _show(ensemble: Ensemble, vote: Vote, display: Display) -> None:
@@ -127,6 +155,8 @@ def _show(ensemble: Ensemble, vote: Vote, display: Display) -> None:
     display.line("vote", sentence)
     if ensemble.estimate_of:
         display.line("vote", ensemble.estimate_of)
+    if told := grouping_line(ensemble.by_group, metric):
+        display.line("vote", told)
     shown = [row for rank, row in enumerate(rows) if rank < MAX_ROWS or row.chosen or (row.rule, row.adjust) == ("soft", "none")]
     table = [
         [
@@ -169,6 +199,10 @@ def predict_test_set(context: RunContext, decided: DecidedVote, test: TestSet | 
             f"{broken.sum()} test images cannot be read and get the classes' frequencies, see `problem` in {into.predictions}"
         )
     table = prediction_table(predicted[0]["image_id"], predicted[0]["problem"], joint, vote.space)
+    say_of_test(read_ensemble(into), "group" in test.images, display)
+    if "group" in test.images:
+        groups = test.images.set_index("image_id")["group"].loc[table["image_id"]].to_numpy(np.int64)
+        table = voted_by_group(table, groups, decided.grouping, vote.space)
     write_table(into.predictions, table)
     write_table(into.submission, submission_table(test, table, vote.space), test.line_end)
 
@@ -191,14 +225,27 @@ def score_reserve(context: RunContext, decided: DecidedVote) -> None:
         )
         for name in rounds[0]
     }
-    labels = vote.over_rounds(rounds).argmax(axis=1)
+    joint = vote.over_rounds(rounds)
+    labels = joint.argmax(axis=1)
     scores[ENSEMBLE] = score_joint(space, labels, truth)
     known = read_ensemble(context.run, "metric", "estimate")
     metric = parse_metric(known.metric, space)
     groups = group_numbers(held_out["group"])
-    found, resampled = compare(metric, space, truth[JOINT], [labels], groups, context.config.seed)
-    score = interval(float(found[0]), resampled[0])
-    whole = Reserve(images=len(held_out), groups=int(groups.max()) + 1, **score, scores=scores)
+    grouped = pooled(space, joint, groups, decided.grouping, (predicted[0]["problem"] == "").to_numpy()).argmax(axis=1)
+    found, resampled = compare(metric, space, truth[JOINT], [labels, grouped], groups, context.config.seed)
+    by_group = Grouped.model_validate(
+        {
+            **interval(float(found[1]), resampled[1]),
+            "gain": interval(float(found[1] - found[0]), resampled[1] - resampled[0]),
+        }
+    )
+    whole = Reserve(
+        images=len(held_out),
+        groups=int(groups.max()) + 1,
+        **interval(float(found[0]), resampled[0]),
+        grouped=by_group if decided.grouping.tasks else None,
+        scores=scores,
+    )
     write_run_file(context.run.ensemble, known.model_copy(update={"reserve": whole}))
     assert known.estimate is not None
     of = " of one fold's models" if len(rounds) > 1 else ""
@@ -206,6 +253,8 @@ def score_reserve(context: RunContext, decided: DecidedVote) -> None:
         "vote",
         f"on {whole.groups} groups held out from everything {metric} is {whole}; {known.estimate.score:.4f} was expected{of}",
     )
+    if whole.grouped:
+        context.display.line("vote", f"and voted by group there {whole.grouped}, {told_gain(whole.grouped.gain)}")
 
 
 def vote(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from layouts import aside, image, read, sentence, write, write_table
 
 from raymask.config.data import FoldsConfig
-from raymask.data.duplicates import MAX_GROUPS, among, copies_joined, file_keys, joined, read_groups
+from raymask.data.duplicates import MAX_GROUPS, among, copies_joined, file_keys, joined, read_group_numbers, read_groups
 from raymask.data.folds import assign_folds
 from raymask.data.sources import Source, class_counts
 
@@ -78,6 +78,24 @@ def test_groups_are_named_as_most_often_in_any_order() -> None:
         groups, remarks = read_groups(values[order], ids[order])
         assert groups.sort_index().tolist() == ["P1"] * 4 + ["q", "P1"]
         assert remarks == ["groups written in several ways are taken as one: 1, such as 'P1' and 'P1 '"]
+
+
+@pytest.mark.parametrize("ways", SPELLINGS)
+def test_new_groups_are_told_apart_as_those_of_training_images(ways: list[str]) -> None:
+    numbers, remarks = read_group_numbers(pd.Series([*ways, "another", ways[0]], dtype=object))
+    assert len(set(numbers[:-2].tolist())) == 1
+    assert numbers[-2] != numbers[-1] == numbers[0]
+    assert len(remarks) == 1
+    assert remarks[0].startswith("groups written in several ways are taken as one: 1, such as ")
+
+
+def test_a_new_image_without_a_group_is_a_group_of_its_own() -> None:
+    numbers, remarks = read_group_numbers(pd.Series(["a", "", None, float("nan"), "NaN", "a", "  "], dtype=object))
+    assert numbers[0] == numbers[5]
+    assert len(set(numbers.tolist())) == 6
+    assert sorted(set(numbers.tolist())) == list(range(6))
+    assert remarks == ["5 images have no group; each is a group of its own"]
+    assert read_group_numbers(pd.Series([], dtype=object))[0].tolist() == []
 
 
 # --- files

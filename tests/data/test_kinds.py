@@ -18,6 +18,7 @@ GIVEN = {
     "group_column": "person",
     "image_root": "/photos",
     "test_root": "/photos",
+    "test_group_column": "person",
     "demo_people": 5,
     "demo_test_people": 5,
 }
@@ -27,13 +28,17 @@ GIVEN = {
     ("kind", "test", "used"),
     [
         ("demo", None, {"demo_people", "demo_test_people"}),
-        ("competition", None, {"path", "test_root"}),
+        ("competition", None, {"path", "test_root", "test_group_column"}),
         ("competition", "folder", {"path"}),
-        ("csv", None, {"path", "image_column", "id_column", "group_column", "image_root"}),
-        ("csv", "table", {"path", "image_column", "id_column", "group_column", "image_root", "test_root"}),
+        ("csv", None, {"path", "image_column", "id_column", "group_column", "image_root", "test_group_column"}),
+        (
+            "csv",
+            "table",
+            {"path", "image_column", "id_column", "group_column", "image_root", "test_root", "test_group_column"},
+        ),
         ("csv", "folder", {"path", "image_column", "id_column", "group_column", "image_root"}),
         ("folders", None, {"path"}),
-        ("folders", "table", {"path", "image_column", "id_column", "image_root", "test_root"}),
+        ("folders", "table", {"path", "image_column", "id_column", "image_root", "test_root", "test_group_column"}),
         ("folders", "folder", {"path"}),
     ],
 )

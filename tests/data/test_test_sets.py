@@ -172,3 +172,75 @@ def test_images_to_predict_start_from_a_root_that_is_given(table: Path, tmp_path
     assert set(read_images(ImageList(str(asked)), DataConfig()).images["problem"]) == {"the file is missing"}
     found = read_images(ImageList(str(asked), root=str(tmp_path / "csv")), DataConfig()).images
     assert (found["problem"] == "").all()
+
+
+class TestGroups:
+    """Test images that come with a column of groups."""
+
+    @pytest.fixture
+    def grouped(self, table: Path) -> Path:
+        rewrite(table, lambda rows: rows.assign(person=["7", "8", "07", "", "8", " "]))
+        return table
+
+    @staticmethod
+    def together(found: Given) -> list[list[int]]:
+        """Rows of the groups that have several."""
+        rows = found.images.groupby("group").indices.values()
+        return sorted(list(map(int, of_group)) for of_group in rows if len(of_group) > 1)
+
+    def test_by_a_column_that_is_named(self, grouped: Path) -> None:
+        found = open_test({"kind": "csv", "path": "unread.csv", "test": str(grouped), "test_group_column": "person"})
+        assert self.together(found) == [[0, 2], [1, 4]]
+        assert found.images["group"].nunique() == 4
+        assert found.remarks == (
+            "groups written in several ways are taken as one: 1, such as '07' and '7'",
+            "2 images have no group; each is a group of its own",
+        )
+
+    def test_by_that_of_the_training_table_where_it_is_there(self, grouped: Path) -> None:
+        data = {"kind": "csv", "path": "unread.csv", "test": str(grouped)}
+        assert self.together(open_test({**data, "group_column": "person"})) == [[0, 2], [1, 4]]
+        for other in ({}, {"group_column": "patient"}):
+            assert "group" not in open_test({**data, **other}).images
+
+    def test_in_the_layout_of_the_competition(self, root: Path, info: Path) -> None:
+        rewrite(info, lambda rows: rows.assign(person=["p", "q", "p"]))
+        assert self.together(open_test(competition(root, test_group_column="person"))) == [[0, 2]]
+        assert "group" not in open_test(competition(root)).images
+
+    def test_a_column_that_is_not_there_is_refused(self, grouped: Path) -> None:
+        text = sentence(lambda: open_test({"kind": "csv", "test": str(grouped), "test_group_column": "patient"}))
+        assert text == f"'{grouped}' has no column 'patient'; it has 'image', 'label' or 'person'."
+
+    def test_a_column_of_no_file_is_refused(self, root: Path) -> None:
+        text = sentence(lambda: read_test(DataConfig(**competition(root, test_group_column="person"))))
+        assert text.startswith("data.test_group_column is 'person', but there is no test file that could have such a column; ")
+
+    def test_images_to_predict(self, grouped: Path) -> None:
+        def asked(data: DataConfig, **listed: Any) -> Given:
+            return read_images(ImageList(str(grouped), **listed), data)
+
+        assert self.together(asked(DataConfig(), group_column="person")) == [[0, 2], [1, 4]]
+        assert self.together(asked(DataConfig(group_column="person"))) == [[0, 2], [1, 4]]
+        assert self.together(asked(DataConfig(test_group_column="person"))) == [[0, 2], [1, 4]]
+        assert "group" not in asked(DataConfig(test_group_column="patient")).images
+        assert self.together(asked(DataConfig(group_column="person"), group_column="label")) == [[0, 2, 4], [1, 3, 5]]
+
+    def test_images_of_a_folder_by_the_folder_that_each_lies_in(self, classes: Path) -> None:
+        write(classes / "cat" / "3.jpg", image())
+        write(classes / "other.jpg", image())
+        found = read_images(ImageList(str(classes), by_folder=True), DataConfig())
+        assert found.images["image_id"].tolist() == [
+            "cat/1.jpg", "cat/3.jpg", "cat/deep/2.PNG", "dog/1.jpg", "loose.jpg", "other.jpg",
+        ]  # fmt: skip
+        assert self.together(found) == [[0, 1]]
+        assert sorted(set(found.images["group"])) == list(range(5))
+
+    def test_a_column_of_a_folder_and_folders_of_a_table_are_refused(self, classes: Path, grouped: Path) -> None:
+        text = sentence(lambda: read_images(ImageList(str(classes), group_column="person"), DataConfig()))
+        assert text == (
+            f"--group-column is 'person', but '{classes}' is a folder of images, which has no columns; give --group-by-folder "
+            "where the images of one group lie in one folder, or name images and groups in a table."
+        )
+        text = sentence(lambda: read_images(ImageList(str(grouped), by_folder=True), DataConfig()))
+        assert text == f"--group-by-folder: '{grouped}' is a table; name its column of groups by --group-column."

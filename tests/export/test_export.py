@@ -27,6 +27,7 @@ from raymask.data.images import read_image
 from raymask.export import export as exporting
 from raymask.export import programs
 from raymask.export.export import GraphFormat, export
+from raymask.export.model_card import told_grouping
 from raymask.export.torch_modules import EnsembleGraph, VoteGraph
 from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import load
@@ -39,6 +40,7 @@ from raymask.runs.directory import ReplicaId, Run, save_run_config
 from raymask.transforms.tta import MERGES, VIEWS, ViewPlan, even, merge_views
 from raymask.voting.ballots import voters_of
 from raymask.voting.calibration import Calibration
+from raymask.voting.grouping import POOLS, Grouping, pooled
 from raymask.voting.rules import RULES
 from raymask.voting.selection import LEVELS, Candidate, OofPredictions, all_rows, calibrate, calibrated, candidates, fit
 from raymask.voting.thresholds import ADJUSTMENTS
@@ -152,6 +154,7 @@ def make_run(
             "prior": (np.arange(1, 7) / 21).tolist(),
             "metric": "joint.f1",
             "vote": vote.to_json(),
+            "by_group": {"tasks": ["gender"], "pool": "mean"},
             "estimate": {**interval, "optimism": 0.01},
             "oof": {"ensemble": joint, **dict.fromkeys(heads, joint)},
             "reserve": {"images": 10, "groups": 5, **interval, "score": 0.4567, "scores": {}},
@@ -256,6 +259,13 @@ class TestViews:
             np.testing.assert_allclose(given, view(three).numpy(), atol=0.02, err_msg=name)
 
 
+def executed(code: list[str], joint: Any) -> Any:
+    """What some lines make of the joint probabilities of a group's images."""
+    names = {"np": np, "joint": joint}
+    exec("\n".join(code), names)
+    return names["joint"]
+
+
 class TestExport:
     def test_graphs_of_all_models_and_of_the_ensemble_agree_with_raymask(self, run: Run, out: Path) -> None:
         checked = read_json(out / "check.json")
@@ -330,6 +340,29 @@ class TestExport:
         ):
             assert text in card
         assert str(out.parent) not in card
+
+    def test_it_says_how_images_of_a_group_are_voted_on(self, run: Run, out: Path) -> None:
+        """The code that stands there, on the graphs' answers, is what raymask says of the same group."""
+        assert load(out).groups_voted == ("gender",)
+        told = read_json(out / "preprocessing.json")["vote"]["by_group"]
+        assert told["tasks"] == ["gender"]
+        assert "\n".join(told["code"]) in (out / "README.md").read_text()
+        images = pictures(5, 2)
+        alone, voted = load(out).predict(images), load(run.root).predict(images, groups=["p"] * 5)
+        columns = [name for name in alone if name.startswith("joint:")]
+        assert not np.allclose(voted[columns], alone[columns], atol=1e-4)
+        np.testing.assert_allclose(executed(told["code"], alone[columns].to_numpy(np.float32)), voted[columns], atol=1e-6)
+
+    @pytest.mark.parametrize("pool", POOLS.names)
+    @pytest.mark.parametrize("tasks", [("mask",), ("gender", "age"), ("mask", "gender", "age")])
+    def test_the_code_for_groups_is_right_whichever_tasks_are_voted_so(self, tasks: tuple[str, ...], pool: str) -> None:
+        joint = np.random.default_rng(0).dirichlet(np.ones(THREE.joint_size), 4)
+        grouping = Grouping(tasks, pool)
+        told = told_grouping(grouping, THREE)
+        assert told is not None
+        expected = pooled(THREE, joint, np.zeros(4, dtype=np.int64), grouping)
+        np.testing.assert_allclose(executed(told["code"], joint), expected, rtol=1e-9)
+        assert told_grouping(Grouping(), THREE) is None
 
     def test_there_is_no_draft_left(self, out: Path) -> None:
         assert not [path for path in out.parent.iterdir() if path.name.startswith(".")]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made import HELPERS, make_run
+from made import HELPERS, VOTE, make_run
 from rich.console import Console
 
 import raymask
@@ -39,6 +39,13 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
+def grouping_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that votes gender and age by group."""
+    vote = {**VOTE, "groups": ["gender", "age"]}
+    return make_run(tmp_path_factory.mktemp("runs") / "grouping", photos, vote=vote, members=[{"task": "multi"}])
+
+
+@pytest.fixture(scope="module")
 def folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test images, one of them cut off."""
     copy = tmp_path_factory.mktemp("wanted") / "images"
@@ -56,7 +63,7 @@ def expected(run: Run, folder: Path) -> pd.DataFrame:
 
 def predict(run: Run, images: Path, out: Path, **more: object) -> str:
     said = io.StringIO()
-    columns = {key: more.pop(key) for key in ("image_column", "id_column") if key in more}
+    columns = {key: more.pop(key) for key in ("image_column", "id_column", "group_column", "by_folder") if key in more}
     listed = ImageList(str(images), **columns)  # type: ignore[arg-type]
     workflow.predict(run.root, listed, out, display=Display(Console(file=said)), **more)  # type: ignore[arg-type]
     return said.getvalue()
@@ -172,6 +179,45 @@ class TestShards:
         now = {path: path.stat().st_mtime_ns for path in out.predictions.iterdir()}
         assert [path for path in before if now[path] != before[path]] == [out.shard(0)]
 
+    def test_groups_are_voted_over_shards_and_again_to_the_byte(self, grouping_run: Run, folder: Path, tmp_path: Path) -> None:
+        """Groups lie in several shards; one image has none, and one of them cannot be read."""
+        names = sorted(path.name for path in folder.iterdir())
+        groups = [["", "p0", "p1", "p2"][number % 4] if number else "" for number in range(len(names))]
+        table = folder / "wanted.csv"
+        pd.DataFrame({"image": names, "person": groups}).to_csv(table, index=False)
+        out = PredictionFolder(tmp_path / "out")
+        try:
+            said = predict(grouping_run, table, out.root, group_column="person")
+            ensemble = raymask.load(grouping_run.root)
+            expected = ensemble.predict([folder / name for name in names], names, groups=groups)
+            check_same(read_predictions(out), expected)
+            assert "gender and age are voted over all images of each" in " ".join(said.split())
+            assert pd.read_csv(out.submission)["gender"].tolist() == expected["gender"].tolist()
+            contents = {path: path.read_bytes() for path in (*out.shards(), out.submission, out.problems)}
+            alone = PredictionFolder(out.root, "each-alone")
+            check_same(read_predictions(alone), ensemble.predict([folder / name for name in names], names))
+            before = alone.shard(0).stat().st_mtime_ns
+            alone.shard(1).unlink()  # as if cut off
+            out.shard(2).unlink()
+            out.shard(0).write_bytes(b"")
+            predict(grouping_run, table, out.root, group_column="person")
+            assert {path: path.read_bytes() for path in contents} == contents
+            assert alone.shard(0).stat().st_mtime_ns == before
+            for other in ({}, {"group_column": "image"}):
+                with pytest.raises(InputError, match="of other images, in other groups or by other models; choose another --out"):
+                    predict(grouping_run, table, out.root, **other)
+        finally:
+            table.unlink()
+
+    def test_groups_change_nothing_where_each_image_is_voted_on_alone(self, run: Run, folder: Path, tmp_path: Path) -> None:
+        plain, grouped = PredictionFolder(tmp_path / "plain"), PredictionFolder(tmp_path / "grouped")
+        predict(run, folder, plain.root)
+        said = predict(run, folder, grouped.root, by_folder=True)
+        assert "change nothing" in " ".join(said.split())
+        assert [one.read_bytes() for one in grouped.shards()] == [one.read_bytes() for one in plain.shards()]
+        assert grouped.job.read_bytes() == plain.job.read_bytes()
+        assert not PredictionFolder(grouped.root, "each-alone").predictions.exists()
+
     @pytest.mark.parametrize(
         ("images", "sentence"),
         [
@@ -220,7 +266,7 @@ class TestBegin:
 
     def test_another_job_in_the_same_folder_is_refused(self, output: PredictionFolder, images: pd.DataFrame) -> None:
         for other, vote in ((images[:2], "vote"), (images.assign(image_id=["a", "c", "b"]), "vote"), (images, "other vote")):
-            with pytest.raises(InputError, match="holds predictions of other images or by other models; choose another --out"):
+            with pytest.raises(InputError, match="holds predictions of other images, in other groups or by other models; choose"):
                 bulk.begin(output, other, vote)
         assert bulk.begin(output, images, "vote") == []
         assert missing_shards(output, 3) == [2]

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made import make_run
+from made import VOTE, make_run
 from PIL import Image
 from safetensors.torch import load, save_file
 
@@ -31,6 +31,8 @@ from raymask.transforms.tta import VIEWS, even
 
 FROZEN = {"pretrained": True, "freeze": {"part": "backbone"}, "weights": "backbone.pth"}
 
+CHOSEN = ["gender:male", "gender:female", "age:<30", "age:30-60", "age:>=60"]
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -47,6 +49,60 @@ def ensemble(run: Run) -> Ensemble:
 @pytest.fixture(scope="module")
 def files(photos: Path) -> list[Path]:
     return sorted((photos / "eval" / "images").iterdir())[:7]
+
+
+@pytest.fixture(scope="module")
+def by_group(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
+    root = tmp_path_factory.mktemp("runs") / "grouped"
+    return raymask.load(make_run(root, photos, vote={**VOTE, "groups": ["gender", "age"]}).root)
+
+
+class TestGroups:
+    """Images of one person, by a run that votes gender and age by group."""
+
+    def test_the_chosen_tasks_are_voted_over_all_images_of_a_group(self, by_group: Ensemble, files: list[Path]) -> None:
+        assert by_group.groups_voted == ("gender", "age")
+        alone = by_group.predict(files[:6])
+        table = by_group.predict(files[:6], groups=["p", 7, "P ", None, "7.0", ""])
+        own, said = alone[CHOSEN].to_numpy(), table[CHOSEN].to_numpy()
+        for one, other in ([0, 2], [1, 4]):
+            np.testing.assert_allclose(said[one], said[other], atol=1e-12)
+            assert (said[one] >= np.minimum(own[one], own[other]) - 1e-5).all()
+            assert (said[one] <= np.maximum(own[one], own[other]) + 1e-5).all()
+            assert not np.allclose(said[one], own[one], rtol=0, atol=1e-7)
+        pd.testing.assert_frame_equal(table.iloc[[3, 5]], alone.iloc[[3, 5]], check_exact=True)
+        assert table.dtypes.to_dict() == alone.dtypes.to_dict()
+        assert table["agreement"].tolist() == alone["agreement"].tolist()
+        joint = table[[name for name in table if name.startswith("joint:")]].to_numpy()
+        assert (joint.argmax(axis=1) == table["joint"]).all()
+        assert table["gender"].isin(["male", "female"]).all()
+
+    def test_a_broken_image_is_told_what_its_group_says(self, by_group: Ensemble, files: list[Path]) -> None:
+        table = by_group.predict([files[0], b"no image", b"none either"], groups=["p", "p", "q"])
+        alone = by_group.predict([files[0], b"no image", b"none either"])
+        pd.testing.assert_frame_equal(table.iloc[[0, 2]], alone.iloc[[0, 2]], check_exact=True)
+        np.testing.assert_allclose(table[CHOSEN].to_numpy()[1], table[CHOSEN].to_numpy()[0], atol=1e-12)
+        assert table["problem"].tolist() == alone["problem"].tolist()
+
+    def test_a_run_that_votes_on_each_image_alone_changes_nothing(self, run: Run, files: list[Path]) -> None:
+        ensemble = raymask.load(run.root)
+        assert ensemble.groups_voted == ()
+        pd.testing.assert_frame_equal(
+            ensemble.predict(files[:3], groups=["p"] * 3), ensemble.predict(files[:3]), check_exact=True
+        )
+
+    @pytest.mark.parametrize("groups", [["p"], ["p"] * 3, []])
+    def test_more_or_fewer_groups_than_images_are_refused(self, by_group: Ensemble, files: list[Path], groups: list[str]) -> None:
+        for images in (files[:2], iter(files[:2])):
+            with pytest.raises(InputError, match=rf"^there are {len(groups)} groups for 2 images\.$"):
+                by_group.predict(images, groups=groups)
+
+    def test_one_text_is_no_list_of_groups(self, by_group: Ensemble, files: list[Path]) -> None:
+        with pytest.raises(InputError, match=r"^groups is a list of groups, one for each image\.$"):
+            by_group.predict(files[:2], groups="ab")
+
+    def test_no_image_has_no_group(self, by_group: Ensemble) -> None:
+        assert by_group.predict([], groups=[]).empty
 
 
 class TestPredict:

@@ -179,6 +179,60 @@ class TestAnswers:
         assert asked["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Answer"}
 
 
+class TestOneGroup:
+    """Images of one request that are all of one person."""
+
+    GROUPED = ABOUT.model_copy(update={"by_group": ["gender"]})
+
+    def visitor(self) -> TestClient:
+        def together(results: Sequence[PredictionResult]) -> list[Any]:
+            labels = {"gender": f"voted over {len(results)}"}
+            return [result.prediction.model_copy(update={"labels": labels}) for result in results]
+
+        async def ready() -> bool:
+            return True
+
+        backend = Backend(self.GROUPED, SPECS, answering, ready, together=together)
+        return TestClient(build(backend, Limits(), 2), raise_server_exceptions=False)
+
+    @pytest.mark.parametrize("said", ["true", "True", "1"])
+    def test_they_are_voted_on_together_where_the_request_says_so(self, said: str) -> None:
+        files = [("image", (f"{value}.png", image_bytes("PNG", value=value))) for value in (10, 200)]
+        told = self.visitor().post(f"/predict?one_group={said}", files=files).json()
+        assert told["by_group"] == ["gender"]
+        assert [one["labels"] for one in told["predictions"]] == [{"gender": "voted over 2"}] * 2
+        assert [one["name"] for one in told["predictions"]] == ["10.png", "200.png"]
+
+    @pytest.mark.parametrize("query", ["", "?one_group=false", "?one_group=0", "?other=1"])
+    def test_else_each_is_answered_alone(self, query: str) -> None:
+        told = self.visitor().post(f"/predict{query}", **file_of(image_bytes())).json()
+        assert told["by_group"] == []
+        assert told["predictions"][0]["labels"] == {"mask": "grey 90"}
+
+    def test_a_run_that_votes_on_each_image_alone_says_that_nothing_was_voted_together(self) -> None:
+        told = client().post("/predict?one_group=true", **file_of(image_bytes())).json()
+        assert told["by_group"] == told["model"]["by_group"] == []
+        assert told["predictions"][0]["labels"] == {"mask": "grey 90"}
+
+    @pytest.mark.parametrize("query", ["one_group=", "one_group=yes", "one_group=true&one_group=false"])
+    def test_what_says_neither_is_refused(self, query: str) -> None:
+        sentence = refused(self.visitor().post(f"/predict?{query}", **file_of(image_bytes())), 400)
+        assert sentence.endswith("it may be true or false.")
+
+    def test_it_is_documented_and_on_the_page(self) -> None:
+        asked = self.visitor().get("/openapi.json").json()["paths"]["/predict"]["post"]
+        [parameter] = asked["parameters"]
+        assert parameter["name"] == "one_group"
+        assert parameter["schema"] == {"type": "boolean", "default": False}
+        page = self.visitor().get("/").text
+        assert 'type="checkbox" id="together"' in page
+        assert "gender is voted over all of them" in page
+        assert 'accept="image/*" multiple' in page
+        alone = client().get("/").text
+        assert "checkbox" not in alone
+        assert " multiple" not in alone
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         "body",

@@ -42,11 +42,12 @@ from raymask.inference.ensemble import load
 from raymask.io.atomic import replacing, write_json
 from raymask.models.classifier import build_classifier, save_classifier
 from raymask.runs.directory import ReplicaId, Run, save_run_config
-from raymask.serving.deployment import ModelDeployment, Settings, plan_replicas, serving
+from raymask.serving.deployment import ModelDeployment, Settings, plan_replicas, serving, together
 from raymask.serving.requests import Limits
 from raymask.serving.schemas import predictions_of
 from raymask.transforms.tta import even
 from raymask.voting.calibration import Calibration
+from raymask.voting.grouping import Grouping
 from raymask.voting.selection import Candidate, Fitted
 from raymask.voting.vote import Vote
 
@@ -136,7 +137,7 @@ class TestServer:
         told = server.get("/health").json()
         assert told["status"] == "ready"
         about = {"name": run.name, "models": "folds", "number": 8, "members": list(MEMBERS), "versions": {"torch": "9.8.7"}}
-        assert told["model"] == {**about, "server": raymask.__version__}
+        assert told["model"] == {**about, "server": raymask.__version__, "by_group": []}
         assert "Choose a photo" in server.get("/").text
         assert "swagger" in server.get("/docs").text
 
@@ -168,7 +169,7 @@ class TestServer:
     def test_a_members_vote_is_that_of_the_mean_of_its_models(self, run: Run) -> None:
         ensemble = load(run.root)
         said = ensemble.probabilities([("", pixels) for _, pixels in map(ensemble_reader(ensemble), PHOTOS[:4])])
-        for image, prediction in enumerate(predictions_of(ensemble.definition, said)):
+        for image, prediction in enumerate(predictions_of(ensemble.definition, said, ensemble.definition.count(said))):
             mean = (said["joint/fold-0"][JOINT][image] + said["joint/fold-1"][JOINT][image]) / 2
             vote = prediction.members["joint"][JOINT]
             assert vote.label == ensemble.definition.space.joint_classes[mean.argmax()]
@@ -316,6 +317,32 @@ def ensemble_reader(ensemble: Any) -> Any:
     from raymask.data.images import read_content
 
     return lambda content: read_content(content, ensemble.specs)
+
+
+class TestTogether:
+    def test_images_of_one_group_are_answered_as_the_run_predicts_them(self, run: Run) -> None:
+        ensemble = load(run.root)
+        ensemble.definition = replace(ensemble.definition, grouping=Grouping(("age",), "geometric"))
+        voter = ModelDeployment.__new__(ModelDeployment)
+        voter.ensemble = ensemble
+        read = [pixels for _, pixels in map(ensemble_reader(ensemble), PHOTOS[:5])]
+        results = voter.predict_images(read)
+        said = together(ensemble.definition, results)
+        table = ensemble.predict(PHOTOS[:5], groups=["p"] * 5)
+        assert len({one.probabilities["age"]["old"] for one in said}) == 1
+        for one, alone, row in zip(said, results, table.to_dict("records"), strict=True):
+            assert one.labels == {task: row[task] for task in TASKS}
+            assert one.joint.number == row[JOINT]
+            assert one.agreement == alone.prediction.agreement
+            assert one.members == alone.prediction.members
+            for task, classes in one.probabilities.items():
+                assert classes == pytest.approx({name: row[f"{task}:{name}"] for name in TASKS[task]["classes"]}, abs=1e-5)
+        assert [one.probabilities["age"] for one in said] != [one.prediction.probabilities["age"] for one in results]
+
+    def test_the_vote_on_an_image_is_passed_on_only_where_it_is_needed(self, run: Run) -> None:
+        voter = ModelDeployment.__new__(ModelDeployment)
+        voter.ensemble = load(run.root)
+        assert [result.joint for result in voter.predict_images([None, None])] == [None, None]
 
 
 class TestVoter:

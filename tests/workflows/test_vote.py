@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from made import make_run, predict_and_report
+from made import VOTE, make_run, predict_and_report
 from rich.console import Console
 
 from raymask.core.console import Display
 from raymask.core.errors import InputError
 from raymask.data.sources import read_source
-from raymask.io.atomic import write_table
+from raymask.inference.definition import read_definition
+from raymask.io.atomic import write_json, write_table
+from raymask.io.checked import DamagedFileError, read_json
 from raymask.runs.directory import ReplicaId, Run, load_run_config, read_ensemble
+from raymask.voting.grouping import pooled
 from raymask.workflows.setup import finished_run
 from raymask.workflows.vote import vote
 
@@ -32,6 +38,12 @@ def runs(photos: Path, tmp_path: Path) -> list[Run]:
 
 def contents(run: Run) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in run.root.rglob("*") if file.is_file()}
+
+
+def spoken(runs: list[Run], into: Path | None) -> str:
+    said = io.StringIO()
+    vote([run.root for run in runs], into, display=Display(Console(file=said)))
+    return " ".join(said.getvalue().split())
 
 
 def vote_quietly(runs: list[Run], into: Path) -> Run:
@@ -85,6 +97,137 @@ class TestSeveralRuns:
         runs[1].test_predictions.unlink()
         with pytest.raises(InputError, match=r"'.*/other' has no predictions of its test images .*; add --predict\.$"):
             vote_quietly(runs, tmp_path / "both")
+
+
+class TestByGroup:
+    """A run that votes gender and age over all photos of a person."""
+
+    @pytest.fixture
+    def grouped_photos(self, photos: Path, tmp_path: Path) -> Path:
+        """Test images with the person of each, of whom the last has none."""
+        copy = Path(shutil.copytree(photos, tmp_path / "photos"))
+        info = pd.read_csv(copy / "eval" / "info.csv")
+        people = [f"p{number // 7}" for number in range(len(info))]
+        info.assign(person=[*people[:-1], ""]).to_csv(copy / "eval" / "info.csv", index=False)
+        return copy
+
+    @staticmethod
+    def made(root: Path, photos: Path, groups: Any = ("gender", "age"), **data: Any) -> Run:
+        vote_config = {**VOTE, "groups": groups if isinstance(groups, str) else list(groups)}
+        run = make_run(root, photos, members=MEMBERS, vote=vote_config, data={"path": str(photos), **data})
+        predict_and_report(run, read_source(load_run_config(run)))
+        return run
+
+    def test_the_test_set_is_voted_by_its_column(self, grouped_photos: Path, tmp_path: Path) -> None:
+        with_column = self.made(tmp_path / "with", grouped_photos, test_group_column="person")
+        without = self.made(tmp_path / "without", grouped_photos)
+        voted, alone = (pd.read_parquet(run.predictions) for run in (with_column, without))
+        info = pd.read_csv(grouped_photos / "eval" / "info.csv", dtype=str).fillna("").set_index("ImageID")
+        person = info["person"].loc[voted["image_id"]].to_numpy()
+        definition = read_definition(with_column.root)
+        grouping, space = definition.grouping, definition.space
+        assert grouping.tasks == ("gender", "age")
+        columns = [name for name in map(str, alone) if name.startswith("joint:")]
+        numbers = np.unique(person, return_inverse=True)[1]
+        expected = pooled(space, alone[columns].to_numpy(), numbers, grouping)
+        np.testing.assert_allclose(voted[columns].to_numpy(), expected, atol=1e-12)
+        assert (voted["joint"] != alone["joint"]).any()
+        submitted = pd.read_csv(with_column.submission).set_index("ImageID")["ans"].loc[voted["image_id"]]
+        assert submitted.tolist() == voted["joint"].tolist()
+        one = (person == "").argmax()
+        pd.testing.assert_frame_equal(voted.iloc[[one]], alone.iloc[[one]], check_exact=True)
+
+    def test_out_of_fold_and_without_groups_all_is_as_by_a_vote_on_each_image(self, photos: Path, tmp_path: Path) -> None:
+        runs = [self.made(tmp_path / groups, photos, groups if groups == "none" else (groups,)) for groups in ("none", "gender")]
+        for file in ("predictions", "submission", "oof_ensemble"):
+            assert getattr(runs[0], file).read_bytes() == getattr(runs[1], file).read_bytes()
+        none, by_gender = (read_ensemble(run) for run in runs)
+        assert none.vote == by_gender.vote
+        assert none.estimate == by_gender.estimate
+        assert none.oof == by_gender.oof
+        assert none.by_group is None
+
+    def test_what_it_is_worth_is_kept_out_of_fold_and_on_people_held_out(self, photos: Path, tmp_path: Path) -> None:
+        run = self.made(tmp_path / "run", photos)
+        known = read_ensemble(run)
+        assert known.by_group is not None
+        assert known.by_group.candidates == ["gender", "age"]
+        assert known.by_group.tasks == ["gender", "age"]
+        assert known.by_group.estimate is not None
+        assert known.by_group.gain is not None
+        assert known.estimate is not None
+        gain = known.by_group.estimate.score - known.estimate.score
+        assert known.by_group.gain.score == pytest.approx(gain, abs=1e-9)
+        assert set(known.by_group.gains) == {"mask", "gender", "age", "joint"}
+        assert [row.images for row in known.by_group.sizes] == [2, 3, 5, 7]
+        assert known.reserve is not None
+        assert known.reserve.grouped is not None
+        assert known.reserve.grouped.score - known.reserve.score == pytest.approx(known.reserve.grouped.gain.score)
+        page = run.report.read_text()
+        assert "voted over all images of a group" in page
+
+    def test_one_line_says_what_groups_would_be_worth(self, photos: Path, grouped_photos: Path, tmp_path: Path) -> None:
+        lacking = self.made(tmp_path / "lacking", photos)
+        said = spoken([lacking], tmp_path / "again")
+        assert (
+            "each image is voted on alone; with a column of groups (data.test_group_column) joint.f1 is expected to gain" in said
+        )
+        assert "where groups are of 7 images" in said
+        assert "and voted by group there" in said
+        idle = self.made(tmp_path / "idle", grouped_photos, "none", test_group_column="person")
+        assert "the groups of the test images change nothing" in spoken([idle], tmp_path / "more")
+
+    def test_several_runs_vote_by_group(self, grouped_photos: Path, tmp_path: Path) -> None:
+        runs = [self.made(tmp_path / name, grouped_photos, test_group_column="person") for name in ("one", "other")]
+        both = vote_quietly(runs, tmp_path / "both")
+        known = read_ensemble(both)
+        assert known.by_group is not None
+        assert known.by_group.tasks == ["gender", "age"]
+        assert known.reserve is not None
+        assert known.reserve.grouped is not None
+        assert read_definition(both.root).grouping.tasks == ("gender", "age")
+        genders = pd.read_parquet(both.predictions)[["image_id", "gender:male"]].merge(
+            pd.read_csv(grouped_photos / "eval" / "info.csv"), left_on="image_id", right_on="ImageID"
+        )
+        assert genders.groupby("person")["gender:male"].agg(np.ptp).max() < 1e-12
+
+    def test_a_vote_that_is_decided_is_read_again_with_its_groups(self, photos: Path, tmp_path: Path) -> None:
+        run = self.made(tmp_path / "run", photos)
+        before = run.ensemble.stat().st_mtime_ns, run.predictions.read_bytes()
+        said = spoken([run], None)
+        assert "decided already" in said
+        assert run.predictions.read_bytes() == before[1]
+        assert read_definition(run.root).grouping.tasks == ("gender", "age")
+
+    @pytest.mark.parametrize(
+        ("groups", "message"),
+        [
+            (["mask"], r"vote.groups names 'mask', which differs within a group: '.*' has '.*' and '.*'; leave it out, .*"),
+            (["gendre"], r"vote.groups: there is no task 'gendre'; it may be 'gender' .*"),
+        ],
+    )
+    def test_tasks_that_cannot_be_voted_so_are_refused(
+        self, runs: list[Run], tmp_path: Path, groups: list[str], message: str
+    ) -> None:
+        with pytest.raises(InputError, match=f"^{message}$"):
+            vote([runs[0].root], tmp_path / "new", [f"vote.groups={groups}"], display=Display(Console(file=io.StringIO())))
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"tasks": ["mosk"]}, {"tasks": ["age", "age"]}, {"pool": "maximum"}, {"tasks": 3}, {"pool": None}],
+    )
+    def test_what_is_damaged_is_named(self, runs: list[Run], change: dict[str, Any]) -> None:
+        file = runs[0].ensemble
+        written = read_json(file)
+        write_json(file, {**written, "by_group": {**written["by_group"], **change}})
+        with pytest.raises(DamagedFileError, match=r"ensemble\.json"):
+            read_definition(runs[0].root)
+
+    def test_a_vote_of_an_older_raymask_is_on_each_image_alone(self, runs: list[Run]) -> None:
+        written = read_json(runs[0].ensemble)
+        del written["by_group"]
+        write_json(runs[0].ensemble, written)
+        assert read_definition(runs[0].root).grouping.tasks == ()
 
 
 def test_a_run_that_is_looked_at_keeps_its_config(runs: list[Run]) -> None:
