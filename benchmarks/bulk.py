@@ -33,7 +33,8 @@ from raymask.data.sources import read_source
 from raymask.inference.bulk import read_predictions
 from raymask.inference.definition import read_definition
 from raymask.inference.predictor import Predictor, specs_of
-from raymask.runs.directory import Run, save_run_config
+from raymask.runs.configs import save_run_config
+from raymask.runs.directory import Run
 from raymask.runs.folders import PredictionFolder
 
 FOLDS, PEOPLE = 2, 100

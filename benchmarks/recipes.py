@@ -36,7 +36,8 @@ from raymask.data.specs import InputSpec, StreamSpec
 from raymask.inference.voting_runs import validated_images, voting_runs
 from raymask.metrics.bootstrap import Metric, compare, interval
 from raymask.models.classifier import build_classifier
-from raymask.runs.directory import ReplicaId, Run, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.models import read_model
 from raymask.runs.tables import read_manifest
 from raymask.runs.timings import timed

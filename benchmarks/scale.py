@@ -39,7 +39,8 @@ from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import read_json
 from raymask.metrics.scores import score_joint
 from raymask.report.run_report import build_report
-from raymask.runs.directory import ReplicaId, Run, save_run_config
+from raymask.runs.configs import save_run_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.predictions import collect_oof, oof_by_view, prediction_table
 from raymask.training.packs import Job, Pack, Plan, makespan, plan_run
 from raymask.voting.view_selection import OofByView

@@ -34,7 +34,8 @@ from raymask.config.recipe import Recipe
 from raymask.config.schema import RunConfig
 from raymask.config.tasks import label_space
 from raymask.inference.definition import read_definition
-from raymask.runs.directory import Run, save_run_config
+from raymask.runs.configs import save_run_config
+from raymask.runs.directory import Run
 from raymask.serving.deployment import Settings, serving
 from raymask.serving.requests import Limits
 

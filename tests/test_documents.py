@@ -20,6 +20,7 @@ import raymask
 from raymask.cli import USAGE_ERROR, app
 from raymask.config.loading import load_config
 from raymask.config.schema import RunConfig
+from raymask.config.search import search_config
 
 PACKAGE = Path(raymask.__file__).parent
 ROOT = PACKAGE.parent
@@ -111,8 +112,11 @@ class TestCommands:
 
     @pytest.mark.parametrize("arguments", COMMANDS)
     def test_a_command_can_be_typed(self, arguments: list[str], own_recipe: Path) -> None:
-        _, parameters = parsed(arguments)
+        name, parameters = parsed(arguments)
         recipe = parameters.get("recipe") or "demo"
+        if name == "tune":
+            assert search_config(recipe, parameters.get("set_") or ()).space
+            return
         load_config(own_recipe if recipe == own_recipe.name else recipe, parameters.get("set_") or ())
 
     def test_what_cannot_be_typed_is_seen(self) -> None:

@@ -29,7 +29,8 @@ from raymask.inference.definition import FOLDS, EnsembleDefinition, read_definit
 from raymask.inference.predictor import Predictor, specs_of
 from raymask.io.atomic import replacing, write_json, write_text
 from raymask.models.classifier import read_weights
-from raymask.runs.directory import Run, load_run_config, read_ensemble, save_run_config
+from raymask.runs.configs import load_run_config, save_run_config
+from raymask.runs.directory import Run, read_ensemble
 from raymask.runs.folders import ExportFolder, ModelFiles
 from raymask.runs.models import read_model
 from raymask.runs.outputs import check_output

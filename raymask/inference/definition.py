@@ -15,7 +15,8 @@ from raymask.core.errors import InputError, one_of
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import ByHead, Probabilities
 from raymask.io.checked import check_weights, damaged
-from raymask.runs.directory import PART_NAMES, ReplicaId, Run, load_run_config, read_ensemble
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import PART_NAMES, ReplicaId, Run, read_ensemble
 from raymask.runs.folders import ModelFiles
 from raymask.runs.models import check_model, read_model
 from raymask.runs.predictions import prediction_table

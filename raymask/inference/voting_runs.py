@@ -16,8 +16,9 @@ from raymask.core.tasks import LabelSpace
 from raymask.core.types import ByHead
 from raymask.data.folds import replica_folds
 from raymask.io.checked import check_file_name
+from raymask.runs.configs import load_run_config
 from raymask.runs.digests import remembered_digests, with_digests
-from raymask.runs.directory import ReplicaId, Run, load_run_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.tables import read_folds, read_manifest, read_reserve
 
 

@@ -27,7 +27,8 @@ from raymask.data.decode import FORMATS, pixels_of
 from raymask.io import files
 from raymask.io.checked import DamagedFileError, Kind, damaged, read_table
 from raymask.metrics.bootstrap import parse_metric
-from raymask.runs.directory import ReplicaId, Run, demo_folder, load_run_config, read_ensemble
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import ReplicaId, Run, demo_folder, read_ensemble
 from raymask.runs.models import ModelFolder, read_model
 from raymask.runs.schemas import Ensemble
 from raymask.runs.tables import read_ensemble_predictions, read_manifest

@@ -20,7 +20,7 @@ from raymask.config.yaml_files import dump_yaml
 from raymask.core.console import duration
 from raymask.report.pages import page_template
 from raymask.report.plots import GOOD, INK, LINE, PLOT_STYLE, SOFT, WARM, inline_svg
-from raymask.runs.schemas import Search, Trial
+from raymask.runs.search_schemas import Search, Trial
 
 OF_A_RUN = ("name", "runs", "cache")
 """Keys of a search's recipe that are not for a run by its best."""

@@ -12,7 +12,8 @@ from raymask.config.tasks import label_space
 from raymask.core.columns import joint_columns, label_column, predicted_column, targets_of, train_label_column
 from raymask.core.tasks import JOINT, UNLABELLED, LabelSpace
 from raymask.io.checked import Kind, damaged, read_table
-from raymask.runs.directory import Run, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import Run
 
 
 def read_manifest(run: Run, space: LabelSpace) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from raymask.config.search_space import Domain, label_of
-from raymask.runs.schemas import Trial
+from raymask.runs.search_schemas import Trial
 
 STATES = {
     "running": TrialState.RUNNING,

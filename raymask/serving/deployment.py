@@ -34,7 +34,8 @@ from raymask.core.types import Pixels
 from raymask.inference.definition import FOLDS, EnsembleDefinition, check_models, read_definition, weights_bytes
 from raymask.inference.ensemble import Ensemble
 from raymask.inference.predictor import specs_of
-from raymask.runs.directory import Run, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import Run
 from raymask.runs.models import read_model
 from raymask.serving.access import Access
 from raymask.serving.admission import Gate

@@ -26,7 +26,8 @@ from raymask.io.checked import DamagedFileError
 from raymask.io.hashing import file_digest, text_digest
 from raymask.metrics.bootstrap import group_numbers, parse_metric
 from raymask.report.bakeoff import Probed, as_table, scored, shown, verdict, write_plot
-from raymask.runs.directory import ReplicaId, Run, cache_root, load_run_config, save_run_config
+from raymask.runs.configs import load_run_config, save_run_config
+from raymask.runs.directory import ReplicaId, Run, cache_root
 from raymask.runs.folders import BakeOffFiles
 from raymask.runs.models import network_size, read_model
 from raymask.runs.predictions import collect_oof, oof_by_view

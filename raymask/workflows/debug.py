@@ -17,7 +17,8 @@ from raymask.core.stopwatch import Stopwatch
 from raymask.data.folds import replica_folds
 from raymask.data.specs import input_spec
 from raymask.io.checked import Kind, read_table
-from raymask.runs.directory import ReplicaId, Run, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.tables import read_folds, read_reserve
 from raymask.runs.timings import read_timings
 from raymask.workflows.context import Result

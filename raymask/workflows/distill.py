@@ -12,7 +12,8 @@ from raymask.core.console import Display
 from raymask.core.errors import InputError, one_of
 from raymask.core.paths import absolute
 from raymask.core.tasks import JOINT, MULTI
-from raymask.runs.directory import Run, read_ensemble, settled_config
+from raymask.runs.configs import settled_config
+from raymask.runs.directory import Run, read_ensemble
 from raymask.runs.schemas import RunComparison
 from raymask.workflows.compare_runs import compare_runs, show
 from raymask.workflows.context import Result, run_context

@@ -23,7 +23,8 @@ from raymask.inference.definition import EnsembleDefinition, check_models, read_
 from raymask.inference.group_tables import vote_shards_by_group
 from raymask.inference.submission import submission_table
 from raymask.io.atomic import write_table
-from raymask.runs.directory import Run, settled_config
+from raymask.runs.configs import settled_config
+from raymask.runs.directory import Run
 from raymask.runs.folders import PredictionFolder
 from raymask.runs.outputs import check_output
 from raymask.workflows.context import RunContext, run_context

@@ -27,8 +27,9 @@ from raymask.data.kinds import check_keys, resolve_kind
 from raymask.data.subset import sampled_source, sampled_test
 from raymask.data.test_sets import TestSet, check_missing, read_test
 from raymask.io import files
+from raymask.runs.configs import load_run_config, save_run_config, settled_config
 from raymask.runs.digests import with_digests
-from raymask.runs.directory import ReplicaId, Run, cache_root, demo_folder, load_run_config, save_run_config, settled_config
+from raymask.runs.directory import ReplicaId, Run, cache_root, demo_folder
 from raymask.runs.identity import check_source, keep_source
 from raymask.runs.outputs import check_output
 from raymask.runs.tables import read_folds

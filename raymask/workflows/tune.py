@@ -30,7 +30,8 @@ from raymask.runs.directory import ReplicaId, Run, cache_root
 from raymask.runs.folders import SearchFiles
 from raymask.runs.outputs import is_run
 from raymask.runs.predictions import collect_oof, oof_by_view
-from raymask.runs.schemas import CurvePoint, Estimate, Interval, Search, Stopped, Trial, read_run_file, write_run_file
+from raymask.runs.schemas import Estimate, Interval, read_run_file, write_run_file
+from raymask.runs.search_schemas import CurvePoint, Search, Stopped, Trial
 from raymask.search.proposals import grid_size, importances, propose
 from raymask.search.stopping import Judge, rungs
 from raymask.training.backbones import check_backbones

@@ -27,7 +27,8 @@ from raymask.io.hashing import file_digest, fingerprint, text_digest
 from raymask.metrics.bootstrap import compare, group_numbers, interval, parse_metric
 from raymask.metrics.scores import Scores, score_heads, score_joint
 from raymask.report.summary import summarise
-from raymask.runs.directory import Run, read_ensemble, save_run_config, settled_config
+from raymask.runs.configs import save_run_config, settled_config
+from raymask.runs.directory import Run, read_ensemble
 from raymask.runs.identity import without_places
 from raymask.runs.outputs import check_output
 from raymask.runs.predictions import check_complete, prediction_table

@@ -13,7 +13,8 @@ from raymask.config.flat_recipes import GROUPED, config_in_groups, in_groups
 from raymask.config.loading import differences, load_config, validate
 from raymask.config.recipe import Recipe
 from raymask.core.errors import InputError
-from raymask.runs.directory import Run, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import Run
 from raymask.runs.models import read_model
 
 FLAT: dict[str, Any] = {

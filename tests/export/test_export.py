@@ -36,7 +36,8 @@ from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import read_json
 from raymask.metrics.bootstrap import Metric
 from raymask.models.classifier import Classifier, build_classifier, save_classifier, to_pixels
-from raymask.runs.directory import ReplicaId, Run, save_run_config
+from raymask.runs.configs import save_run_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.transforms.tta import MERGES, VIEWS, ViewPlan, even, merge_views
 from raymask.voting.ballots import voters_of
 from raymask.voting.calibration import Calibration

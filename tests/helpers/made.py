@@ -27,8 +27,9 @@ from raymask.io.checked import read_json
 from raymask.io.hashing import file_digest
 from raymask.models.classifier import build_classifier
 from raymask.report.run_report import build_report
+from raymask.runs.configs import load_run_config, save_run_config
 from raymask.runs.digests import with_digests
-from raymask.runs.directory import ReplicaId, Run, load_run_config, save_run_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.identity import keep_source
 from raymask.runs.schemas import write_run_file
 from raymask.runs.timings import add_timing

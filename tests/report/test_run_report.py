@@ -28,7 +28,8 @@ from raymask.io.checked import read_json
 from raymask.metrics.scores import score_joint
 from raymask.report import run_data, run_report, vote_sections
 from raymask.report.run_report import build_report
-from raymask.runs.directory import ReplicaId, Run, save_run_config
+from raymask.runs.configs import save_run_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.predictions import prediction_table
 from raymask.runs.schemas import Interval, RuleRow
 from raymask.voting.view_selection import OofByView

@@ -10,7 +10,8 @@ from raymask.config.loading import load_config
 from raymask.core.errors import InputError
 from raymask.io.atomic import write_json, write_text
 from raymask.io.checked import DamagedFileError, read_json
-from raymask.runs.directory import ReplicaId, Run, load_run_config, save_run_config
+from raymask.runs.configs import load_run_config, save_run_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.timings import add_timing
 
 TASKS = "tasks={age: {edges: [30, 60], classes: [young, middle, old]}, gender: null}"

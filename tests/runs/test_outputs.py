@@ -9,7 +9,8 @@ from made import context_of, make_run
 
 from raymask.core.errors import InputError
 from raymask.export.export import export
-from raymask.runs.directory import Run, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import Run
 from raymask.runs.outputs import check_output
 from raymask.workflows import predict, vote
 from raymask.workflows.setup import prepare_run, resolve

@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raymask.config.search_space import Domain
-from raymask.runs.schemas import CurvePoint, Interval, Trial
+from raymask.runs.schemas import Interval
+from raymask.runs.search_schemas import CurvePoint, Trial
 from raymask.search.proposals import grid_size, importances, propose
 
 LR = Domain("recipe.optim.lr", "log", 1e-4, 1e-1)
@@ -49,7 +49,8 @@ def test_proposals_are_within_their_ranges_and_the_same_again(method: Any, seed:
 
 def test_trials_of_any_state_may_be_in_the_table() -> None:
     trials = searched("random", 12, 0, lambda values: 0.5)
-    for trial, state in zip(trials, itertools.cycle(["finished", "stopped", "failed", "running"]), strict=False):
+    states: list[Any] = ["finished", "stopped", "failed", "running"]
+    for trial, state in zip(trials, itertools.cycle(states), strict=False):
         trial.state, trial.curve = state, [CurvePoint(epoch=1, f1=0.3)] if state == "stopped" else []
         trial.score = trial.score if state == "finished" else None
     assert len(propose(SPACE, "tpe", trials, 3, 0)) == 3
@@ -57,12 +58,11 @@ def test_trials_of_any_state_may_be_in_the_table() -> None:
 
 def test_tpe_comes_nearer_to_the_best_than_chance() -> None:
     def score(values: dict[str, Any]) -> float:
-        return -abs(math.log10(values["recipe.optim.lr"]) + 2) - (values["recipe.mix"]["name"] != "mixup")
+        return float(-abs(math.log10(values["recipe.optim.lr"]) + 2) - (values["recipe.mix"]["name"] != "mixup"))
 
     def last(method: str) -> float:
-        return float(
-            np.mean([trial.score.score for seed in range(3) for trial in searched(method, 30, seed, score)[-8:] if trial.score])
-        )
+        scores = [trial.score.score for seed in range(3) for trial in searched(method, 30, seed, score)[-8:] if trial.score]
+        return sum(scores) / len(scores)
 
     assert last("tpe") > last("random") + 0.3
 

@@ -41,7 +41,8 @@ from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import load
 from raymask.io.atomic import replacing, write_json
 from raymask.models.classifier import build_classifier, save_classifier
-from raymask.runs.directory import ReplicaId, Run, save_run_config
+from raymask.runs.configs import save_run_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.serving.deployment import ModelDeployment, Settings, plan_replicas, serving, together
 from raymask.serving.requests import Limits
 from raymask.serving.schemas import predictions_of

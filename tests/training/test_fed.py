@@ -33,7 +33,8 @@ from raymask.inference.predictor import Predictor, specs_of
 from raymask.io.atomic import write_table
 from raymask.io.checked import DamagedFileError
 from raymask.models.classifier import Classifier, build_classifier, load_classifier
-from raymask.runs.directory import WHOLE, ReplicaId, Run, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import WHOLE, ReplicaId, Run
 from raymask.runs.models import read_model
 from raymask.runs.tables import read_manifest
 from raymask.training.embedding import Embedder, EmbedJob, _make_batches, _write_parts

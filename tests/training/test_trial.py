@@ -24,7 +24,8 @@ from raymask.config.tasks import label_space
 from raymask.core.tasks import JOINT, LabelSpace, Task
 from raymask.data.cache import index_path, shard_path
 from raymask.data.specs import stream_spec
-from raymask.runs.directory import ANY_FOLD, WHOLE, ReplicaId, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import ANY_FOLD, WHOLE, ReplicaId
 from raymask.runs.tables import read_manifest
 from raymask.training.checkpoints import Checkpoints, History
 from raymask.training.packs import Job, Pack

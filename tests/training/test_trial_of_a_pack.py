@@ -25,7 +25,8 @@ from raymask.data.specs import input_spec, stream_spec
 from raymask.io.atomic import write_table
 from raymask.io.checked import read_json
 from raymask.models.trunks import CutBackbone
-from raymask.runs.directory import ReplicaId, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import ReplicaId
 from raymask.runs.tables import read_manifest
 from raymask.training.backbones import fetch_backbones
 from raymask.training.learner import Learner

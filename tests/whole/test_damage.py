@@ -31,7 +31,8 @@ from raymask.report import run_report
 from raymask.report.run_data import read_run_data
 from raymask.report.run_report import build_report
 from raymask.report.vote_sections import vote_section
-from raymask.runs.directory import ReplicaId, Run, load_run_config, settled_config
+from raymask.runs.configs import load_run_config, settled_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.tables import read_manifest
 from raymask.runs.timings import read_timings
 from raymask.serving.deployment import Settings, about

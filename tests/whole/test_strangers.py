@@ -26,7 +26,8 @@ from raymask.inference.definition import read_definition
 from raymask.inference.ensemble import load
 from raymask.io.atomic import write_json
 from raymask.io.checked import DamagedFileError, read_json
-from raymask.runs.directory import ReplicaId, Run, load_run_config, settled_config
+from raymask.runs.configs import load_run_config, settled_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.serving.deployment import Settings, serve_until_stopped
 from raymask.workflows import distill, predict, refit, soup, vote
 

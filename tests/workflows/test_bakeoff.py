@@ -20,7 +20,8 @@ from raymask.config.schema import RunConfig
 from raymask.core.console import Display
 from raymask.core.errors import InputError
 from raymask.io.atomic import write_json
-from raymask.runs.directory import ReplicaId, Run, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.models import network_size, read_model
 from raymask.runs.schemas import BakeOff
 from raymask.training.backbones import check_backbones

@@ -16,7 +16,8 @@ from tiny import tiny_config
 from raymask.core.console import Display
 from raymask.core.errors import InputError
 from raymask.io.atomic import write_table
-from raymask.runs.directory import ReplicaId, Run, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import ReplicaId, Run
 from raymask.workflows.debug import debug, histories_of, remove_debug_run, show_losses
 
 

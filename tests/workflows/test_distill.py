@@ -18,7 +18,8 @@ from raymask.data.folds import TRAIN_ONLY
 from raymask.inference.voting_runs import by_round, voting_runs
 from raymask.io.atomic import write_table
 from raymask.io.checked import read_json
-from raymask.runs.directory import WHOLE, ReplicaId, Run, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import WHOLE, ReplicaId, Run
 from raymask.voting.reading import read_vote
 from raymask.workflows.distill import distil, pseudo
 

@@ -23,7 +23,8 @@ from raymask.core.console import Display
 from raymask.export.export import GraphFormat, export
 from raymask.inference.definition import read_definition
 from raymask.io.checked import read_json
-from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import GREEDY_SOUP, SOUP, ReplicaId, Run
 from raymask.serving.deployment import Settings, serving
 from raymask.workflows.predict import predict
 from raymask.workflows.soup import soup

@@ -16,7 +16,8 @@ from raymask.config.components import ScheduleConfig
 from raymask.core.errors import InputError
 from raymask.io.atomic import write_json
 from raymask.io.checked import read_json
-from raymask.runs.directory import ReplicaId, Run, load_run_config
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import ReplicaId, Run
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

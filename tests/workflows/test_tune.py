@@ -24,7 +24,8 @@ from raymask.io.checked import DamagedFileError
 from raymask.report.search import as_table, render_search, winning_recipe
 from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.folders import SearchFiles
-from raymask.runs.schemas import Search
+from raymask.runs.search_schemas import Search
+from raymask.training import packs as packs_of
 from raymask.workflows import fold_models
 from raymask.workflows.tune import tune
 
@@ -88,7 +89,7 @@ def assert_score_is_of_the_people_left_out(run: Run, found: Search) -> None:
     for trial in found.trials:
         oof = pd.read_parquet(run.oof(f"trial-{trial.number:03}")).set_index("image_id")
         assert set(oof.index) == set(left_out.index)
-        elected = oof[[column for column in oof if ":" in column]].to_numpy().argmax(axis=1)
+        elected = oof[[column for column in oof if ":" in str(column)]].to_numpy().argmax(axis=1)
         truth = left_out.loc[oof.index]["label_mask"].to_numpy()
         assert trial.score is not None
         assert trial.score.score == pytest.approx(f1_score(truth, elected, average="macro"))
@@ -99,7 +100,7 @@ def test_trials_of_one_stream_share_a_pack_and_others_do_not(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packs: list[int] = []
-    planned = fold_models.plan_run
+    planned = packs_of.plan_run
 
     def plan(*given: Any) -> Any:
         packs.append(len((made := planned(*given)).packs))
@@ -244,7 +245,7 @@ def test_specialists_of_all_tasks_are_scored_together(photos: Path, tmp_path: Pa
     assert {len(part) for part in parts.values()} == {len(manifest)}, "each image is left out by one of the two folds"
     labels = {}
     for task, part in parts.items():
-        columns = [column for column in part if column.startswith(f"{task}:")]
+        columns = [column for column in part if str(column).startswith(f"{task}:")]
         labels[task] = part.loc[manifest.index, columns].to_numpy().argmax(axis=1)
     joint = 2 * labels["mask"] + labels["gender"]
     truth = 2 * manifest["label_mask"] + manifest["label_gender"]

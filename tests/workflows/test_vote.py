@@ -19,7 +19,8 @@ from raymask.data.sources import read_source
 from raymask.inference.definition import read_definition
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import DamagedFileError, read_json
-from raymask.runs.directory import ReplicaId, Run, load_run_config, read_ensemble
+from raymask.runs.configs import load_run_config
+from raymask.runs.directory import ReplicaId, Run, read_ensemble
 from raymask.voting.grouping import pooled
 from raymask.workflows.setup import finished_run
 from raymask.workflows.vote import vote

@@ -1,0 +1,6 @@
+"""`python -m raymask.cli`."""
+
+from raymask.cli import main
+
+if __name__ == "__main__":
+    main()

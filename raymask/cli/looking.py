@@ -1,0 +1,60 @@
+"""The commands that show what there is, and draw what there is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raymask.cli.app import Settings, app, without_none
+from raymask.core.errors import InputError
+
+
+@app.command()
+def show(
+    recipe: Annotated[str, typer.Argument(help="a recipe's name (see `raymask recipes`) or a YAML file")],
+    data: Annotated[
+        str | None, typer.Option(help="training data, as for `raymask train`; without it the demo's people are drawn")
+    ] = None,
+    member: Annotated[str | None, typer.Option(metavar="NAME", help="a member (default: the first)")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the page and the contact sheets (default: show-NAME here)")] = None,
+    batches: Annotated[int, typer.Option(min=1, help="how many batches")] = 1,
+    set_: Settings = None,
+) -> None:
+    """Draws what a recipe feeds the network: images as prepared, augmented and mixed, with their labels. Trains nothing."""
+    from raymask.config.loading import load_config
+
+    config = load_config(recipe, set_ or (), without_none({"data": {"path": data}}))
+    from raymask.workflows import show
+
+    show.show(config, out, member, batches)
+
+
+@app.command()
+def recipes() -> None:
+    """Lists the recipes, each with its command, time and score."""
+    from raymask.config.yaml_files import RECIPES, recipe_names
+
+    for name in recipe_names():
+        lines = (RECIPES / f"{name}.yaml").read_text().splitlines()
+        comment = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+        typer.echo(f"{name}\n" + "".join(f"    {line}\n" for line in comment))
+
+
+@app.command("demo-data")
+def demo_data(
+    folder: Annotated[Path, typer.Argument(help="folder to write, which must not be there yet")],
+    people: Annotated[int, typer.Option(min=1, help="people of the training set, seven photos each")] = 80,
+    test_people: Annotated[int, typer.Option(min=0, help="people of the test set")] = 20,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Draws a data set in the competition's layout."""
+    from raymask.core.paths import absolute, check_writable
+    from raymask.data.demo.dataset import write_demo
+
+    check_writable(absolute(folder), "folder")
+    try:
+        typer.echo(write_demo(absolute(folder), people=people, test_people=test_people, seed=seed))
+    except ValueError as error:
+        raise InputError(str(error)) from None
