@@ -1,4 +1,4 @@
-"""What finished runs predict for the people that they hold out from everything, and how sure the differences of their scores are."""
+"""What finished runs predict for the people that they hold out from everything, and the intervals of their scores."""
 
 from __future__ import annotations
 

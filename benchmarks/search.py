@@ -2,7 +2,7 @@
 
     python benchmarks/search.py --data DIR --weights mobilenetv2_100.pth --trials 16
 
-The search is that of a recipe's file, by default `search`. Some of its trials are trained anew, each alone and to its end, and their
+The search is that of a recipe's file, by default `search`. Some of its trials are trained anew, each alone and to its end; their
 time is scaled to all. The recipe before and after the search is trained as a run, with the same people held out from everything.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from held_out import scored, voted
 from rich.console import Console
 
 from benchmarks.common import WORK, show, write_results
+from benchmarks.held_out import scored, voted
 from raymask.config.loading import load_config
 from raymask.config.search import SearchConfig, search_config
 from raymask.config.search_space import label_of
