@@ -11,11 +11,12 @@ the time of all kernels, by the profiler in a turn of its own, over the time tha
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -26,10 +27,9 @@ from timm.data.loader import PrefetchLoader
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
-from tta import FOLDS, write_run
 
 from benchmarks.common import WORK, show, write_results
-from benchmarks.made import frozen_after
+from benchmarks.made import FOLDS, frozen_after, write_run
 from raymask.config.components import ScheduleConfig
 from raymask.config.members import Member
 from raymask.config.recipe import Recipe
@@ -64,8 +64,8 @@ class Figure:
 
     rate: float
     """Images a second."""
-    busy: float | None
-    """Share of time in which the GPU computes; None on a CPU."""
+    busy: float
+    """Share of time in which the GPU computes; NaN on a CPU."""
 
 
 @dataclass
@@ -202,16 +202,31 @@ def predict_all(work: Work, predict: Callable[[np.ndarray], Any], models: int, w
     return work.steps * work.recipe.batch_size * models
 
 
-def measure(turn: Turn, work: Work) -> Figure:
-    """The rate of a turn, and the kernels' share of its time by another turn under the profiler."""
-    watch = Stopwatch(work)
-    images = turn(watch)
+def measure(made: Mapping[str, Callable[[], Turn]], work: Work, repeats: int, kind: str) -> dict[str, Figure]:
+    """The best rate of each turn, and on a GPU the kernels' share of its time.
+
+    The profiler slows what comes after it in a process, so that it looks at all turns once more at the end.
+    """
+    turns: dict[str, Turn] = {}
+    best: dict[str, float] = {}
+    for _ in range(repeats):
+        for name, make in made.items():
+            if name not in turns:
+                turns[name] = make()
+            watch = Stopwatch(work)
+            rate = turns[name](watch) / watch.seconds
+            best[name] = max(best.get(name, 0.0), rate)
+            print(f"{kind}, {name}: {rate:.0f} images/s", flush=True)  # which counts where the time ends too soon
+    return {name: Figure(best[name], best[name] * kernel_seconds(turn, work)) for name, turn in turns.items()}
+
+
+def kernel_seconds(turn: Turn, work: Work) -> float:
+    """Seconds of all kernels for an image, by a turn under the profiler; NaN on a CPU."""
     if work.device.type == "cpu":
-        return Figure(images / watch.seconds, None)
-    watched = Stopwatch(work, profile(activities=[ProfilerActivity.CUDA]))
-    turn(watched)
-    kernels = sum(event.self_device_time_total for event in watched.profiler.key_averages()) / 1e6
-    return Figure(images / watch.seconds, kernels / watch.seconds)
+        return math.nan
+    watch = Stopwatch(work, profiler := profile(activities=[ProfilerActivity.CUDA]))
+    images = turn(watch)
+    return sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6 / images
 
 
 def turns_of(work: Work, given: argparse.Namespace, compiled: bool) -> dict[str, dict[str, Callable[[], Turn]]]:
@@ -241,7 +256,7 @@ def predicts(build: Callable[..., Any], work: Work, made: Callable[[], tuple[Run
 
 def show_figures(title: str, best: dict[str, Figure]) -> None:
     first = next(iter(best.values()))
-    rows = [(name, of.rate, of.rate / first.rate, "-" if of.busy is None else of.busy) for name, of in best.items()]
+    rows = [(name, of.rate, of.rate / first.rate, "-" if math.isnan(of.busy) else of.busy) for name, of in best.items()]
     show(title, ("peer", "images/s", "÷ the first", "GPU busy"), rows)
 
 
@@ -278,17 +293,11 @@ def main() -> None:
     what = f"{arguments.backbone} at {arguments.size} px, batches of {arguments.batch_size}, {device.type}"
     told = {**vars(arguments), "best": dict[str, Any]()}
     for kind, made in turns_of(work, arguments, compiled).items():
-        turns: dict[str, Turn] = {}
-        best: dict[str, Figure] = {}
-        for _ in range(arguments.repeats):
-            for name, make in made.items():
-                if name not in turns:
-                    turns[name] = make()
-                figure = measure(turns[name], work)
-                print(f"{kind}, {name}: {figure.rate:.0f} images/s", flush=True)  # which counts where the time ends too soon
-                best[name] = max(best.get(name, figure), figure, key=lambda of_turn: of_turn.rate)
+        best = measure(made, work, arguments.repeats, kind)
         show_figures(f"{kind.capitalize()} {what}", best)
-        told["best"] |= {f"{kind}, {name}": asdict(of) for name, of in best.items()}
+        told["best"] |= {
+            f"{kind}, {name}": {"rate": of.rate, "busy": None if math.isnan(of.busy) else of.busy} for name, of in best.items()
+        }
         write_results(f"gpu-{arguments.backbone}", told)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -18,6 +21,7 @@ from raymask.voting.selection import Candidate, Fitted
 from raymask.voting.vote import Vote
 
 VIEWS = ("original", "hflip")
+FOLDS = 5
 
 
 def frozen_after(recipe: Recipe, stages: int) -> Recipe:
@@ -55,3 +59,11 @@ def write_vote(run: Run, space: LabelSpace) -> None:
 
 def _unchanged(classes: int) -> Calibration:
     return Calibration(np.ones(classes), np.zeros(classes))
+
+
+def write_run(root: Path, recipe: Recipe, space: LabelSpace) -> tuple[Run, tuple[ReplicaId, ...]]:
+    """A run directory with finished replicas of random weights: a specialist of each task, in each fold."""
+    run = Run(root)
+    shutil.rmtree(root, ignore_errors=True)
+    replicas = write_replicas(run, recipe, space, FOLDS)
+    return run, replicas

@@ -32,14 +32,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import CenterCrop
 
 from benchmarks.common import WORK, environment, photos, show, write_results
-from benchmarks.made import write_replicas
+from benchmarks.made import write_run
 from raymask.cluster.connection import WORKER_ENVIRONMENT, connect
 from raymask.cluster.resources import plan_actors
 from raymask.config.compute import ComputeConfig
 from raymask.config.recipe import Recipe
 from raymask.config.schema import RunConfig
 from raymask.core.machine import usable_cpus
-from raymask.core.tasks import LabelSpace
 from raymask.data.decode import Pixels, decode_file
 from raymask.data.sources import read_source
 from raymask.data.specs import InputSpec, input_spec
@@ -54,7 +53,7 @@ from raymask.transforms.tta import VIEWS, ZOOM_MARGIN, even
 
 VIEW_NAMES = ("original", "hflip", "zoom", "zoom_hflip")
 PREDICTED = [VIEWS[name] for name in VIEW_NAMES]
-FOLDS, BATCH = 5, 64
+BATCH = 64
 CORES = usable_cpus()
 CPU = torch.device("cpu")
 Answer = Callable[[], list[np.ndarray]]
@@ -89,14 +88,6 @@ class Timing:
     whole: float
     work: float
     probabilities: np.ndarray
-
-
-def write_run(root: Path, recipe: Recipe, space: LabelSpace) -> tuple[Run, tuple[ReplicaId, ...]]:
-    """A run directory with finished replicas of random weights: a specialist of each task, in each fold."""
-    run = Run(root)
-    shutil.rmtree(root, ignore_errors=True)
-    replicas = write_replicas(run, recipe, space, FOLDS)
-    return run, replicas
 
 
 def load_models(work: Work) -> list[nn.Module]:
