@@ -2,9 +2,9 @@
 
     python benchmarks/rotations.py --data DIR --weights mobilenetv2_100=m.pth tf_efficientnet_lite0=e.pth --seeds 4 --parts 5
 
-Each rotation holds one part of the people out, trains heads on features of frozen backbones (`multi` and `joint` of each) for the others'
-folds, decides the vote on their out-of-fold predictions, and scores it on the people held out. Beside the chosen rule stand the best
-one, the mean of all that are near the best, and the best single member. The features are computed once for all rotations.
+Each rotation holds one part of the people out, trains heads on features of frozen backbones (`multi` and `joint` of each) for
+the folds of the others, decides the vote on their out-of-fold predictions, and scores it on the people held out. Beside the chosen
+rule stand the best one, the mean of all that are near the best, and the best single member. The features are computed once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from raymask.data.folds import assign_folds, stratified_group_folds
 from raymask.data.sampling import BatchSampler
 from raymask.data.specs import bank_spec, stream_spec
 from raymask.metrics.bootstrap import compare, group_numbers, interval
-from raymask.metrics.scores import score_joint
 from raymask.models.classifier import build_classifier
 from raymask.runs.configs import load_run_config
 from raymask.runs.directory import Run
@@ -105,9 +104,9 @@ def trained(
     folds = sorted(set(labels.fold[labels.fold >= 0].tolist()))
     oof: dict[str, ByHead] = {}
     rounds: list[dict[str, ByHead]] = [{} for _ in folds]
-    for member in members:
-        recipe = member.recipe.model_copy(update={"schedule": member.recipe.schedule.model_copy(update={"epochs": epochs})})
-        member = member.model_copy(update={"recipe": recipe})
+    for given in members:
+        recipe = given.recipe.model_copy(update={"schedule": given.recipe.schedule.model_copy(update={"epochs": epochs})})
+        member = given.model_copy(update={"recipe": recipe})
         sampler = BatchSampler(stream_spec(recipe, member.seed, member.task, labels.space), labels.fold)
         feed = FeatureFeed(banks[member.name], sampler, epochs, DEVICE)
         learners = []
@@ -153,18 +152,14 @@ def rotation(given: argparse.Namespace, run: Run, seed: int, part: int) -> dict[
         folds=folds[~reserved],
     )
     decision = decide(known, VoteConfig(), seed)
-    return {"seed": seed, "part": part, **judged(decision, known, rounds, manifest[reserved], space, seed)}
+    return {"seed": seed, "part": part, **judged(decision, known, rounds, manifest[reserved], seed)}
 
 
 def judged(
-    decision: Decision,
-    known: OofByView,
-    rounds: Sequence[Mapping[str, ByHead]],
-    held_out: pd.DataFrame,
-    space: LabelSpace,
-    seed: int,
+    decision: Decision, known: OofByView, rounds: Sequence[Mapping[str, ByHead]], held_out: pd.DataFrame, seed: int
 ) -> dict[str, Any]:
     """What a decision scores on the people held out, beside other choices."""
+    space = known.space
     truth, groups = true_labels(held_out, space)[JOINT], group_numbers(held_out["group"])
     plan = decision.vote.views
     seen = [{name: merged(member, VIEWS, plan) for name, member in of_round.items()} for of_round in rounds]
@@ -174,7 +169,8 @@ def judged(
 
     def by(candidate: Candidate) -> npt.NDArray[np.float64]:
         fitted = fit(folded, own, candidate, decision.metric, seed)
-        return np.mean([fitted.combine(space, voters_of(space, calibrated(of_round, calibrations))) for of_round in seen], axis=0)
+        voted = [fitted.combine(space, voters_of(space, calibrated(of_round, calibrations))) for of_round in seen]
+        return np.asarray(np.mean(voted, axis=0))
 
     rows = decision.choice.rows
     good = [row.candidate for row in rows if row.behind <= row.behind_se][:GOOD_ONES]
@@ -197,12 +193,6 @@ def judged(
         "found": interval(float(found[0]), drawn[0]),
         "scores": scores,
         "one fold's models": float(found[len(predicted) :].mean()),
-        "oof": {
-            name: score_joint(
-                space, members_joint(space, member).argmax(axis=1), {**space.split(known.truth), JOINT: known.truth}
-            )[JOINT]["f1"]
-            for name, member in decision.members.items()
-        },
     }
 
 
@@ -258,11 +248,9 @@ def main() -> None:
             began = time.monotonic()
             done.append(rotation(given, run, seed, part))
             expected, found = done[-1]["expected"], done[-1]["found"]
-            print(
-                f"seed {seed} part {part}: expected {expected['score']:.4f} ({expected['low']:.4f} to {expected['high']:.4f}), found "
-                f"{found['score']:.4f}, {done[-1]['scores']}, {time.monotonic() - began:.0f} s",
-                flush=True,
-            )
+            shown = f"{expected['score']:.4f} ({expected['low']:.4f} to {expected['high']:.4f})"
+            took = f"{time.monotonic() - began:.0f} s"
+            print(f"seed {seed} part {part}: expected {shown}, found {found['score']:.4f}, {took}", flush=True)
             write_results("rotations", {**vars(given), "rotations": done})
     told = summary(done)
     show("Rotations", ("", ""), [(name, str(value)) for name, value in told.items()])
