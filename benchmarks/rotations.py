@@ -3,7 +3,7 @@
     python benchmarks/rotations.py --data DIR --weights mobilenetv2_100=m.pth tf_efficientnet_lite0=e.pth --seeds 4 --parts 5
 
 Each rotation holds one part of the people out, trains heads on features of frozen backbones (`multi` and `joint` of each) for
-the folds of the others, decides the vote on their out-of-fold predictions, and scores it on the people held out. Beside the chosen
+the folds of the others, decides the vote on their out-of-fold predictions, and scores it on those held out. Beside the chosen
 rule stand the best one, the mean of all that are near the best, and the best single member. The features are computed once.
 """
 

@@ -20,7 +20,7 @@ import raymask
 from raymask.cli import USAGE_ERROR, app
 from raymask.config.loading import load_config
 from raymask.config.schema import RunConfig
-from raymask.config.search import search_config
+from raymask.config.search import TuneConfig, search_config
 
 PACKAGE = Path(raymask.__file__).parent
 ROOT = PACKAGE.parent
@@ -31,8 +31,8 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [*(page for page in sorted(ROOT.glob("*.md")) if page.name != "CHANGELOG.md"), *DOCS]
 
 RAYMASK = re.compile(r"(?:uv run )?raymask (?=[a-z])")
-JOB = re.compile(r".*python jobs/(ensemble|predict)\.py\b")
-JOBS = {"ensemble": "train", "predict": "predict"}
+JOB = re.compile(r".*python jobs/(ensemble|predict|tune)\.py\b")
+JOBS = {"ensemble": "train", "predict": "predict", "tune": "tune"}
 ROOMS = sorted({*RunConfig.model_fields} | {file.parent.name for file in PACKAGE.glob("*/__init__.py")})
 DOTTED = re.compile(rf"(?:{'|'.join(ROOMS)})(?:\.\w+)+")
 
@@ -106,16 +106,25 @@ def own_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def own_search(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The example of a search's file in its page."""
+    [example] = fenced((ROOT / "docs" / "search.md").read_text(), "yaml")
+    file = tmp_path_factory.mktemp("searches") / "mine.yaml"
+    file.write_text(example)
+    return str(file)
+
+
 class TestCommands:
     def test_there_are_some_to_check(self) -> None:
         assert len(COMMANDS) >= 15
 
     @pytest.mark.parametrize("arguments", COMMANDS)
-    def test_a_command_can_be_typed(self, arguments: list[str], own_recipe: Path) -> None:
+    def test_a_command_can_be_typed(self, arguments: list[str], own_recipe: Path, own_search: str) -> None:
         name, parameters = parsed(arguments)
         recipe = parameters.get("recipe") or "demo"
         if name == "tune":
-            assert search_config(recipe, parameters.get("set_") or ()).space
+            assert search_config(own_search if recipe == own_recipe.name else recipe, parameters.get("set_") or ()).space
             return
         load_config(own_recipe if recipe == own_recipe.name else recipe, parameters.get("set_") or ())
 
@@ -167,7 +176,10 @@ def _in_code(path: str) -> bool:
 class TestNames:
     @pytest.mark.parametrize(("page", "path"), [(page, path) for page in (README, *DOCS) for path in dotted(page)], ids=str)
     def test_a_key_or_a_name_of_the_code_that_is_mentioned_exists(self, page: Path, path: str) -> None:
-        is_key = path.split(".")[0] in RunConfig.model_fields and _has(RunConfig, path.split("."))
+        group, *keys = path.split(".")
+        is_key = (group in RunConfig.model_fields and _has(RunConfig, [group, *keys])) or (
+            group == "tune" and _has(TuneConfig, keys)
+        )
         assert is_key or _in_code(path) or (ROOT / path).exists()
 
     def test_what_does_not_exist_is_seen(self) -> None:
