@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -16,6 +17,8 @@ from raymask.core.types import Labels
 from raymask.metrics.scores import SCORE_KINDS, Aim, ClassCounts, class_counts
 
 RESAMPLES = 500
+Z_95 = 1.96
+"""Standard errors of a normal distribution that 95% lie within."""
 
 Counts = npt.NDArray[np.float32]
 """(T, 3, G, C): `ClassCounts` by target and group; classes that a target lacks hold zeros."""
@@ -107,6 +110,26 @@ def interval(score: float, resampled: npt.NDArray[np.floating]) -> Interval:
     """The percentile interval of 95% of (B,) resampled scores."""
     low, high = np.quantile(resampled, [0.025, 0.975])
     return {"score": score, "se": float(resampled.std(ddof=1)), "low": float(low), "high": float(high)}
+
+
+def of_new_groups(score: float, se: float, known: int, new: int) -> tuple[float, float]:
+    """The interval that holds the score of so many new groups with a probability of 95%.
+
+    That score has an error of its own, the greater the fewer they are, beside that of what is expected. The variance of both is
+    taken to fall with the number of groups, and they add.
+
+    Args:
+        score: what is expected of groups in general.
+        se: its standard error.
+        known: groups that these were found on.
+        new: groups that are scored.
+
+    Example:
+        >>> of_new_groups(0.5, 0.01, known=300, new=100)
+        (0.4608, 0.5392)
+    """
+    reach = Z_95 * se * math.sqrt(1 + known / new)
+    return max(0.0, score - reach), min(1.0, score + reach)
 
 
 def compare(

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from raymask.core.tasks import JOINT, MEAN, LabelSpace
-from raymask.metrics.bootstrap import parse_metric
+from raymask.metrics.bootstrap import of_new_groups, parse_metric
 from raymask.metrics.scores import SCORE_KINDS
 from raymask.report.plots import plot_calibration
 from raymask.runs.schemas import BeforeAfter, Bin, Ensemble, Estimate, Grouped, Groups, Interval, Reserve, RuleRow, ViewsRow
@@ -83,7 +83,7 @@ def vote_section(ensemble: Ensemble, vote: Vote | None) -> Section:
         "metric": metric_words(ensemble.metric, space),
         "new": "groups" if ensemble.groups < ensemble.images else "images",
         "estimate_of": ensemble.estimate_of,
-        "outcome": outcome(ensemble.estimate, ensemble.reserve),
+        "outcome": outcome(ensemble.estimate, ensemble.reserve, ensemble.groups),
         "groups": group_section(ensemble.by_group, ensemble.reserve),
         "ways": compared_candidates(ensemble.rules, space),
         "weights": weights_table(vote),
@@ -100,17 +100,23 @@ def metric_words(metric: str, space: LabelSpace) -> str:
     return kind if len(space.names) == 1 else f"{kind} of {'the joint label' if target == JOINT else target}"
 
 
-def outcome(estimate: Estimate, reserve: Reserve | None) -> dict[str, Any]:
-    """What is expected of the vote beside how it did on the groups held out, on one axis."""
+def outcome(estimate: Estimate, reserve: Reserve | None, known: int) -> dict[str, Any]:
+    """What is expected of the vote beside how it did on the groups held out, on one axis.
+
+    Args:
+        estimate: what is expected.
+        reserve: how it did.
+        known: groups that the estimate was made on.
+    """
     shown: dict[str, Interval] = {"expected": estimate}
-    place = ""
+    place, low, high = "", 0.0, 1.0
     if reserve:
         shown["held out"] = reserve
-        inside = estimate.low <= reserve.score <= estimate.high
-        place = "within" if inside else "below" if reserve.score < estimate.low else "above"
+        low, high = of_new_groups(estimate.score, estimate.se, max(1, known), max(1, reserve.groups))
+        place = "within" if low <= reserve.score <= high else "below" if reserve.score < low else "above"
     axis = axis_of(shown.values())
     rows = [{**row.model_dump(), "name": name, **placed(row, axis)} for name, row in shown.items()]
-    return {"rows": rows, "axis": axis, "place": place, "optimism": estimate.optimism}
+    return {"rows": rows, "axis": axis, "place": place, "of_so_many": (low, high), "optimism": estimate.optimism}
 
 
 def group_section(by_group: Groups | None, reserve: Reserve | None) -> Section:

@@ -24,7 +24,7 @@ from raymask.inference.voting_runs import VotingRun, by_round, reserved_images, 
 from raymask.io.atomic import write_table
 from raymask.io.checked import DamagedFileError, damaged
 from raymask.io.hashing import file_digest, fingerprint, text_digest
-from raymask.metrics.bootstrap import compare, group_numbers, interval, parse_metric
+from raymask.metrics.bootstrap import compare, group_numbers, interval, of_new_groups, parse_metric
 from raymask.metrics.scores import Scores, score_heads, score_joint
 from raymask.report.summary import summarise
 from raymask.runs.configs import save_run_config, settled_config
@@ -48,7 +48,6 @@ from raymask.workflows.group_vote import (
     grouping_line,
     mistaken,
     say_of_test,
-    told_gain,
 )
 from raymask.workflows.oof import collect_members, read_evidence
 from raymask.workflows.predictions import fold_model_predictions
@@ -229,7 +228,7 @@ def score_reserve(context: RunContext, decided: DecidedVote) -> None:
     joint = vote.over_rounds(rounds)
     labels = joint.argmax(axis=1)
     scores[ENSEMBLE] = score_joint(space, labels, truth)
-    known = read_ensemble(context.run, "metric", "estimate")
+    known = read_ensemble(context.run, "metric", "estimate", "groups")
     metric = parse_metric(known.metric, space)
     groups = group_numbers(held_out["group"])
     grouped = pooled(space, joint, groups, decided.grouping, (predicted[0]["problem"] == "").to_numpy()).argmax(axis=1)
@@ -250,12 +249,9 @@ def score_reserve(context: RunContext, decided: DecidedVote) -> None:
     write_run_file(context.run.ensemble, known.model_copy(update={"reserve": whole}))
     assert known.estimate is not None
     of = " of one fold's models" if len(rounds) > 1 else ""
-    context.display.line(
-        "vote",
-        f"on {whole.groups} groups held out from everything {metric} is {whole}; {known.estimate.score:.4f} was expected{of}",
-    )
-    if whole.grouped:
-        context.display.line("vote", f"and voted by group there {whole.grouped}, {told_gain(whole.grouped.gain)}")
+    low, high = of_new_groups(known.estimate.score, known.estimate.se, known.groups, whole.groups)
+    expected = f"{known.estimate.score:.4f} was expected{of}, and of so many groups {low:.4f} to {high:.4f}"
+    context.display.line("vote", f"on {whole.groups} groups held out from everything {metric} is {whole}; {expected}")
 
 
 def vote(

@@ -10,7 +10,17 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace, Task
-from raymask.metrics.bootstrap import Metric, compare, count, interval, parse_metric, resample, score_counts, unit_weights
+from raymask.metrics.bootstrap import (
+    Metric,
+    compare,
+    count,
+    interval,
+    of_new_groups,
+    parse_metric,
+    resample,
+    score_counts,
+    unit_weights,
+)
 from raymask.metrics.scores import SCORE_KINDS
 
 SPACE = LabelSpace((Task("mask", "mask", ("worn", "wrong", "none")), Task("gender", "gender", ("male", "female"))))
@@ -161,3 +171,13 @@ class TestMetric:
     def test_the_nearest_comes_first(self) -> None:
         with pytest.raises(InputError, match=r"it may be 'gender.f1' \(the nearest\), 'joint.f1', "):
             parse_metric("gendr.f1", SPACE)
+
+
+def test_the_score_of_so_many_new_groups_lies_where_it_is_expected_in_95_of_100_cases() -> None:
+    rng = np.random.default_rng(0)
+    known, new, held = 60, 25, []
+    for _ in range(2000):
+        seen, unseen = rng.normal(0.5, 0.2, known), rng.normal(0.5, 0.2, new)
+        low, high = of_new_groups(seen.mean(), seen.std(ddof=1) / np.sqrt(known), known, new)
+        held.append(low <= unseen.mean() <= high)
+    assert np.mean(held) == pytest.approx(0.95, abs=0.02)
