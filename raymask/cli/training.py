@@ -67,6 +67,26 @@ def tune(
 
 
 @app.command()
+def lr(
+    recipe: Annotated[str, typer.Argument(help="a recipe's name (see `raymask recipes`) or a YAML file")],
+    data: Annotated[str | None, typer.Option(help="training data as for train; without it the demo's people are drawn")] = None,
+    member: Annotated[str | None, typer.Option(metavar="NAME", help="a member (default: the first)")] = None,
+    low: Annotated[float, typer.Option("--from", help="lowest learning rate")] = 1e-6,
+    high: Annotated[float, typer.Option("--to", help="highest learning rate")] = 1.0,
+    steps: Annotated[int, typer.Option(help="steps between them")] = 100,
+    out: Annotated[Path | None, typer.Option(help="folder of the picture and its numbers (default: lr-NAME here)")] = None,
+    set_: Settings = None,
+) -> None:
+    """Trains one model while its learning rate rises, and says which rate to begin with."""
+    from raymask.config.loading import load_config
+
+    config = load_config(recipe, set_ or (), without_none({"data": {"path": data}}))
+    from raymask.workflows.lr import lr as range_test
+
+    range_test(config, member, (low, high), steps, out)
+
+
+@app.command()
 def bakeoff(
     backbones: Annotated[
         str | None, typer.Option(help="NAME,NAME=WEIGHTS,...: models of timm (default: those that the recipe lists)")

@@ -35,6 +35,7 @@ class EpochLosses:
         self._sum = torch.zeros((), device=device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
         self._batches: list[tuple[int, Rows]] = []
+        self._last = torch.full((), float("nan"), device=device)
 
     def add(self, loss: Tensor, step: int, rows: Rows) -> None:
         """Takes note of a batch.
@@ -44,11 +45,16 @@ class EpochLosses:
             step: its number in the epoch.
             rows: (B,) of the manifest, that are learned from.
         """
-        loss = loss.detach()
+        loss = self._last = loss.detach()
         number = len(self._batches)
         self._first_bad = torch.where((self._first_bad < 0) & ~torch.isfinite(loss), number, self._first_bad)
         self._sum += loss
         self._batches.append((step, rows))
+
+    @property
+    def last(self) -> float:
+        """Of the last batch; reads from the device."""
+        return float(self._last)
 
     @property
     def mean(self) -> float:

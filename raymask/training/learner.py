@@ -179,6 +179,11 @@ class Learner:
         return self.given_up or self.failure is not None or (self.stopping is not None and self.stopping.ended)
 
     @property
+    def last_loss(self) -> float:
+        """Mean loss of the last batch that it learned from; NaN before the first."""
+        return self._losses.last
+
+    @property
     def kept_epoch(self) -> int:
         """Finished epochs of the weights that are kept: those of the best one with early stopping, else the last one."""
         return self.stopping.best_epoch if self.stopping else self.epoch

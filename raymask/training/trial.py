@@ -77,7 +77,7 @@ def train_pack_of_run(job: Job, pack: Pack, slots: Slots, report: Report) -> Non
     reporter = Reporter(job, pack, replicas, Pace(steps, pack.epochs, len(job.views)), report)
     if pack.frozen:
         share_backbone(learners)
-    feed = _feed(job, pack, slots, learners, sampler, device)
+    feed = open_feed(job, pack, slots, learners, sampler, device)
 
     def on_epoch(epoch: EpochReport) -> None:
         scored = [each for each in zip(replicas, learners, histories, strict=True) if each[1].name in epoch.metrics]
@@ -153,7 +153,10 @@ def derive_seed(seed: int, name: str) -> int:
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
 
 
-def _feed(job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sampler: BatchSampler, device: torch.device) -> Feed:
+def open_feed(
+    job: Job, pack: Pack, slots: Slots, learners: Sequence[Learner], sampler: BatchSampler, device: torch.device
+) -> Feed:
+    """What a pack's learners are fed with: batches of a stream, or features from a bank."""
     if pack.frozen:
         bank = open_bank(job.banks[pack.replicas[0].member], bank_spec(learners[0].recipe, pack.stream, job.views))
         return FeatureFeed(bank, sampler, pack.epochs, device)

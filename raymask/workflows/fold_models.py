@@ -75,11 +75,11 @@ def train_fold_models(
         display.line(stage, f"{cut_off} models go on from their last finished epoch")
     prepared.context.session.connect()
     check_shared(run.root)
-    job, weights = _job_of(prepared, [m for m in members if not {ReplicaId(m.name, fold) for fold in folds} <= finished], images)
+    job, weights = job_of(prepared, [m for m in members if not {ReplicaId(m.name, fold) for fold in folds} <= finished], images)
     if watch:
         job = replace(job, judged_at=watch.judged_at)
     nodes = prepared.context.session.nodes(-(-unfinished // config.compute.packs_per_gpu))
-    streams = {member.name: _stream(prepared, member) for member in members}
+    streams = {member.name: stream_of(prepared, member) for member in members}
     plan = plan_run(list(members), list(folds), nodes, config.compute, streams, weights, finished)
     room = room_of(plan.slots, nodes)
     display.line(stage, f"{unfinished} models in {len(plan.packs)} pack(s), {plan.slots.count} side by side, {room}")
@@ -100,11 +100,12 @@ def train_fold_models(
     return refusals
 
 
-def _stream(prepared: PreparedRun, member: Member) -> StreamSpec:
+def stream_of(prepared: PreparedRun, member: Member) -> StreamSpec:
+    """The stream that a member's fold models read."""
     return stream_spec(member.recipe, prepared.config.seed, member.task, prepared.space)
 
 
-def _job_of(prepared: PreparedRun, unfinished: Sequence[Member], images: TrainingImages) -> tuple[Job, dict[str, str]]:
+def job_of(prepared: PreparedRun, unfinished: Sequence[Member], images: TrainingImages) -> tuple[Job, dict[str, str]]:
     """What trials need to know, with starting weights and features at hand; and the digests of the weights by member."""
     config = prepared.config
     backbones = fetch_backbones(unfinished, cache_root(config) / "backbones")
@@ -158,7 +159,7 @@ def embed_images(
         recipe = member.recipe
         if not recipe.frozen:
             continue
-        spec = bank_spec(recipe, _stream(prepared, member), config.views)
+        spec = bank_spec(recipe, stream_of(prepared, member), config.views)
         cache = images.caches[input_spec(recipe).prepared]
         folder = bank_folder(cache_of(config, "features"), spec, cache, recipe.backbone, weights[member.name], image_ids)
         parts = missing_parts(folder, spec)

@@ -37,6 +37,7 @@ from raymask.training.keeping import MeanOfLastEpochs
 from raymask.training.learner import EpochMetrics, Learner, LearnerSpec
 from raymask.training.loop import EpochReport, train_pack
 from raymask.training.mixers import Examples
+from raymask.training.range_test import range_test
 from raymask.training.targets import LabelTable
 from raymask.transforms.augment import Augmenter
 
@@ -1192,3 +1193,22 @@ class TestMixedPrecision:
         trained([learner], pixel_feed(spec=replace(SPEC, epochs=1)))
         assert {value.dtype for value in learner.model.parameters()} == {torch.float32}
         assert differing(weights(learner), before) != []
+
+
+class TestRangeTest:
+    def test_the_rate_rises_until_the_loss_diverges(self) -> None:
+        spec = replace(SPEC, epochs=20)
+        learner = learner_of(recipe_of(schedule={"epochs": 20}), world=WORLD)
+        noted: list[int] = []
+        found = range_test(learner, pixel_feed(spec=spec), 1e-5, 1e4, 60, noted.append)
+        assert noted == list(range(1, len(noted) + 1))
+        assert len(found.lr) < 60, "at such rates it diverges"
+        assert np.allclose(np.diff(np.log(found.lr)), np.log(1e9) / 59), "a rate a step"
+        assert found.lr[0] == pytest.approx(1e-5)
+        assert 1e-4 < found.suggested <= found.lowest < 1
+
+    def test_the_backbones_rate_is_in_proportion(self) -> None:
+        learner = learner_of(recipe_of(optim={"backbone_lr_scale": 0.1, "lr": 0.02}))
+        range_test(learner, pixel_feed(), 1e-4, 1e-3, 5)
+        rates = {round(float(group["lr"]), 9) for group in learner.stepper.optimizer.param_groups}
+        assert rates == {1e-3, 1e-4}
