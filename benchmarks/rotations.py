@@ -193,7 +193,32 @@ def judged(
         "found": interval(float(found[0]), drawn[0]),
         "scores": scores,
         "one fold's models": float(found[len(predicted) :].mean()),
+        "gain of all folds, without labels": gain_without_labels(
+            [decision.vote(of_round) for of_round in seen], decision, known, seed
+        ),
     }
+
+
+def gain_without_labels(votes: Sequence[npt.ArrayLike], decision: Decision, known: OofByView, seed: int) -> float:
+    """What all folds' models together score more than one fold's on new images, if labels are as their mean says.
+
+    Args:
+        votes: (N, J) joint probabilities by fold.
+        decision: whose metric is the score.
+        known: whose label space it is.
+        seed: of the labels that are drawn.
+    """
+    by_fold = np.stack([np.asarray(of_fold, np.float64) for of_fold in votes])
+    mean = by_fold.mean(axis=0)
+    mean /= mean.sum(axis=1, keepdims=True)
+    draws = np.random.default_rng(seed).random((20, len(mean), 1))
+    predicted = [mean.argmax(axis=1), *by_fold.argmax(axis=2)]
+    gains = []
+    for drawn in draws:
+        truth = np.minimum((mean.cumsum(axis=1) < drawn).sum(axis=1), mean.shape[1] - 1)
+        scores, _ = compare(decision.metric, known.space, truth, predicted, np.arange(len(truth)) // 7, 0)
+        gains.append(scores[0] - scores[1:].mean())
+    return float(np.mean(gains))
 
 
 def members_joint(space: LabelSpace, member: ByHead) -> npt.NDArray[np.float64]:
@@ -222,6 +247,7 @@ def summary(done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "covered, with the error of the people held out": float(np.mean(np.abs(miss) <= 1.96 * error)),
         "mean signed miss": float(miss.mean()),
         "its standard error": float(miss.std(ddof=1) / np.sqrt(len(miss))),
+        "the same, found without labels": float(np.mean([of["gain of all folds, without labels"] for of in done])),
         "mean gain of all folds over one": float(np.mean([of["scores"]["ensemble"] - of["one fold's models"] for of in done])),
         **{
             f"gain over the {name}": (float(np.mean(of_name)), float(np.std(of_name, ddof=1) / np.sqrt(len(done))))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import ByHead, Labels, Probabilities, Weights
 from raymask.data.folds import stratified_group_folds
-from raymask.metrics.bootstrap import Interval, Metric, compare, count, interval, resample, score_counts
+from raymask.metrics.bootstrap import Interval, Metric, compare, count, interval, resample, score_counts, unit_weights
 from raymask.voting.ballots import Voters, voters_of
 from raymask.voting.calibration import Calibration, fit_calibration
 from raymask.voting.combine import Params, adjusted
@@ -294,16 +294,15 @@ def selection_optimism(
 ) -> float:
     """How much the chosen candidate's score flatters because it was looked at before choosing; at least 0.
 
-    The choice is repeated on each resample of groups and scored on the groups that the resample lacks (bootstrap bias correction,
-    Tsamardinos et al. 2018); what a candidate that is never chosen anew loses on the way is set off.
+    The choice is repeated on each resample of groups, and what is chosen there compared with its score on all groups: the
+    bootstrap estimate of optimism (Efron 1983). What resampling itself does to a score is set off by the chosen candidate's.
     """
     groups = int(evidence.groups.max()) + 1
-    inside = resample(groups, seed + 1)
-    outside = (inside == 0).astype(np.float32)
+    weights = resample(groups, seed + 1)
     counts = [count(metric, evidence.space, evidence.truth, labels, evidence.groups) for labels in predicted]
-    seen = np.stack([score_counts(metric, of_one, inside) for of_one in counts])
-    unseen = np.stack([score_counts(metric, of_one, outside) for of_one in counts])
-    anew = simplest(seen, errors, complexities)
+    resampled = np.stack([score_counts(metric, of_one, weights) for of_one in counts])
+    whole = np.stack([score_counts(metric, of_one, unit_weights(groups)) for of_one in counts])
+    anew = simplest(resampled, errors, complexities)
     column = np.arange(len(anew))
-    drop = (seen - unseen)[anew, column] - (seen - unseen)[chosen]
+    drop = (resampled - whole)[anew, column] - (resampled - whole)[chosen]
     return max(0.0, float(drop.mean()))

@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def trials_here() -> Iterator[None]:
         def take(report: dict[str, Any]) -> None:
             refusals.append(report["refusal"]) if "refusal" in report else on_report(report)
 
-        for pack in plan.packs:
-            train_pack_of_run(job, pack, plan.slots, take)
+        for pack in plan.packs:  # by one thread, as other processes of tests run beside
+            train_pack_of_run(job, pack, replace(plan.slots, threads=1), take)
         return refusals
 
     with pytest.MonkeyPatch.context() as patch:

@@ -30,6 +30,7 @@ from raymask.voting.selection import (
     fit,
     into_joint,
     parts_of,
+    selection_optimism,
     simplest,
     spaces_of,
 )
@@ -321,6 +322,25 @@ class TestOptimism:
         tried = candidates(SPACE, ["soft", "rank", "hard", "best", "weighted"], ["joint", "task"], ["none", "thresholds"])
         optimism = choose(evidence, tried, JOINT_F1, "none", seed).optimism
         assert 0 <= optimism < 0.15
+
+    def test_is_about_what_choosing_the_best_of_several_truly_flatters(self) -> None:
+        """Candidates of known skill, tried on many samples of people: by how much the chosen one's score exceeds its skill."""
+        rng, groups, each = np.random.default_rng(0), 60, 2
+        skills = np.linspace(0.6, 0.66, 8)
+        truth = np.zeros(groups * each, np.int64)
+        owners = np.repeat(np.arange(groups), each)
+        nothing = np.zeros((len(skills), len(skills)))
+        found, estimated = [], []
+        for sample in range(60):
+            predicted = [np.where(rng.random(len(truth)) < skill, 0, 1) for skill in skills]
+            scores = [float((labels == truth).mean()) for labels in predicted]
+            best = int(np.argmax(scores))
+            evidence = OofPredictions(SPACE, {}, truth, owners, owners % 3)
+            found.append(scores[best] - skills[best])
+            estimated.append(
+                selection_optimism(evidence, JOINT_ACCURACY, predicted, best, nothing, np.zeros(len(skills)), sample)
+            )
+        assert 0.5 * np.mean(found) < np.mean(estimated) < 1.1 * np.mean(found)
 
     def test_choosing_among_guesses_flatters(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each rule follows another guesser, so that the best of them is best by chance."""
