@@ -24,7 +24,7 @@ def entropy(probabilities: Probabilities) -> Vector:
     """
     given = np.asarray(probabilities, dtype=np.float64)
     logs = np.log(given, where=given > 0, out=np.zeros_like(given))
-    return np.asarray(np.maximum(0.0, -(given * logs).sum(axis=1)))
+    return np.asarray(np.maximum(0.0, 0.0 - (given * logs).sum(axis=1)))
 
 
 @dataclass(frozen=True, eq=False)
