@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from raymask.config.loading import load_config
 from raymask.core.tasks import LabelSpace, Task
 from raymask.data.leaks import given_away, leaks
+from raymask.data.sources import read_source
 
 SPACE = LabelSpace((Task("ripe", "ripe", ("no", "yes")), Task("size", "size", ("s", "m", "l"))))
 
@@ -85,3 +89,18 @@ def test_few_groups_are_no_evidence() -> None:
 def test_a_frequent_class_alone_is_no_leak(most: float) -> None:
     labels = (np.random.default_rng(0).random(500) > most).astype(np.int64)
     assert given_away(np.zeros(500), labels, np.arange(500)) == 0.0
+
+
+def test_a_planted_column_of_a_table_is_among_its_remarks_and_a_layout_of_folders_has_none(tmp_path: Path) -> None:
+    for number in range(60):
+        file = tmp_path / "photos" / f"class{number % 2}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2), (number, 0, 0)).save(file)
+    rows = [f"photos/class{number % 2}/{number}.png,{number},c{number % 2},z{number % 2}" for number in range(60)]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["image,person,kind,code", *rows]))
+    planted = load_config("demo", overrides={"data": {"path": str(table), "kind": "csv"}, "tasks": {"kind": {}}})
+    told = [remark for remark in read_source(planted).remarks if "gives" in remark]
+    assert [remark.split(":")[0] for remark in told] == ["the column 'code' nearly gives kind away"]
+    folders = load_config("demo", overrides={"data": {"path": str(tmp_path / "photos"), "kind": "folders"}})
+    assert not [remark for remark in read_source(folders).remarks if remark and "gives" in remark]

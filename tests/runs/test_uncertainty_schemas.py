@@ -27,7 +27,9 @@ def test_what_was_written_is_read() -> None:
 
 
 def test_older_runs_have_none() -> None:
-    assert read_sets(FILE, None, SPACE) is sets_alone(None, SPACE) is sets_by_group(None, SPACE) is None
+    assert read_sets(FILE, None, SPACE) is None
+    assert sets_alone(None, SPACE) is None
+    assert sets_by_group(None, SPACE) is None
     assert read_doubt(FILE, []) is None
 
 
