@@ -45,6 +45,10 @@ class VoteConfig(Strict):
         "auto", description="auto, none, or a list of tasks that are voted over all images of a group, such as [gender]"
     )
 
+    coverage: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        0.9, description="chance that a set of classes holds the true one; null for no sets"
+    )
+
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.weights is not None and self.rule not in ("auto", "weighted"):

@@ -6,6 +6,7 @@
 | `train_label_TARGET` | label that the loss is made of |
 | `value_TASK` | number that a task with edges cuts into bands |
 | `TASK_label` | predicted label |
+| `TARGET_set` | classes that a target may be, with a bar between them |
 | `HEAD:CLASS` | probability of one class of a head |
 | `MEMBER/PART|HEAD:CLASS` | the same of one model among several |
 
@@ -75,6 +76,16 @@ def predicted_column(task: str) -> str:
         ('age_label', 'joint')
     """
     return task if task == JOINT else f"{task}_label"
+
+
+def set_column(target: str) -> str:
+    """The column of the classes that a target may be.
+
+    Example:
+        >>> set_column("age")
+        'age_set'
+    """
+    return f"{target}_set"
 
 
 def targets_of(space: LabelSpace) -> tuple[str, ...]:

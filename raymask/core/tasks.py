@@ -35,6 +35,8 @@ TAKEN = {
     "image_id": "is a column of raymask's predictions",
     "problem": "is a column of raymask's predictions",
     "agreement": "is a column of raymask's predictions",
+    "unusual": "is a column of raymask's predictions",
+    "joint_set": "is a column of raymask's predictions",
 }
 """Names that no task may have, and why: predictions have a column TASK and a column TASK_label of each task."""
 MAX_CLASSES = 4096
@@ -181,6 +183,8 @@ def check_task_names(names: Collection[str]) -> None:
             why = f"{TAKEN[name]} and cannot name a task"
         elif name.endswith("_label") and name.removesuffix("_label") in names:
             why = f"cannot name a task beside '{name.removesuffix('_label')}', whose numbers go by that name in the predictions"
+        elif name.endswith("_set") and name.removesuffix("_set") in names:
+            why = f"cannot name a task beside '{name.removesuffix('_set')}', whose sets go by that name in the predictions"
         else:
             continue
         word = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")[:50] or "label"

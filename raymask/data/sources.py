@@ -47,9 +47,13 @@ from raymask.core.tasks import (
 )
 from raymask.data.duplicates import once, read_groups
 from raymask.data.kinds import KINDS, DataKind
+from raymask.data.leaks import leaks
 from raymask.data.parquet import Table
 from raymask.data.rejected import Rejected, check_rejected, reasons
 from raymask.data.tables import need_columns
+
+NAMING_KEYS = ("image_column", "id_column", "group_column")
+"""Keys of the config that name columns which tell images and groups apart."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,14 @@ def read_source(config: RunConfig) -> Source:
     if grouped := kind.named_groups or bool(data.group_column):
         images["group"], more = read_groups(images["group"], images["image_id"])
         remarks += more
+    listed_ids, named = images["image_id"], {getattr(data, key) for key in NAMING_KEYS}
     images = _readable(_labelled(images, values, space, task_configs, rejected), rejected)
     images = images.sort_values("image_id", kind="stable")
     images, more = once(images, rejected, grouped, ids_are_paths=data.kind != "csv" or not data.id_column)
     check_rejected(rejected.table(), found, data.max_rejected)
     if images.empty:
         raise InputError(f"data.path: '{data.path}' holds no usable image{reasons(rejected.table())}.")
+    remarks += leaks(values.drop(columns=list(table.nested)), listed_ids, images, space, named)
     return Source(images.reset_index(drop=True), rejected.table(), space, task_configs, (*remarks, *more))
 
 

@@ -92,7 +92,11 @@ def identity_of(definition: EnsembleDefinition, config: RunConfig) -> str:
     """
     files = [str(file) for folder in definition.models.values() for file in (ModelFiles(folder).meta, ModelFiles(folder).weights)]
     parts = [definition.vote.to_json(), definition.prior.tolist(), list(definition.models), remembered_digests(files, config)]
-    return json.dumps(parts, sort_keys=True)
+    sets = [
+        {target: least.tolist() for target, least in of.least.items()} for of in (definition.sets, definition.sets_by_group) if of
+    ]
+    sets += [definition.doubt.quantiles.tolist()] if definition.doubt else []
+    return json.dumps([*parts, *([sets] if sets else [])], sort_keys=True)
 
 
 def missing_shards(output: PredictionFolder, images: int) -> list[int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,15 @@ from raymask.core.errors import InputError, one_of
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import ByHead, Probabilities
 from raymask.io.checked import check_weights, damaged
+from raymask.metrics.doubt import DoubtReference
+from raymask.metrics.prediction_sets import PredictionSets
 from raymask.runs.configs import load_run_config
 from raymask.runs.directory import PART_NAMES, ReplicaId, Run, read_ensemble
 from raymask.runs.folders import ModelFiles
 from raymask.runs.models import check_model, read_model
 from raymask.runs.predictions import prediction_table
 from raymask.runs.schemas import WrittenMember
+from raymask.runs.uncertainty_schemas import read_doubt, read_sets, sets_alone, sets_by_group
 from raymask.voting.grouping import ALONE, Grouping
 from raymask.voting.reading import read_grouping, read_vote
 from raymask.voting.vote import Vote
@@ -43,6 +46,12 @@ class EnsembleDefinition:
     """For each round of voting the model of every member, by the member's name in the vote."""
     grouping: Grouping = ALONE
     """Which tasks are voted over all images of a group, where images come with groups."""
+    sets: PredictionSets | None = None
+    """Which classes an image may be of that is voted on alone; None where an older raymask made the run, or it wants none."""
+    sets_by_group: PredictionSets | None = None
+    """The same of images that are voted on by group."""
+    doubt: DoubtReference | None = None
+    """How much the vote doubts of training images, beside which a new image's is told."""
 
     def count(self, probabilities: Mapping[str, ByHead]) -> Probabilities:
         """(N, J) joint probabilities: the mean over rounds of the vote of a round's models.
@@ -50,7 +59,14 @@ class EnsembleDefinition:
         Args:
             probabilities: (N, C) probabilities by head of every model.
         """
-        return self.vote.over_rounds({member: probabilities[model] for member, model in models.items()} for models in self.rounds)
+        return self.vote.over_rounds(self._by_round(probabilities))
+
+    def unusual(self, probabilities: Mapping[str, ByHead]) -> npt.NDArray[np.float32] | None:
+        """(N,) share of the training images that the vote doubted less of, from 0 to 1; None where that is not known."""
+        return self.doubt.places(self.vote.with_doubt(self._by_round(probabilities))[1]) if self.doubt else None
+
+    def _by_round(self, probabilities: Mapping[str, ByHead]) -> Iterator[dict[str, ByHead]]:
+        return ({member: probabilities[model] for member, model in models.items()} for models in self.rounds)
 
     def agreement(self, probabilities: Mapping[str, ByHead], joint: Probabilities) -> npt.NDArray[np.float32]:
         """(N,) share of all models' heads that elect what the ensemble elects."""
@@ -72,14 +88,18 @@ class EnsembleDefinition:
         }
 
     def table(self, image_ids: Sequence[str], problems: Sequence[str], probabilities: Mapping[str, ByHead]) -> pd.DataFrame:
-        """One row an image by itself, see `prediction_table`, and the agreement; the prior where there is a problem."""
+        """One row an image by itself, see `prediction_table`, agreement and unusual; the prior where there is a problem."""
+        none = np.zeros(0, dtype=np.float32)
         joint = self.count(probabilities) if len(image_ids) else np.zeros((0, self.space.joint_size))
-        agreement = self.agreement(probabilities, joint) if len(image_ids) else np.zeros(0, dtype=np.float32)
+        agreement = self.agreement(probabilities, joint) if len(image_ids) else none
+        unusual = self.unusual(probabilities) if len(image_ids) else none
         broken = np.array([problem != "" for problem in problems], dtype=bool)
         joint[broken], agreement[broken] = self.prior, 0.0
         ids, why = pd.Series(list(image_ids), dtype=str), pd.Series(list(problems), dtype=str)
-        table = prediction_table(ids, why, joint, self.space)
+        table = prediction_table(ids, why, joint, self.space, self.sets)
         table.insert(2, "agreement", agreement)
+        if self.doubt and unusual is not None:
+            table.insert(3, "unusual", np.where(broken, np.float32(1), unusual))
         return table
 
 
@@ -128,7 +148,12 @@ def read_definition(folder: Path, part: str = FOLDS, rule: str | None = None) ->
     models = {model: path for parts in of_member.values() for model, path in parts.items()}
     for name, path in models.items():
         check_model(read_model(path), space, vote.calibrations[name.rpartition("/")[0]])
-    return EnsembleDefinition(vote, space, prior, models, tuple(rounds), read_grouping(run.ensemble, written.by_group, space))
+    grouping, sets = read_grouping(run.ensemble, written.by_group, space), read_sets(run.ensemble, written.sets, space)
+    definition = EnsembleDefinition(vote, space, prior, models, tuple(rounds), grouping)
+    if part != FOLDS:  # sets and doubts are those of models that were tried out of fold
+        return definition
+    doubt = read_doubt(run.ensemble, written.doubt)
+    return replace(definition, sets=sets_alone(sets, space), sets_by_group=sets_by_group(sets, space), doubt=doubt)
 
 
 def _parts(run: Run, name: str, written: WrittenMember, part: str) -> dict[str, Path]:

@@ -53,8 +53,10 @@ class Ensemble:
 
         Returns:
             One row an image: image_id, problem ("" or why the image cannot be read; it then gets the classes' frequencies, and
-            what its group says), agreement (share of the models that elect what the image by itself is elected as), the joint
-            label, each task's label and class, all probabilities.
+            what its group says), agreement (share of the models that elect what the image by itself is elected as), unusual
+            (share of the training images that the vote doubted less of, 1 where there is a problem), the joint
+            label, each task's label and class, TASK_set and joint_set (the classes that hold the true one with the chance
+            `vote.coverage`, with a bar between them), all probabilities.
 
         Raises:
             InputError: a single image is given, something is no image at all, or there are more or fewer ids or groups than
@@ -85,7 +87,8 @@ class Ensemble:
         if len(groups) != len(table):
             raise InputError(f"there are {len(groups)} groups for {len(table)} images.")
         numbers, _ = read_group_numbers(pd.Series(groups, dtype=object))
-        return voted_by_group(table, numbers, self.definition.grouping, self.definition.space)
+        definition = self.definition
+        return voted_by_group(table, numbers, definition.grouping, definition.space, definition.sets_by_group)
 
     def predict_batch(self, image_ids: Sequence[str], read: Sequence[tuple[str, Sequence[Pixels]]]) -> pd.DataFrame:
         """The table of `predict` for images that are read already: why each cannot be used or "", and its pixels by spec."""

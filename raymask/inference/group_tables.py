@@ -13,12 +13,15 @@ from raymask.core.tasks import LabelSpace
 from raymask.core.types import Labels, Probabilities
 from raymask.io.atomic import write_table
 from raymask.io.parquet import open_parquet
+from raymask.metrics.prediction_sets import PredictionSets
 from raymask.runs.folders import PredictionFolder
 from raymask.runs.predictions import prediction_table
 from raymask.voting.grouping import Grouping, GroupVote
 
 
-def voted_by_group(table: pd.DataFrame, groups: Labels, grouping: Grouping, space: LabelSpace) -> pd.DataFrame:
+def voted_by_group(
+    table: pd.DataFrame, groups: Labels, grouping: Grouping, space: LabelSpace, sets: PredictionSets | None = None
+) -> pd.DataFrame:
     """Predictions with the tasks of a grouping voted over each group; rows of images alone are as they were, to the bit.
 
     An image that has a problem counts in no vote, but is given what its group says. `agreement`, where it is there, stays that
@@ -29,13 +32,14 @@ def voted_by_group(table: pd.DataFrame, groups: Labels, grouping: Grouping, spac
         groups: (N,) numbers of groups, from 0 on.
         grouping: which tasks are pooled, and how.
         space: the label space.
+        sets: of images that are voted on by group; needed where the table has sets.
     """
     if not grouping.tasks or table.empty:
         return table
     numbers = of_several(groups)
     vote = GroupVote(space, grouping, int(numbers.max()) + 1)
     _add(vote, table, numbers)
-    return _put_back(vote, table, numbers)
+    return _put_back(vote, table, numbers, sets)
 
 
 def of_several(groups: Labels) -> Labels:
@@ -51,7 +55,12 @@ def of_several(groups: Labels) -> Labels:
 
 
 def vote_shards_by_group(
-    alone: PredictionFolder, into: PredictionFolder, groups: Labels, grouping: Grouping, space: LabelSpace
+    alone: PredictionFolder,
+    into: PredictionFolder,
+    groups: Labels,
+    grouping: Grouping,
+    space: LabelSpace,
+    sets: PredictionSets | None = None,
 ) -> None:
     """Writes the shards of one folder into another with the tasks of a grouping voted over each group, as `voted_by_group`.
 
@@ -64,13 +73,14 @@ def vote_shards_by_group(
         groups: (N,) numbers of groups, from 0 on, of the images in the order of the shards.
         grouping: which tasks are pooled, and how.
         space: the label space.
+        sets: as for `voted_by_group`.
     """
     numbers = of_several(groups)
     vote = GroupVote(space, grouping, int(numbers.max()) + 1)
     for _, table, of_shard in _shards(alone, numbers, ["problem", *joint_columns(space)]):
         _add(vote, table, of_shard)
     for number, table, of_shard in _shards(alone, numbers):
-        write_table(into.shard(number), _put_back(vote, table, of_shard))
+        write_table(into.shard(number), _put_back(vote, table, of_shard, sets))
 
 
 def _shards(
@@ -89,7 +99,7 @@ def _add(vote: GroupVote, table: pd.DataFrame, groups: Labels) -> None:
     vote.add(_joint(table[here], vote.space), groups[here], _whole(table[here]))
 
 
-def _put_back(vote: GroupVote, table: pd.DataFrame, groups: Labels) -> pd.DataFrame:
+def _put_back(vote: GroupVote, table: pd.DataFrame, groups: Labels, sets: PredictionSets | None) -> pd.DataFrame:
     """The table with what is voted in the rows that are of a group; the others, and the types of all columns, as they were."""
     whole, changed = _whole(table), groups >= 0
     changed[changed] = vote.changes(groups[changed], whole[changed])
@@ -97,7 +107,7 @@ def _put_back(vote: GroupVote, table: pd.DataFrame, groups: Labels) -> pd.DataFr
         return table
     rows = table[changed]
     joint = vote.put_back(_joint(rows, vote.space), groups[changed], whole[changed])
-    voted = prediction_table(rows["image_id"], rows["problem"], joint, vote.space)
+    voted = prediction_table(rows["image_id"], rows["problem"], joint, vote.space, sets)
     columns = {name: table[name].to_numpy(copy=True) for name in table}
     for name in voted:
         columns[name][changed] = voted[name].to_numpy()

@@ -21,6 +21,7 @@ from raymask.io.atomic import write_text
 from raymask.io.checked import read_text
 from raymask.metrics.calibration import expected_calibration_error, reliability
 from raymask.metrics.scores import Aim, class_counts, score
+from raymask.report.doubt_sections import sets_section, unusual_section
 from raymask.report.pages import page_template
 from raymask.report.plots import plot_curves, plot_reliability
 from raymask.report.run_data import RunData, read_run_data
@@ -59,6 +60,8 @@ def build_report(run: Run) -> list[str]:
         "classes": class_table(data),
         "calibration": calibration(data),
         "members": member_calibration(data.ensemble.calibration, data.space),
+        "sets": sets_section(data.run, data.ensemble, data.space),
+        "unusual": unusual_section(data.run),
         "mistakes": worst_mistakes(data),
         "folds": fold_table(data),
         "time": wall_time(data),

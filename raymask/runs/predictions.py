@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raymask.core.columns import by_column, by_head, predicted_column
+from raymask.core.columns import by_column, by_head, predicted_column, set_column
 from raymask.core.errors import InputError, shortened
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import Probabilities
 from raymask.io.atomic import write_table
 from raymask.io.checked import DamagedFileError, damaged, read_table
+from raymask.metrics.prediction_sets import PredictionSets
 from raymask.runs.directory import ReplicaId, Run
 
 
@@ -89,8 +90,10 @@ def oof_by_view(file: Path, member: str, views: Sequence[str], image_ids: pd.Ser
     return {head: np.stack([part[head] for part in parts]).astype(np.float32) for head in parts[0]}
 
 
-def prediction_table(image_ids: pd.Series, problems: pd.Series, joint: Probabilities, space: LabelSpace) -> pd.DataFrame:
-    """One row an image: image_id, problem, joint label, each task's label and class, and all probabilities.
+def prediction_table(
+    image_ids: pd.Series, problems: pd.Series, joint: Probabilities, space: LabelSpace, sets: PredictionSets | None = None
+) -> pd.DataFrame:
+    """One row an image: image_id, problem, joint label, each task's label and class, sets of classes, and all probabilities.
 
     The joint label is the most probable joint class, and the tasks' labels are its parts, so that they always agree.
 
@@ -99,12 +102,16 @@ def prediction_table(image_ids: pd.Series, problems: pd.Series, joint: Probabili
         problems: (N,) why an image is broken, "" where it is not.
         joint: (N, J) probabilities.
         space: the label space.
+        sets: which classes an image may be of (default: there are no columns of these).
     """
     elected = joint.argmax(axis=1)
     columns: dict[str, object] = {"image_id": image_ids.to_numpy(), "problem": problems.to_numpy(), JOINT: elected}
     labels = space.split(elected)
     columns |= {predicted_column(task): task_labels for task, task_labels in labels.items()}
     columns |= {task: [space.classes(task)[label] for label in task_labels] for task, task_labels in labels.items()}
+    if sets:
+        of_targets = sets.texts(joint, problems.to_numpy() != "")
+        columns |= {set_column(target): texts for target, texts in of_targets.items()}
     columns |= by_column({**{task: space.marginal(joint, task) for task in space.names}, JOINT: joint}, space)
     return pd.DataFrame(columns)
 

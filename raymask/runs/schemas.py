@@ -184,7 +184,7 @@ class WrittenMember(Record):
 class Ensemble(RunFile):
     """`ensemble.json`: the vote, what it was chosen against, and its scores. Keys may be missing, see `read_ensemble`.
 
-    `vote` is what `raymask.voting.reading.read_vote` reads.
+    `vote` is what `raymask.voting.reading.read_vote` reads, `sets` what `raymask.runs.uncertainty_schemas.read_sets` does.
     """
 
     newest: ClassVar[int] = ENSEMBLE_FORMAT
@@ -201,6 +201,8 @@ class Ensemble(RunFile):
     views: list[ViewsRow] = []
     calibration: dict[str, dict[str, BeforeAfter]] = {}
     by_group: Groups | None = None
+    sets: dict[str, Any] | None = None
+    doubt: list[float] = []
     estimate_of: str = ""
     oof: dict[str, dict[str, Score]] = {}
     reserve: Reserve | None = None

@@ -38,6 +38,12 @@ class Prediction(BaseModel):
     probabilities: dict[str, dict[str, float]] = Field(description="of each class, by task")
     top: list[ClassProbability] = Field(description="the most probable joint labels")
     agreement: float = Field(description="share of the models' heads that elect what the ensemble elects of the image by itself")
+    sets: dict[str, list[str]] | None = Field(
+        None, description="by task, and of the joint label: the classes of which one is true with the chance `vote.coverage`"
+    )
+    unusual: float | None = Field(
+        None, description="share of the training images that the vote doubted less of; near 1 for an image unlike these"
+    )
     members: dict[str, dict[str, LabelProbability]] = Field(description="by member and head: what the mean of its models elects")
 
 
@@ -81,6 +87,7 @@ class Problem(BaseModel):
 def predictions_of(definition: EnsembleDefinition, probs: Mapping[str, ByHead], joint: Probabilities) -> list[Prediction]:
     """What a definition makes of its models' (N, C) probabilities and their (N, J) vote, image by image."""
     space = definition.space
+    unusual, sets = definition.unusual(probs), definition.sets.names(joint) if definition.sets else [None] * len(joint)
     agreement, members = definition.agreement(probs, joint), definition.member_probabilities(probs)
 
     def voted(head: str, probabilities: Probabilities) -> LabelProbability:
@@ -91,6 +98,8 @@ def predictions_of(definition: EnsembleDefinition, probs: Mapping[str, ByHead], 
         Prediction(
             **elected,
             agreement=_rounded(agreement[image]),
+            sets=sets[image],
+            unusual=None if unusual is None else _rounded(unusual[image]),
             members={
                 member: {head: voted(head, head_probs[image]) for head, head_probs in by_head.items()}
                 for member, by_head in members.items()
@@ -109,7 +118,10 @@ def voted_together(definition: EnsembleDefinition, alone: Sequence[Prediction], 
         joint: (N, J) vote on each image by itself.
     """
     together = pooled(definition.space, joint, np.zeros(len(joint), dtype=np.int64), definition.grouping)
-    return [one.model_copy(update=elected) for one, elected in zip(alone, _elected(definition.space, together), strict=True)]
+    said = _elected(definition.space, together)
+    if definition.sets_by_group and definition.grouping.tasks and len(alone) > 1:
+        said = [{**one, "sets": sets} for one, sets in zip(said, definition.sets_by_group.names(together), strict=True)]
+    return [one.model_copy(update=elected) for one, elected in zip(alone, said, strict=True)]
 
 
 def _elected(space: LabelSpace, joint: Probabilities) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import ByHead, Labels, Probabilities
 from raymask.metrics.bootstrap import Interval, Metric, parse_metric
 from raymask.metrics.calibration import calibration_quality, reliability
+from raymask.metrics.doubt import entropy
 from raymask.transforms.tta import MERGES, ViewPlan, even
 from raymask.voting.ballots import voter_names, voters_of
 from raymask.voting.calibration import Calibration, cross_fitted, fit_calibration
@@ -66,6 +67,18 @@ class Vote:
         """(N, J) mean of the votes of several rounds of the same members, such as the fold models of each fold."""
         joint: Probabilities = mean_of(self(members) for members in rounds)
         return joint
+
+    def with_doubt(self, rounds: Iterable[Mapping[str, ByHead]]) -> tuple[Probabilities, npt.NDArray[np.float64]]:
+        """The same beside the (N,) mean over rounds of the entropy of each round's vote."""
+        doubts = []
+
+        def votes() -> Iterable[Probabilities]:
+            for members in rounds:
+                joint = self(members)
+                doubts.append(entropy(joint))
+                yield joint
+
+        return mean_of(votes()), np.mean(doubts, axis=0)
 
     def with_arrays(self, convert: Callable[[Array], Array]) -> Vote:
         """The same vote with each of its arrays converted, such as to a tensor."""

@@ -15,7 +15,6 @@ from raymask.core.console import Display
 from raymask.core.errors import shortened
 from raymask.core.machine import usable_memory
 from raymask.core.paths import absolute, check_writable
-from raymask.core.tasks import LabelSpace
 from raymask.core.types import ActorPool
 from raymask.data.test_sets import ImageList, TestSet, check_missing, read_images
 from raymask.inference import bulk
@@ -28,6 +27,7 @@ from raymask.runs.directory import Run
 from raymask.runs.folders import PredictionFolder
 from raymask.runs.outputs import check_output
 from raymask.workflows.context import RunContext, run_context
+from raymask.workflows.uncertainty import unusual_line
 
 SHARE_OF_MEMORY = 0.5
 """Of a processor's memory, what models may fill; the rest is for images and activations."""
@@ -78,8 +78,10 @@ def predict(
             shard.unlink()  # what a group says may have changed; it is soon said again
         _predict_missing(context, definition, nodes, alone)
         if grouped:
-            vote_shards_by_group(alone, output, named["group"].to_numpy(np.int64), definition.grouping, space)
-        _write_summary(context, space, wanted, output)
+            vote_shards_by_group(
+                alone, output, named["group"].to_numpy(np.int64), definition.grouping, space, definition.sets_by_group
+            )
+        _write_summary(context, definition, wanted, output)
         return output.predictions
 
 
@@ -124,15 +126,19 @@ def _predict_missing(
         bulk.predict_shards(definition, groups, output, pool, config.compute.stream_memory_mb * 2**20, count)
 
 
-def _write_summary(context: RunContext, space: LabelSpace, wanted: TestSet, output: PredictionFolder) -> None:
+def _write_summary(context: RunContext, definition: EnsembleDefinition, wanted: TestSet, output: PredictionFolder) -> None:
     """Writes submission.csv and problems.csv from the shards."""
-    table = bulk.read_predictions(output, ["image_id", "problem", "joint", *space.names])
+    space = definition.space
+    unusual = ["unusual"] if definition.doubt else []
+    table = bulk.read_predictions(output, ["image_id", "problem", *unusual, "joint", *space.names])
     broken = table[table["problem"] != ""]
     write_table(output.problems, broken[["image_id", "problem"]])
     if len(broken):
         context.display.warn(f"{len(broken)} images cannot be read and get the classes' frequencies, see {output.problems}")
     write_table(output.submission, submission_table(wanted, table, space), wanted.line_end)
     context.display.line("predict", f"{len(table)} images, see {output.predictions} and {output.submission}")
+    if definition.doubt and (told := unusual_line(table["unusual"], output.predictions)):
+        context.display.line("predict", told)
 
 
 def memory_of(nodes: tuple[Node, ...], pool: ActorPool) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,7 @@ from raymask.runs.predictions import check_complete, prediction_table
 from raymask.runs.schemas import ENSEMBLE_FORMAT, Ensemble, Grouped, Groups, Reserve, WrittenMember, write_run_file
 from raymask.runs.tables import read_ensemble_predictions, read_manifest
 from raymask.runs.timings import add_timing
+from raymask.runs.uncertainty_schemas import WrittenSets, read_doubt, read_sets, sets_alone, sets_by_group
 from raymask.voting.group_choice import GroupChoice
 from raymask.voting.group_choice import summary as group_summary
 from raymask.voting.grouping import ALONE, Grouping, pooled
@@ -52,6 +54,7 @@ from raymask.workflows.group_vote import (
 from raymask.workflows.oof import collect_members, read_evidence
 from raymask.workflows.predictions import fold_model_predictions
 from raymask.workflows.setup import drawn_data, read_test_set
+from raymask.workflows.uncertainty import decide_doubt, sets_line, sets_on_reserve, unusual_line
 
 MAX_ROWS = 8
 
@@ -66,6 +69,7 @@ class DecidedVote:
     """Out of fold, by member (and `ensemble`) and target; each image voted on alone."""
     grouping: Grouping
     """Which tasks are voted over all images of a group, where images come with groups."""
+    sets: WrittenSets | None = None
 
 
 def decide_vote(context: RunContext, runs: Sequence[VotingRun]) -> DecidedVote:
@@ -84,12 +88,16 @@ def decide_vote(context: RunContext, runs: Sequence[VotingRun]) -> DecidedVote:
     check_group_tasks(config.vote, images, runs[0].space)
     decision = decide(read_evidence(runs, images), config.vote, config.seed)
     grouping = decide_grouping(decision, images, config.vote, config.seed)
-    written = _write_decision(context.run, runs, images, decision, grouping, source)
+    doubt = decide_doubt(decision, images, grouping.chosen if grouping else ALONE, config.vote, config.seed)
+    written = _write_decision(context.run, runs, images, decision, grouping, doubt, source)
     add_timing(context.run, "vote", time.monotonic() - began)
     _show(written, decision.vote, display)
     for sentence in mistaken(images, runs[0].space) if config.vote.groups == AUTO else []:
         display.warn(sentence)
-    return DecidedVote(runs, decision.vote, written.oof, grouping.chosen if grouping else ALONE)
+    sets = read_sets(context.run.ensemble, written.sets, runs[0].space)
+    if told := sets_line(sets):
+        display.line("vote", told)
+    return DecidedVote(runs, decision.vote, written.oof, grouping.chosen if grouping else ALONE, sets)
 
 
 def _write_decision(
@@ -98,6 +106,7 @@ def _write_decision(
     images: pd.DataFrame,
     decision: Decision,
     grouping: GroupChoice | None,
+    doubt: Mapping[str, Any],
     source: str,
 ) -> Ensemble:
     """Writes the out-of-fold predictions of the ensemble, and `ensemble.json`, which it returns."""
@@ -121,6 +130,7 @@ def _write_decision(
         prior=prior.tolist(),
         **summary(decision),
         by_group=Groups.model_validate(group_summary(grouping, decision.choice.optimism)) if grouping else None,
+        **doubt,
         estimate_of=estimate_caveat(max(len(voting_run.folds) for voting_run in runs)),
         oof=scores,
     )
@@ -128,7 +138,9 @@ def _write_decision(
     return written
 
 
-def _decided(context: RunContext, source: str, ids: pd.Series, space: LabelSpace) -> tuple[Vote, Scores, Grouping] | None:
+def _decided(
+    context: RunContext, source: str, ids: pd.Series, space: LabelSpace
+) -> tuple[Vote, Scores, Grouping, WrittenSets | None] | None:
     """The vote that is decided already for the same, its scores and grouping; what is damaged is decided again."""
     into = context.run
     if not (into.ensemble.exists() and into.oof_ensemble.exists()):
@@ -139,14 +151,14 @@ def _decided(context: RunContext, source: str, ids: pd.Series, space: LabelSpace
             return None
         known = read_ensemble(into, "vote", "members", "prior", "metric", "estimate", "rules", "oof")
         vote = read_vote(into.ensemble, known.vote or {}, space, context.config.vote.rule)
-        grouping = read_grouping(into.ensemble, known.by_group, space)
+        grouping, sets = read_grouping(into.ensemble, known.by_group, space), read_sets(into.ensemble, known.sets, space)
         if set(read_ensemble_predictions(into.oof_ensemble, space)["image_id"]) != set(ids):
             raise damaged(into.oof_ensemble, "it holds other images")
     except DamagedFileError as error:
         context.display.warn(f"{error.fault}; the vote is decided again")
         return None
     context.display.line("vote", f"decided already: {vote.fitted.candidate}, views {vote.views}")
-    return vote, known.oof, grouping
+    return vote, known.oof, grouping, sets
 
 
 def _show(ensemble: Ensemble, vote: Vote, display: Display) -> None:
@@ -191,18 +203,25 @@ def predict_test_set(context: RunContext, decided: DecidedVote, test: TestSet | 
     predicted = [fold_model_predictions(context, run, test.images, "test", vote.views) for run in decided.runs]
     for table in predicted:
         check_complete("the predictions of the test set", table["image_id"].tolist(), ids)
-    joint = vote.over_rounds(by_round(decided.runs, predicted))
+    joint, doubt = vote.with_doubt(by_round(decided.runs, predicted))
     broken = (predicted[0]["problem"] != "").to_numpy()
     if broken.any():
         joint[broken] = read_ensemble(into, "prior").prior
         display.warn(
             f"{broken.sum()} test images cannot be read and get the classes' frequencies, see `problem` in {into.predictions}"
         )
-    table = prediction_table(predicted[0]["image_id"], predicted[0]["problem"], joint, vote.space)
-    say_of_test(read_ensemble(into), "group" in test.images, display)
+    table = prediction_table(
+        predicted[0]["image_id"], predicted[0]["problem"], joint, vote.space, sets_alone(decided.sets, vote.space)
+    )
+    known = read_ensemble(into)
+    if reference := read_doubt(into.ensemble, known.doubt):
+        table.insert(2, "unusual", np.where(broken, np.float32(1), reference.places(doubt)))
+        if told := unusual_line(table["unusual"], into.predictions):
+            display.line("predict", told)
+    say_of_test(known, "group" in test.images, display)
     if "group" in test.images:
         groups = test.images.set_index("image_id")["group"].loc[table["image_id"]].to_numpy(np.int64)
-        table = voted_by_group(table, groups, decided.grouping, vote.space)
+        table = voted_by_group(table, groups, decided.grouping, vote.space, sets_by_group(decided.sets, vote.space))
     write_table(into.predictions, table)
     write_table(into.submission, submission_table(test, table, vote.space), test.line_end)
 
@@ -246,7 +265,8 @@ def score_reserve(context: RunContext, decided: DecidedVote) -> None:
         grouped=by_group if decided.grouping.tasks else None,
         scores=scores,
     )
-    write_run_file(context.run.ensemble, known.model_copy(update={"reserve": whole}))
+    doubt = sets_on_reserve(context.run.ensemble, known, space, joint, held_out, context.config.seed)
+    write_run_file(context.run.ensemble, known.model_copy(update={"reserve": whole, **doubt}))
     assert known.estimate is not None
     of = " of one fold's models" if len(rounds) > 1 else ""
     low, high = of_new_groups(known.estimate.score, known.estimate.se, known.groups, whole.groups)
