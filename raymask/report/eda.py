@@ -41,8 +41,6 @@ MOST_ROWS = 200
 def render_eda(explored: Explored) -> str:
     """The page of a data set."""
     space, labels, leak = explored.space, explored.labels, explored.leak
-    survey = explored.train.survey
-    test = explored.test.survey if explored.test else survey.of(np.zeros(0, np.int64))
     return page_template("eda.html.j2").render(
         mark=MARK,
         name=legible(explored.name),
@@ -51,12 +49,10 @@ def render_eda(explored: Explored) -> str:
         classes=[_class_bars(target, space, labels[target], explored.groups) for target in (*space.names, JOINT)],
         crosstabs=list(_crosstabs(space, labels, explored.groups)),
         numbers=[plot for task in space.tasks if task.edges and (plot := _numbers(explored, task))],
-        images_a_group=plot_images_a_group(explored.groups) if explored.grouped else "",
+        images_a_group=_images_a_group(explored.groups),
         sizes=[_sizes(what, part) for what, part in _parts(explored)],
-        aspect=plot_shares(survey.widths / survey.heights, test.widths / test.heights, "width by height"),
-        brightness=plot_shares(survey.brightness, test.brightness, "mean grey value, of 255"),
-        contrast=plot_shares(survey.contrast, test.contrast, "deviation of the grey values"),
-        has_test=bool(len(test.heights)),
+        shares=_shares(_parts(explored)),
+        has_test=len(_parts(explored)) > 1,
         normalize=_normalize(explored.statistics),
         seen="×".join(str(side) for side in reversed(_seen(explored))),
         sheets=_sheets(explored),
@@ -81,13 +77,35 @@ def _parts(explored: Explored) -> list[tuple[str, Part]]:
     return [(what, part) for what, part in parts if part is not None and len(part)]
 
 
+def _shares(parts: Sequence[tuple[str, Part]]) -> dict[str, str]:
+    """Histograms of what training and test images have; none of what is one number for all."""
+    surveys = [part.survey for _, part in parts]
+    values = {
+        "aspect": ("width by height", [survey.widths / survey.heights for survey in surveys]),
+        "brightness": ("mean grey value, of 255", [survey.brightness for survey in surveys]),
+        "contrast": ("deviation of the grey values", [survey.contrast for survey in surveys]),
+    }
+    plots = {}
+    for title, (label, of_parts) in values.items():
+        differ = len(np.unique(np.concatenate(of_parts))) > 1
+        plots[title] = plot_shares(of_parts[0], of_parts[1] if len(of_parts) > 1 else np.zeros(0), label) if differ else ""
+    return plots
+
+
+def _groups_in_words(groups: Labels) -> str:
+    sizes = np.unique(groups, return_counts=True)[1]
+    if sizes.max() == 1:
+        return "none are named: each image is one of its own"
+    images = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+    return f"{len(sizes):,} of {images} images each"
+
+
 def _facts(explored: Explored) -> dict[str, str]:
-    groups = len(np.unique(explored.groups))
     present = len(np.unique(explored.joint))
     test = f"{len(explored.test):,}" if explored.test else "none"
     return {
         "training images": f"{len(explored.train):,}",
-        "groups": f"{groups:,}" if explored.grouped else "none are named: each image is one of its own",
+        "groups": _groups_in_words(explored.groups),
         "tasks": ", ".join(f"{task.name} ({len(task.classes)})" for task in explored.space.tasks),
         "joint classes with images": f"{present} of {explored.space.joint_size}",
         "test images": test,
@@ -115,6 +133,12 @@ def _class_bars(target: str, space: LabelSpace, labels: Labels, groups: Labels) 
         for label in shown.tolist()
     ]
     return {"target": target, "rows": rows, "more": len(names) - len(rows)}
+
+
+def _images_a_group(groups: Labels) -> str:
+    """A plot, where groups differ in it."""
+    sizes = np.unique(groups, return_counts=True)[1]
+    return plot_images_a_group(sizes.astype(np.float64)) if sizes.min() < sizes.max() else ""
 
 
 def _groups_by(labels: Labels, groups: Labels, classes: int) -> Labels:

@@ -38,9 +38,9 @@ def _on_files(explored: Explored) -> Iterator[str]:
         refused = ""
         if len(rejected) > explored.most_rejected * found:
             refused = f"; that is more than data.max_rejected ({explored.most_rejected:g}) allows, so that a run would be refused"
-        yield f"{len(rejected)} of {found} training images are set aside{reasons(rejected)}{refused}."
+        yield f"{len(rejected)} of {found} training image(s) are set aside{reasons(rejected)}{refused}."
     if len(explored.unreadable_test):
-        yield f"{len(explored.unreadable_test)} test images cannot be read{reasons(explored.unreadable_test)}."
+        yield f"{len(explored.unreadable_test)} test image(s) cannot be read{reasons(explored.unreadable_test)}."
 
 
 def _on_duplicates(explored: Explored) -> Iterator[str]:
@@ -50,16 +50,16 @@ def _on_duplicates(explored: Explored) -> Iterator[str]:
         what = "groups" if explored.grouped else "images"
         way_out = "if they show the same, give them one group" if explored.grouped else "if they belong together, name groups"
         yield (
-            f"{across.pairs} pairs of images of different groups look alike, of {len(groups)} {what}: validation would see what "
+            f"{across.pairs} pair(s) of images of different groups look alike, of {len(groups)} {what}: validation would see what "
             f"training saw; {way_out} (data.group_column)."
         )
     if across.unlike:
-        yield f"{across.unlike} pairs of images that look alike have different labels; one of the two may be wrong."
+        yield f"{across.unlike} pair(s) of images that look alike have different labels; one of the two may be wrong."
     if explored.copies:
-        yield f"{len(explored.copies)} test images are training images byte for byte, such as '{min(explored.copies)}'."
+        yield f"{len(explored.copies)} test image(s) are training images byte for byte, such as '{min(explored.copies)}'."
     images = int(tested.rows[len(explored.groups) :].sum())
     if images:
-        yield f"{images} test images look like a training image; a score on them says less about new ones."
+        yield f"{images} test image(s) look like a training image; a score on them says less about new ones."
 
 
 def _on_folds(explored: Explored) -> Iterator[str]:
@@ -75,7 +75,7 @@ def _on_folds(explored: Explored) -> Iterator[str]:
     for believed in explored.leak.scores:
         if believed.target == JOINT and believed.gap > WORTHWHILE_GAP:
             yield (
-                f"Folds by image would make you believe: a nearest neighbour scores {believed.f1_by_image:.2f} by them and "
+                f"Folds by image would flatter: a nearest neighbour scores {believed.f1_by_image:.2f} by them and "
                 f"{believed.f1_by_group:.2f} on new groups (macro-F1 of the joint label)."
             )
 
@@ -114,7 +114,7 @@ def _on_pixels(explored: Explored) -> Iterator[str]:
         constant = part.nearly_constant
         if constant.any():
             names = part.images["image_id"][constant].tolist()
-            yield f"There is next to nothing on {len(names)} {what} images: {shortened(names, 3)}."
+            yield f"There is next to nothing on {len(names)} {what} image(s): {shortened(names, 3)}."
     if not explored.statistics:
         yield "In some channel all images have one value, so that recipe.normalize=dataset would be refused."
 

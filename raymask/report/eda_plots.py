@@ -71,12 +71,12 @@ def plot_numbers(values: Numbers, labels: Labels, classes: int, edges: Sequence[
         return inline_svg(figure, f"{unit} by {name}")
 
 
-def plot_images_a_group(groups: Labels) -> Markup:
-    """How many groups have how many images."""
-    sizes = np.bincount(np.unique(groups, return_inverse=True)[1]).astype(np.float64)
+def plot_images_a_group(sizes: Numbers) -> Markup:
+    """How many groups have how many images, from the number of each group's."""
     with matplotlib.rc_context(PLOT_STYLE):
         figure, axes = _figure()
-        _bars(axes, sizes)
+        bins = bins_of(sizes)
+        axes.bar(bins[:-1], np.histogram(sizes, bins)[0], np.diff(bins) * 0.92, align="edge", color=GOOD, alpha=0.75)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.set(xlabel="images of a group", ylabel="groups")
         return inline_svg(figure, "Groups by their number of images")
@@ -93,11 +93,6 @@ def plot_shares(train: Numbers, test: Numbers, label: str) -> Markup:
             axes.stairs(np.histogram(test, bins)[0] / len(test), bins, color=WARM, linewidth=1.6)
         axes.set(xlabel=label, ylabel="share of images")
         return inline_svg(figure, f"Images by {label}")
-
-
-def _bars(axes: Axes, values: Numbers) -> None:
-    bins = bins_of(values)
-    axes.bar(bins[:-1], np.histogram(values, bins)[0], np.diff(bins) * 0.92, align="edge", color=GOOD, alpha=0.75)
 
 
 def _figure() -> tuple[Figure, Axes]:
