@@ -23,6 +23,8 @@ BRIGHTER = 0.5
 """Deviations of the training images' brightness by which the test images' mean may differ."""
 WORTHWHILE_GAP = 0.05
 """Of macro-F1."""
+ENOUGH_IMAGES = 100
+"""For a gap to be more than chance."""
 
 
 def findings(explored: Explored) -> list[str]:
@@ -50,8 +52,8 @@ def _on_duplicates(explored: Explored) -> Iterator[str]:
         what = "groups" if explored.grouped else "images"
         way_out = "if they show the same, give them one group" if explored.grouped else "if they belong together, name groups"
         yield (
-            f"{across.pairs} pair(s) of images of different groups look alike, of {len(groups)} {what}: validation would see what "
-            f"training saw; {way_out} (data.group_column)."
+            f"{across.pairs} pair(s) of images of different groups look alike, of {len(groups)} {what}: validation would see "
+            f"what training saw; {way_out} (data.group_column)."
         )
     if across.unlike:
         yield f"{across.unlike} pair(s) of images that look alike have different labels; one of the two may be wrong."
@@ -72,7 +74,7 @@ def _on_folds(explored: Explored) -> Iterator[str]:
                 f"folds.scheme={chosen} puts {table.split_groups} groups in several folds: validation would see people that "
                 "training saw; folds.scheme=stratified_group does not."
             )
-    for believed in explored.leak.scores:
+    for believed in explored.leak.scores if explored.leak.images >= ENOUGH_IMAGES else ():
         if believed.target == JOINT and believed.gap > WORTHWHILE_GAP:
             yield (
                 f"Folds by image would flatter: a nearest neighbour scores {believed.f1_by_image:.2f} by them and "

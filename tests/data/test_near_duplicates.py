@@ -32,7 +32,7 @@ def hash_sets(draw: Any) -> list[int]:
         for bit in draw(st.lists(st.integers(0, BITS - 1), max_size=RADIUS + 4)):
             number ^= 1 << bit
         numbers.append(number)
-    return draw(st.permutations(numbers))
+    return list(draw(st.permutations(numbers)))
 
 
 def every_pair(numbers: list[int], radius: int) -> dict[tuple[int, int], int]:
