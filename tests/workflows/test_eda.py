@@ -164,6 +164,10 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda data: [write(data / f"test-{number}.png", picture(number + 99, dark=8)) for number in range(2)],
         ["Test images are darker than training images"],
     ),
+    "other sizes": (
+        lambda data: Image.open(data / "test-1.png").crop((0, 0, 40, 64)).save(data / "test-1.png"),
+        ["1 of 2 test images have sizes that no training image has, such as 40×64, while those are 48×64"],
+    ),
     "large": (
         lambda data: Image.open(data / "01-1.png").resize((480, 640)).save(data / "01-1.png"),
         ["The longer sides of training images are of 64 to 640 pixels."],
