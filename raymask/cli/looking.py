@@ -32,6 +32,27 @@ def show(
 
 
 @app.command()
+def eda(
+    data: Annotated[
+        str | None, typer.Option(help="training data, as for `raymask train`; without it the demo's people are drawn")
+    ] = None,
+    test: Annotated[str | None, typer.Option(help="test data, as for `raymask train`")] = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="a recipe's name or a YAML file: its tasks, folds and image size are looked at")
+    ] = "demo",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="the page (default: eda-DATA.html here)")] = None,
+    set_: Settings = None,
+) -> None:
+    """Writes a page about a data set: classes, pictures, near-duplicates, folds, and what a leak would show. Trains nothing."""
+    from raymask.config.loading import load_config
+
+    config = load_config(recipe, set_ or (), without_none({"data": {"path": data, "test": test}}))
+    from raymask.workflows import eda
+
+    eda.eda(config, out)
+
+
+@app.command()
 def recipes() -> None:
     """Lists the recipes, each with its command, time and score."""
     from raymask.config.yaml_files import RECIPES, recipe_names

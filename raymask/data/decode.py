@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +22,8 @@ from raymask.core.types import Pixels
 from raymask.data.colours import BrokenImageError, array_to_rgb, keeps_little, to_rgb
 from raymask.data.specs import InputSpec
 from raymask.io.files import read_bytes, why_unreadable
+
+T = TypeVar("T")
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -64,11 +66,36 @@ def decode(content: bytes, spec: InputSpec, most_pixels: int = MAX_PIXELS) -> Pi
     Raises:
         BrokenImageError: the bytes are no image, not a whole one, or it is too large or of numbers that have no 8-bit picture.
     """
+    whole = decode_whole(content, spec, most_pixels)
+    with _explained():
+        return fitted(whole, spec)
+
+
+class Whole(NamedTuple):
+    """An image before it is cropped and resized."""
+
+    pixels: Pixels
+    """(H, W, 3), upright."""
+    height: int
+    """That of the file, in pixels, turned upright."""
+    width: int
+    shrunk: int
+    """How many times as long the sides of the file are."""
+
+
+def decode_whole(content: bytes, spec: InputSpec, most_pixels: int = MAX_PIXELS) -> Whole:
+    """What `decode` crops and resizes: a JPEG at the smallest of libjpeg's scales that holds what is wanted of it.
+
+    Raises:
+        BrokenImageError: as `decode` does.
+    """
     with _explained():
         image = _opened(content, most_pixels)
-        width = image.width
+        width, height = image.size
         image.draft("RGB", _least_size(image, spec))
-        return _fitted(_upright_rgb(image, most_pixels), spec, shrunk=round(width / image.width))
+        pixels = _upright_rgb(image, most_pixels)
+        turned = pixels.shape[:2] != (image.height, image.width)
+        return Whole(pixels, *((width, height) if turned else (height, width)), shrunk=round(width / image.width))
 
 
 def _least_size(image: Image.Image, spec: InputSpec) -> tuple[int, int]:
@@ -147,13 +174,23 @@ def _explained() -> Iterator[None]:
 
 def decode_file(path: str, specs: Sequence[InputSpec]) -> tuple[str, list[Pixels]]:
     """Pixels of a file for each spec, or why it has none: ("", pixels) or (problem, [])."""
+    problem, pixels = read_file(path, lambda content: [decode(content, spec) for spec in specs])
+    return problem, pixels or []
+
+
+def read_file(path: str, decoded: Callable[[bytes], T]) -> tuple[str, T | None]:
+    """What is made of a file's bytes, or why it cannot be: ("", it) or (problem, None)."""
     try:
-        content = read_bytes(path, MAX_BYTES)
-        return "", [decode(content, spec) for spec in specs]
+        return "", decoded(read_bytes(path, MAX_BYTES))
     except BrokenImageError as error:
-        return str(error), []
+        return str(error), None
     except (OSError, InputError) as error:
-        return why_unreadable(error), []
+        return why_unreadable(error), None
+
+
+def fitted(whole: Whole, spec: InputSpec) -> Pixels:
+    """(H, W, 3) what a model sees of a whole image that was decoded for this spec."""
+    return _fitted(whole.pixels, spec, whole.shrunk)
 
 
 def _fitted(pixels: Pixels, spec: InputSpec, shrunk: int = 1) -> Pixels:

@@ -47,13 +47,13 @@ class ChannelSums:
 
 def channel_sums(prepared: PreparedImages) -> ChannelSums:
     """The sums of each prepared image, as models see it without augmentation."""
-    sums = [_sums(prepared.read([row])[0]) for row in range(len(prepared.shard_of))]
+    sums = [image_sums(prepared.read([row])[0]) for row in range(len(prepared.shard_of))]
     values, squares = np.array(sums, dtype=np.int64).transpose(1, 0, 2)
     height, width = prepared.read([0]).shape[1:3]
     return ChannelSums(values, squares, height * width)
 
 
-def _sums(image: Pixels) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def image_sums(image: Pixels) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(3,) sums of an image's values and of their squares, by channel."""
     histogram = np.stack([cv2.calcHist([image], [channel], None, [256], [0, 256]).reshape(-1) for channel in range(3)])
     counts = histogram.astype(np.int64)  # float32, in which the counts of as many as 2^24 pixels are exact

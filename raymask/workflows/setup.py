@@ -98,6 +98,8 @@ class LabelledData:
     source: sources.Source
     members: list[Member]
     remarks: list[str]
+    named_groups: pd.Series
+    """(N,) group of each image as the data have it, before images of one content are put in one."""
 
 
 def read_labelled(config: RunConfig, display: Display) -> LabelledData:
@@ -109,6 +111,7 @@ def read_labelled(config: RunConfig, display: Display) -> LabelledData:
     data = drawn_data(config, display)
     source = sources.read_source(config.model_copy(update={"data": data}))
     source = sampled_source(source, data.share, config.folds, config.seed)
+    named_groups = source.images["group"]
     images, copies = copies_joined(identified(source.images, config, display))
     source = replace(source, images=images)
     config = config.model_copy(update={"tasks": source.task_configs})
@@ -118,7 +121,8 @@ def read_labelled(config: RunConfig, display: Display) -> LabelledData:
     check_group_tasks(config.vote, source.images, source.space)
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.prepared_height_width, member.recipe.height_width)
-    return LabelledData(config, data, source, members, [*filter(None, source.remarks), *copies, *unused])
+    remarks = [*filter(None, source.remarks), *copies, *unused]
+    return LabelledData(config, data, source, members, remarks, named_groups)
 
 
 def prepare_run(context: RunContext, with_test: bool = True) -> PreparedRun:
