@@ -267,8 +267,19 @@ def _bins(probabilities: npt.ArrayLike, labels: Labels) -> list[dict[str, float]
     return [{str(name): float(value) for name, value in row.items()} for row in bins[bins["images"] > 0].to_dict("records")]
 
 
-def estimate_caveat(folds: int) -> str:
-    """A sentence on what an expected score is of, where several folds' models vote on a new image; empty for one fold."""
+def estimate_caveat(folds: int, judged: int = 0, validated: int = 0) -> str:
+    """Sentences on what an expected score is of, where several folds' models vote on a new image or members have fewer folds.
+
+    Args:
+        folds: of the member that has the most.
+        judged: images that all members have predicted out of fold.
+        validated: those that any fold leaves out.
+    """
+    of_some = f"The vote is decided on the {judged} of {validated} images that all members have predicted out of fold."
+    return " ".join(filter(None, [_of_one_fold(folds), of_some if judged < validated else ""]))
+
+
+def _of_one_fold(folds: int) -> str:
     if folds == 1:
         return ""
     return (

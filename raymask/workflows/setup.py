@@ -272,7 +272,7 @@ def check_trained(run: Run, members: Sequence[Member]) -> None:
         InputError: names what is not there.
     """
     folds = replica_folds(read_folds(run)) if run.manifest.exists() else [0]
-    if missing := unfinished(run, [ReplicaId(member.name, fold) for member in members for fold in folds]):
+    if missing := unfinished(run, [ReplicaId(member.name, fold) for member in members for fold in member.folds_of(folds)]):
         raise missing
 
 

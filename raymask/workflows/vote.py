@@ -20,7 +20,7 @@ from raymask.core.tasks import JOINT, LabelSpace
 from raymask.data.test_sets import TestSet
 from raymask.inference.group_tables import voted_by_group
 from raymask.inference.submission import submission_table
-from raymask.inference.voting_runs import VotingRun, by_round, reserved_images, validated_images, voting_runs
+from raymask.inference.voting_runs import VotingRun, by_round, judged_images, reserved_images, validated_images, voting_runs
 from raymask.io.atomic import write_table
 from raymask.io.checked import DamagedFileError, damaged
 from raymask.io.hashing import file_digest, fingerprint, text_digest
@@ -75,8 +75,9 @@ def decide_vote(context: RunContext, runs: Sequence[VotingRun]) -> DecidedVote:
     Raises:
         InputError: a member lacks predictions of some images, or the config names what there is not.
     """
-    images = validated_images(runs[0])
-    collect_members(context, runs, images["image_id"])
+    validated = validated_images(runs[0])
+    collect_members(context, runs, validated["image_id"])
+    images = judged_images(runs)
     source = _fingerprint(runs, context.config.vote, context.config.seed)
     if known := _decided(context, source, images["image_id"], runs[0].space):
         return DecidedVote(runs, *known)
@@ -85,7 +86,8 @@ def decide_vote(context: RunContext, runs: Sequence[VotingRun]) -> DecidedVote:
     check_group_tasks(config.vote, images, runs[0].space)
     decision = decide(read_evidence(runs, images), config.vote, config.seed)
     grouping = decide_grouping(decision, images, config.vote, config.seed)
-    written = _write_decision(context.run, runs, images, decision, grouping, source)
+    caveat = estimate_caveat(max(voting_run.rounds for voting_run in runs), len(images), len(validated))
+    written = _write_decision(context.run, runs, images, decision, grouping, (source, caveat))
     add_timing(context.run, "vote", time.monotonic() - began)
     _show(written, decision.vote, display)
     for sentence in mistaken(images, runs[0].space) if config.vote.groups == AUTO else []:
@@ -99,9 +101,18 @@ def _write_decision(
     images: pd.DataFrame,
     decision: Decision,
     grouping: GroupChoice | None,
-    source: str,
+    more: tuple[str, str],
 ) -> Ensemble:
-    """Writes the out-of-fold predictions of the ensemble, and `ensemble.json`, which it returns."""
+    """Writes the out-of-fold predictions of the ensemble, and `ensemble.json`, which it returns.
+
+    Args:
+        into: the run that is voted in.
+        runs: those whose members vote.
+        images: what was decided on.
+        decision: the vote, and what speaks for it.
+        grouping: the same of the vote by group.
+        more: the fingerprint of what was decided on, and what the estimate is of.
+    """
     space, ids = runs[0].space, images["image_id"]
     truth = true_labels(images, space)
     scores = {name: score_heads(space, heads, truth) for name, heads in decision.members.items()}
@@ -115,14 +126,14 @@ def _write_decision(
     prior = np.bincount(truth[JOINT], minlength=space.joint_size) / len(ids)
     written = Ensemble(
         format=ENSEMBLE_FORMAT,
-        fingerprint=source,
+        fingerprint=more[0],
         images=len(ids),
         groups=int(images["group"].nunique()),
         members=members,
         prior=prior.tolist(),
         **summary(decision),
         by_group=Groups.model_validate(group_summary(grouping, decision.choice.optimism)) if grouping else None,
-        estimate_of=estimate_caveat(max(len(voting_run.folds) for voting_run in runs)),
+        estimate_of=more[1],
         oof=scores,
     )
     write_run_file(into.ensemble, written)
