@@ -223,8 +223,13 @@ def _tried(space: LabelSpace, config: VoteConfig, members: Mapping[str, ByHead])
     ]  # of one voter all rules but the stacking ones give its own probabilities
 
 
-def fixed_weights(space: LabelSpace, config: VoteConfig, members: Mapping[str, ByHead]) -> dict[str, Params] | None:
+def fixed_weights(space: LabelSpace, config: VoteConfig, members: Mapping[str, Mapping[str, Any]]) -> dict[str, Params] | None:
     """The weights that the user fixed, as the rule `weighted` takes them, by the space that it votes in; None without any.
+
+    Args:
+        space: the label space.
+        config: holds the weights.
+        members: anything by head, by member.
 
     Raises:
         InputError: a weight is for no member, a member has none, or all that predict a task weigh nothing.

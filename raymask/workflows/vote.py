@@ -16,7 +16,7 @@ from raymask.core.columns import true_labels
 from raymask.core.console import Display
 from raymask.core.errors import BEGINS_ANEW, InputError
 from raymask.core.paths import absolute, check_writable
-from raymask.core.tasks import JOINT, LabelSpace
+from raymask.core.tasks import JOINT, LabelSpace, heads_of
 from raymask.data.test_sets import TestSet
 from raymask.inference.group_tables import voted_by_group
 from raymask.inference.submission import submission_table
@@ -40,7 +40,7 @@ from raymask.voting.group_choice import summary as group_summary
 from raymask.voting.grouping import ALONE, Grouping, pooled
 from raymask.voting.reading import read_grouping, read_vote
 from raymask.voting.selection import Candidate
-from raymask.voting.vote import AUTO, Decision, Vote, decide, estimate_caveat, summary
+from raymask.voting.vote import AUTO, Decision, Vote, decide, estimate_caveat, fixed_weights, summary
 from raymask.workflows.context import Result, RunContext, run_context
 from raymask.workflows.group_vote import (
     check_group_tasks,
@@ -52,7 +52,7 @@ from raymask.workflows.group_vote import (
 )
 from raymask.workflows.oof import collect_members, read_evidence
 from raymask.workflows.predictions import fold_model_predictions
-from raymask.workflows.setup import drawn_data, read_test_set
+from raymask.workflows.setup import PreparedRun, drawn_data, read_test_set
 
 MAX_ROWS = 8
 
@@ -93,6 +93,16 @@ def decide_vote(context: RunContext, runs: Sequence[VotingRun]) -> DecidedVote:
     for sentence in mistaken(images, runs[0].space) if config.vote.groups == AUTO else []:
         display.warn(sentence)
     return DecidedVote(runs, decision.vote, written.oof, grouping.chosen if grouping else ALONE)
+
+
+def check_weights(prepared: PreparedRun) -> None:
+    """Refuses fixed weights that are not those of a run's members, before these are trained.
+
+    Raises:
+        InputError: names the member.
+    """
+    heads = {member.name: heads_of(member.task, prepared.space) for member in prepared.members}
+    fixed_weights(prepared.space, prepared.config.vote, heads)
 
 
 def _write_decision(
