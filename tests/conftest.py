@@ -29,7 +29,7 @@ settings.load_profile("untimed")
 
 FAMILIES = {
     "finished": ("test_train.py", "test_resume.py", "test_refit.py"),
-    "reserving": ("test_soup.py", "test_distill.py"),
+    "reserving": ("test_soup.py", "test_distill.py", "test_add.py"),
 }
 """Files of tests/workflows that start from one run: they go to one process, which makes that run once."""
 SLOWEST = (

@@ -18,7 +18,7 @@ __all__ = ["USAGE_ERROR", "app", "main"]
 
 COMMANDS = (_training, _using, _looking)
 """The modules whose commands there are."""
-RESUMES = ("train", "tune", "bakeoff", "refit", "soup", "pseudo", "distil", "predict")
+RESUMES = ("train", "add", "tune", "bakeoff", "refit", "soup", "pseudo", "distil", "predict")
 """Commands that go on where they were cut off."""
 
 

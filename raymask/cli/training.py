@@ -42,6 +42,22 @@ def train(
 
 
 @app.command()
+def add(
+    run: TrainedRun,
+    member: Annotated[
+        list[str],
+        typer.Option("--member", metavar="YAML", help='such as "{task: joint, name: big, recipe: {backbone: resnet18}}"'),
+    ],
+    set_: Settings = None,
+    rule: Rule = None,
+) -> None:
+    """Adds members to a finished run and votes anew; nothing else is trained again. Started again, it goes on."""
+    from raymask.workflows import add
+
+    add.add(run, member, rule=rule, settings=set_ or ())
+
+
+@app.command()
 def tune(
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="a YAML file that says under `search` what is searched, or a recipe's name")

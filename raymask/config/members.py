@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -19,6 +20,7 @@ class MemberConfig(Strict):
     task: str = Field(description="a task's name; `multi` for one backbone with all heads; `joint` for one joint head")
     name: FolderName | None = None
     seeds: Positive = Field(1, description="copies that differ in their seed")
+    folds: Positive | None = Field(None, description="it has models of the first so many folds alone (default: of all)")
     recipe: dict[str, Any] = Field(default_factory=dict, description="what differs from the run's recipe")
 
 
@@ -29,6 +31,16 @@ class Member(Strict):
     task: str
     seed: int
     recipe: Recipe
+    folds: int | None = None
+
+    def folds_of(self, folds: Sequence[int]) -> tuple[int, ...]:
+        """Those of a run's folds, in their order, that the member has models of.
+
+        Example:
+            >>> Member(name="big", task="multi", seed=0, recipe=Recipe(), folds=2).folds_of([0, 1, 2])
+            (0, 1)
+        """
+        return tuple(folds[: self.folds])
 
 
 def member_recipe(recipe: Recipe, member: MemberConfig) -> Recipe:

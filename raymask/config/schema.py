@@ -69,7 +69,23 @@ class RunConfig(Strict):
         check_task_names(self.tasks)
         for member in self.members:
             member_recipe(self.recipe, member)
+        check_member_folds(self)
         return self
+
+
+def check_member_folds(config: RunConfig) -> None:
+    """Refuses members of more folds than a run has.
+
+    Raises:
+        InputError: names the member.
+    """
+    most, why = (1, "folds.scheme=holdout has one") if config.folds.scheme == "holdout" else (config.folds.k, "folds.k")
+    for member in config.members:
+        if member.folds is not None and member.folds > most:
+            raise InputError(
+                f"members: '{member.name or member.task}' has folds={member.folds}, but the run has {most} ({why}); give it "
+                f"{most} or fewer, or leave its `folds` out."
+            )
 
 
 def resolve_members(config: RunConfig) -> list[Member]:
@@ -79,17 +95,38 @@ def resolve_members(config: RunConfig) -> list[Member]:
         InputError: a member's task is none of the run's, or two members have one name.
     """
     tasks = [name for name, task in config.tasks.items() if task is not None]
-    members = []
-    for member in config.members or tuple(MemberConfig(task=name) for name in tasks):
-        if member.task not in [*tasks, MULTI, JOINT]:
-            raise InputError(f"members: task is '{member.task}'; it may be {one_of([*tasks, MULTI, JOINT], member.task)}.")
-        recipe = member_recipe(config.recipe, member)
-        for copy in range(member.seeds):
-            name = (member.name or member.task) + (f"-s{copy}" if member.seeds > 1 else "")
-            members.append(Member(name=name, task=member.task, seed=config.seed + copy, recipe=recipe))
+    check_member_folds(config)
+    members = [copy for member in configured_members(config) for copy in copies_of(config, member)]
     _check_all_tasks_predicted(tasks, members)
     _check_names([member.name for member in members])
     return members
+
+
+def configured_members(config: RunConfig) -> tuple[MemberConfig, ...]:
+    """The members as they are configured; those that a run has by default where none are."""
+    return config.members or tuple(MemberConfig(task=name) for name, task in config.tasks.items() if task is not None)
+
+
+def copies_of(config: RunConfig, member: MemberConfig) -> list[Member]:
+    """What one configured member stands for in a run whose tasks are known, one for each seed.
+
+    Raises:
+        InputError: its task is none of the run's.
+    """
+    known = [*(name for name, task in config.tasks.items() if task is not None), MULTI, JOINT]
+    if member.task not in known:
+        raise InputError(f"members: task is '{member.task}'; it may be {one_of(known, member.task)}.")
+    recipe, name = member_recipe(config.recipe, member), member.name or member.task
+    return [
+        Member(
+            name=name + (f"-s{copy}" if member.seeds > 1 else ""),
+            task=member.task,
+            seed=config.seed + copy,
+            recipe=recipe,
+            folds=member.folds,
+        )
+        for copy in range(member.seeds)
+    ]
 
 
 def _check_all_tasks_predicted(tasks: Sequence[str], members: Sequence[Member]) -> None:

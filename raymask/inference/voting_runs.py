@@ -29,7 +29,8 @@ class VotingRun:
     run: Run
     config: RunConfig
     space: LabelSpace
-    folds: tuple[int, ...]
+    folds: Mapping[str, tuple[int, ...]]
+    """Folds that each member has models of, by its name in its run."""
     names: Mapping[str, str]
     """Each member's name in its run, by its name in the vote."""
     keep: Run
@@ -38,7 +39,17 @@ class VotingRun:
     @property
     def fold_models(self) -> list[ReplicaId]:
         """Every member's model of every fold."""
-        return [ReplicaId(member, fold) for member in self.names.values() for fold in self.folds]
+        return [ReplicaId(member, fold) for member in self.names.values() for fold in self.folds[member]]
+
+    @property
+    def common_folds(self) -> tuple[int, ...]:
+        """Folds that all members have models of; others may have more, but each has the first ones."""
+        return min(self.folds.values(), key=len)
+
+    @property
+    def rounds(self) -> int:
+        """Folds of the member that has the most."""
+        return max(map(len, self.folds.values()))
 
     def oof(self, member: str) -> Path:
         """The out-of-fold predictions of a member, by its name in its run."""
@@ -65,9 +76,11 @@ def voting_runs(runs: Sequence[Run], into: Run | None = None) -> list[VotingRun]
             raise InputError(f"'{run.root}' is not trained yet: it has no {run.manifest.name}.")
         folds = replica_folds(read_folds(run))
         prefix = f"{run.name}/" if len(runs) > 1 else ""
-        names = {f"{prefix}{member.name}": member.name for member in resolve_members(config)}
+        members = resolve_members(config)
+        names = {f"{prefix}{member.name}": member.name for member in members}
+        of_members = {member.name: member.folds_of(folds) for member in members}
         keep = run if into is None or into.root == run.root else into.of_voter(run)
-        voting.append(VotingRun(run, config, label_space(config.tasks), tuple(folds), names, keep))
+        voting.append(VotingRun(run, config, label_space(config.tasks), of_members, names, keep))
     first = voting[0]
     for other in voting[1:]:
         if _classes(other.space) != _classes(first.space):
@@ -84,7 +97,28 @@ def _classes(space: LabelSpace) -> dict[str, tuple[str, ...]]:
 def validated_images(voting_run: VotingRun) -> pd.DataFrame:
     """The manifest's labelled images that some fold validates on."""
     manifest = read_manifest(voting_run.run, voting_run.space)
-    return manifest[manifest["fold"].isin(voting_run.folds)].reset_index(drop=True)
+    return manifest[manifest["fold"] >= 0].reset_index(drop=True)
+
+
+def judged_images(runs: Sequence[VotingRun]) -> pd.DataFrame:
+    """Those of the first run's validated images that every member of all runs has predicted out of fold.
+
+    Raises:
+        InputError: there are none.
+    """
+    images = validated_images(runs[0])
+    for voting_run in runs:
+        unseen = unpredicted(validated_images(voting_run), voting_run.common_folds)
+        images = images[~images["image_id"].isin(unseen)]
+    if images.empty:
+        raise InputError("no image is predicted out of fold by all members; their folds have none in common.")
+    return images.reset_index(drop=True)
+
+
+def unpredicted(validated: pd.DataFrame, folds: Sequence[int]) -> pd.Series:
+    """image_id of those of a run's validated images that lie in none of these folds."""
+    ids: pd.Series = validated["image_id"][~validated["fold"].isin(folds)]
+    return ids
 
 
 def reserved_images(run: Run) -> pd.DataFrame:
@@ -106,11 +140,11 @@ def columns_of(voting_run: VotingRun, models: Sequence[ReplicaId]) -> list[str]:
 
 
 def by_round(runs: Sequence[VotingRun], predicted: Sequence[pd.DataFrame]) -> list[dict[str, ByHead]]:
-    """Members' probabilities by fold; where a run has fewer folds than another, its fold models go round."""
-    rounds = max(len(voting_run.folds) for voting_run in runs)
+    """Members' probabilities by fold; where a member has fewer folds than another, its fold models go round."""
+    rounds = max(voting_run.rounds for voting_run in runs)
     return [
         {
-            name: by_head(table, str(ReplicaId(of_run, voting_run.folds[number % len(voting_run.folds)])))
+            name: by_head(table, str(ReplicaId(of_run, voting_run.folds[of_run][number % len(voting_run.folds[of_run])])))
             for voting_run, table in zip(runs, predicted, strict=True)
             for name, of_run in voting_run.names.items()
         }

@@ -123,7 +123,7 @@ def read_run_data(run: Run) -> RunData:
     config, whole = load_run_config(run), WholeFiles()
     space, members = label_space(config.tasks), resolve_members(config)
     manifest = read_manifest(run, space) if run.manifest.exists() else _no_images(space)
-    replicas = [ReplicaId(member.name, fold) for member in members for fold in range(config.folds.k)]
+    replicas = [ReplicaId(member.name, fold) for member in members for fold in member.folds_of(range(config.folds.k))]
     history = _history(run, replicas, whole)
     models = _models(run, replicas, whole)
     no_rejected = pd.DataFrame({"image_id": [], "reason": []}, dtype=str)

@@ -78,10 +78,13 @@ def read_oof(file: Path) -> pd.DataFrame:
 def oof_by_view(file: Path, member: str, views: Sequence[str], image_ids: pd.Series) -> dict[str, npt.NDArray[np.float32]]:
     """A member's (W, N, C) float32 OOF probabilities by head, under these views, for these images in this order.
 
+    It may have predicted others too.
+
     Raises:
         InputError: an image has no prediction under one of the views.
     """
     table = read_oof(file).set_index("image_id")
+    table = table[table.index.isin(image_ids)]
     parts = []
     for view in views:
         of_view = table[table["view"] == view].drop(columns=["view", "fold"])

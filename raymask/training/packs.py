@@ -80,7 +80,7 @@ def plan_run(
 
     Args:
         members: the members of the run.
-        folds: folds that each member has a model for.
+        folds: of which each member has models for its own.
         nodes: the machines of the cluster.
         compute: what the run may use.
         streams: by member what its fold models read.
@@ -98,7 +98,7 @@ def plan_run(
             member.recipe.schedule.epochs,
             frozen_backbone(member.recipe, weights.get(member.name, "")),
         )
-        replicas = [ReplicaId(member.name, fold) for fold in folds]
+        replicas = [ReplicaId(member.name, fold) for fold in member.folds_of(folds)]
         together[key] += [replica for replica in replicas if replica not in done]
     packs = [
         Pack("", tuple(replicas), stream, epochs, frozen) for (stream, epochs, frozen), replicas in together.items() if replicas

@@ -36,17 +36,20 @@ class Strategy:
     """(N,) joint labels; with several of them, scores are their mean."""
 
 
-def strategies_of(vote: Vote, rounds: Sequence[Members], probabilities: Mapping[str, Members]) -> list[Strategy]:
+def strategies_of(
+    vote: Vote, rounds: Sequence[Members], probabilities: Mapping[str, Members], models: int | None = None
+) -> list[Strategy]:
     """The strategies, the whole ensemble first.
 
     Args:
         vote: the vote.
         rounds: members' predictions by fold.
         probabilities: those of the models that stand for all folds, by part; a strategy is of all members or none.
+        models: fold models in all (default: as many as there are in all rounds, none of them twice).
     """
     count = len(rounds[0])
     strategies = [
-        Strategy("ensemble", count * len(rounds), (vote.over_rounds(rounds).argmax(axis=1),)),
+        Strategy("ensemble", models or count * len(rounds), (vote.over_rounds(rounds).argmax(axis=1),)),
         Strategy("fold", count, tuple(vote(members).argmax(axis=1) for members in rounds)),
     ]
     whole = [part for part in TITLES if part in probabilities and probabilities[part].keys() == rounds[0].keys()]

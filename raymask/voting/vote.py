@@ -236,8 +236,13 @@ def _tried(space: LabelSpace, config: VoteConfig, members: Mapping[str, ByHead])
     ]  # of one voter all rules but the stacking ones give its own probabilities
 
 
-def fixed_weights(space: LabelSpace, config: VoteConfig, members: Mapping[str, ByHead]) -> dict[str, Params] | None:
+def fixed_weights(space: LabelSpace, config: VoteConfig, members: Mapping[str, Mapping[str, Any]]) -> dict[str, Params] | None:
     """The weights that the user fixed, as the rule `weighted` takes them, by the space that it votes in; None without any.
+
+    Args:
+        space: the label space.
+        config: holds the weights.
+        members: anything by head, by member.
 
     Raises:
         InputError: a weight is for no member, a member has none, or all that predict a task weigh nothing.
@@ -280,8 +285,19 @@ def _bins(probabilities: npt.ArrayLike, labels: Labels) -> list[dict[str, float]
     return [{str(name): float(value) for name, value in row.items()} for row in bins[bins["images"] > 0].to_dict("records")]
 
 
-def estimate_caveat(folds: int) -> str:
-    """A sentence on what an expected score is of, where several folds' models vote on a new image; empty for one fold."""
+def estimate_caveat(folds: int, judged: int = 0, validated: int = 0) -> str:
+    """Sentences on what an expected score is of, where several folds' models vote on a new image or members have fewer folds.
+
+    Args:
+        folds: of the member that has the most.
+        judged: images that all members have predicted out of fold.
+        validated: those that any fold leaves out.
+    """
+    of_some = f"The vote is decided on the {judged} of {validated} images that all members have predicted out of fold."
+    return " ".join(filter(None, [_of_one_fold(folds), of_some if judged < validated else ""]))
+
+
+def _of_one_fold(folds: int) -> str:
     if folds == 1:
         return ""
     return (

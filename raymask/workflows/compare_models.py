@@ -127,7 +127,7 @@ def _compare(
     rounds = by_round([voting_run], [fold_model_predictions(context, voting_run, held_out, "reserve", vote.views)])
     probabilities = _by_part(context, voting_run, models, held_out, vote.views)
     milliseconds, device = _measured(context, voting_run, held_out, vote.views)
-    strategies = strategies_of(vote, rounds, probabilities)
+    strategies = strategies_of(vote, rounds, probabilities, len(voting_run.fold_models))
     return ModelComparison(
         fingerprint=source,
         metric=str(metric),
@@ -182,8 +182,8 @@ def _measured(
     context: RunContext, voting_run: VotingRun, held_out: pd.DataFrame, views: ViewPlan
 ) -> tuple[tuple[float, float], str]:
     """Milliseconds an image of all folds' models and of one a member, no matter which of these equal networks; and on what."""
-    of_first_fold = [ReplicaId(member, voting_run.folds[0]) for member in voting_run.names.values()]
-    works = [of_first_fold, voting_run.fold_models][: len(voting_run.folds)]
+    of_first_fold = [ReplicaId(member, voting_run.folds[member][0]) for member in voting_run.names.values()]
+    works = [of_first_fold, voting_run.fold_models][: voting_run.rounds]
     pool = plan_actors(context.session.nodes(1))
     milliseconds, device = measure(voting_run.run, works, held_out["path"].tolist(), views, pool)
     return (milliseconds[-1], milliseconds[0]), device

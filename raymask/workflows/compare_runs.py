@@ -88,7 +88,7 @@ def compare_runs(context: RunContext, before: Run) -> RunComparison:
     elected = [
         read_ensemble_predictions(run.oof_ensemble, voting_run.space).set_index("image_id")[JOINT] for run in (before, after)
     ]
-    images = images[images["image_id"].isin(elected[0].index)]
+    images = images[images["image_id"].isin(elected[0].index.intersection(elected[1].index))]
     labels = [of_run.loc[images["image_id"]].to_numpy(np.int64) for of_run in elected]
     truth, groups = images[label_column(JOINT)].to_numpy(np.int64), group_numbers(images["group"])
     reserve = None

@@ -52,7 +52,7 @@ def train_fold_models(
         prepared: the run.
         stage: what its messages and its time are called by.
         members: whose models are trained.
-        folds: their folds; `WHOLE` for the people of all of them.
+        folds: of which each member has its own; `WHOLE` for the people of all of them.
         images: what they are trained on.
         watch: who follows it.
 
@@ -64,7 +64,8 @@ def train_fold_models(
         RunError: a part failed for good.
     """
     run, config, display = prepared.run, prepared.config, prepared.context.display
-    models = [ReplicaId(member.name, fold) for member in members for fold in folds]
+    of_member = {member.name: [ReplicaId(member.name, fold) for fold in member.folds_of(folds)] for member in members}
+    models = [model for of_one in of_member.values() for model in of_one]
     finished = {model for model in models if run.ended(model)}
     unfinished = len(models) - len(finished)
     if finished:
@@ -75,7 +76,7 @@ def train_fold_models(
         display.line(stage, f"{cut_off} models go on from their last finished epoch")
     prepared.context.session.connect()
     check_shared(run.root)
-    job, weights = job_of(prepared, [m for m in members if not {ReplicaId(m.name, fold) for fold in folds} <= finished], images)
+    job, weights = job_of(prepared, [m for m in members if not finished.issuperset(of_member[m.name])], images)
     if watch:
         job = replace(job, judged_at=watch.judged_at)
     nodes = prepared.context.session.nodes(-(-unfinished // config.compute.packs_per_gpu))

@@ -47,21 +47,12 @@ def fold_model_predictions(
         InputError: there is something to predict, and the context does not allow it.
     """
     display, what, models = context.display, f"{kind} images", voting_run.fold_models
-    source, others = prediction_source(voting_run, images, models, views), False
-    for keep in dict.fromkeys((voting_run.run, voting_run.keep)):
-        file, marker = _files_of(keep, kind)
-        try:
-            known = read_run_file(marker, PredictionSource) if file.exists() and marker.exists() else None
-            if known == source:
-                predicted = read_model_predictions(file, images["image_id"], columns_of(voting_run, models))
-                display.line("predict", f"{len(images)} {what} are predicted already")
-                return predicted
-        except DamagedFileError as error:
-            if not context.may_predict:
-                raise InputError(f"{error.fault}; add --predict, by which it is made again.") from None
-            display.warn(f"{error.fault}; it is made again")
-            continue
-        others |= known is not None and known.fingerprint != source.fingerprint
+    source = prediction_source(voting_run, images, models, views)
+    known, there, others = _known(context, voting_run, kind, source, images["image_id"])
+    lacking = [model for model in models if model not in there]
+    if known is not None and not lacking:
+        display.line("predict", f"{len(images)} {what} are predicted already")
+        return known
     if not context.may_predict:
         check_models({str(model): voting_run.run.replica(model) for model in models})  # damage is the better reason
         why = "and these are others than were predicted" if others else f"under the views {views}"
@@ -69,13 +60,54 @@ def fold_model_predictions(
     if others:
         display.line("predict", f"the {what} are others than those that were predicted: all are predicted again")
     began = time.monotonic()
-    predicted = predict_by_models(context, voting_run, images, models, views, what)
+    predicted = predict_by_models(context, voting_run, images, lacking, views, what)
     add_timing(context.run, "predict", time.monotonic() - began)
     file, marker = _files_of(voting_run.keep, kind)
-    write_table(file, predicted)
+    marker.unlink(missing_ok=True)  # which says of the file what is true no more
+    whole = predicted if known is None else _beside(known, predicted, columns_of(voting_run, models))
+    write_table(file, whole)
     write_run_file(marker, source)
-    display.line("predict", f"{len(images)} {what} by {len(models)} models under {len(views.names)} view(s)")
-    return predicted
+    more = f", and by {len(there)} already" if there else ""
+    display.line("predict", f"{len(images)} {what} by {len(lacking)} models under {len(views.names)} view(s){more}")
+    return whole
+
+
+def _known(
+    context: RunContext, voting_run: VotingRun, kind: Kind, source: PredictionSource, image_ids: pd.Series
+) -> tuple[pd.DataFrame | None, list[ReplicaId], bool]:
+    """What is known of the same images under the same views, by which models; and whether what is there is of other images.
+
+    Raises:
+        InputError: it is damaged, and the context does not allow to predict it again.
+    """
+    found: tuple[pd.DataFrame | None, list[ReplicaId]] = (None, [])
+    others = False
+    wanted = source.models or {}
+    for keep in dict.fromkeys((voting_run.run, voting_run.keep)):
+        file, marker = _files_of(keep, kind)
+        try:
+            known = read_run_file(marker, PredictionSource) if file.exists() and marker.exists() else None
+            if known is None or known.fingerprint != source.fingerprint:
+                others |= known is not None
+                continue
+            digests = known.models or {}
+            there = [model for model in voting_run.fold_models if digests.get(str(model)) == wanted[str(model)]]
+            if known.views == source.views and len(there) > len(found[1]):
+                columns = columns_of(voting_run, there)
+                table = read_model_predictions(file, image_ids, columns)
+                found = table[["image_id", "problem", *columns]], there
+        except DamagedFileError as error:
+            if not context.may_predict:
+                raise InputError(f"{error.fault}; add --predict, by which it is made again.") from None
+            context.display.warn(f"{error.fault}; it is made again")
+    return *found, others
+
+
+def _beside(known: pd.DataFrame, predicted: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """One table of the same images by several models; an image has a problem if some models could not read it."""
+    both = known.merge(predicted, on="image_id", validate="one_to_one", suffixes=("", " of others"))
+    both["problem"] = both["problem"].where(both["problem"] != "", both["problem of others"])
+    return both[["image_id", "problem", *columns]]
 
 
 def predict_by_models(

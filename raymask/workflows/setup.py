@@ -116,13 +116,22 @@ def read_labelled(config: RunConfig, display: Display) -> LabelledData:
     source = replace(source, images=images)
     config = config.model_copy(update={"tasks": source.task_configs})
     members = resolve_members(config)
+    unused = check_members(members, source)
+    check_group_tasks(config.vote, source.images, source.space)
+    return LabelledData(config, data, source, members, [*filter(None, source.remarks), *copies, *unused], named_groups)
+
+
+def check_members(members: Sequence[Member], source: sources.Source) -> list[str]:
+    """Refuses members whose recipes do not fit a run's labels; returns remarks on what of them is not used.
+
+    Raises:
+        InputError: so it is.
+    """
     unused = check_ordinal(members, source.space, sources.number_scales(source))
     check_labels(members, source.space)
-    check_group_tasks(config.vote, source.images, source.space)
     for member in members:
         check_augment(member.recipe.augment, *member.recipe.prepared_height_width, member.recipe.height_width)
-    remarks = [*filter(None, source.remarks), *copies, *unused]
-    return LabelledData(config, data, source, members, remarks, named_groups)
+    return unused
 
 
 def prepare_run(context: RunContext, with_test: bool = True) -> PreparedRun:
@@ -231,28 +240,29 @@ def _refuse_other_config(run: Run, config: RunConfig, option: str) -> None:
 
 
 @contextmanager
-def finished_run(folder: Path, rule: str | None, display: Display) -> Iterator[PreparedRun]:
+def finished_run(folder: Path, rule: str | None, display: Display, settings: Sequence[str] = ()) -> Iterator[PreparedRun]:
     """A run that a command adds models to, wherever its directory lies now.
 
     Args:
         folder: directory of the run.
         rule: import path of the rule of your own that the run votes by, if it does; a run's files are not believed there.
         display: what shows progress.
+        settings: `key.path=value`, in place of what the run's config says.
 
     Raises:
         InputError: the directory holds no run, cannot be written into, or the data are others than the run's.
         RunError: a part of the command failed in Ray.
     """
     root = absolute(folder)
-    config = resolve(config_where_it_lies(root, rule))
+    config = resolve(config_where_it_lies(root, rule, settings))
     check_writable(root, "run, such as a copy of it")
     with run_context(Run(root), config, display) as context:
         yield prepare_run(context)
 
 
-def config_where_it_lies(root: Path, rule: str | None) -> RunConfig:
-    """The config of a run whose directory may have been moved, with the rule of the caller's own."""
-    config = settled_config(Run(root), (), {"vote": {"rule": rule}} if rule else None)
+def config_where_it_lies(root: Path, rule: str | None, settings: Sequence[str] = ()) -> RunConfig:
+    """The config of a run whose directory may have been moved, with the rule and the settings of the caller's own."""
+    config = settled_config(Run(root), settings, {"vote": {"rule": rule}} if rule else None)
     return config.model_copy(update={"runs": root.parent, "name": root.name})
 
 
@@ -276,7 +286,7 @@ def check_trained(run: Run, members: Sequence[Member]) -> None:
         InputError: names what is not there.
     """
     folds = replica_folds(read_folds(run)) if run.manifest.exists() else [0]
-    if missing := unfinished(run, [ReplicaId(member.name, fold) for member in members for fold in folds]):
+    if missing := unfinished(run, [ReplicaId(member.name, fold) for member in members for fold in member.folds_of(folds)]):
         raise missing
 
 

@@ -111,20 +111,29 @@ def make_soups(prepared: PreparedRun, members: Sequence[Member], views: ViewPlan
     if not unmade:
         return soups
     images = prepare_images(prepared)
-    folds = tuple(replica_folds(images.manifest["fold"]))
+    folds = replica_folds(images.manifest["fold"])
     slots = plan_slots(context.session.nodes(len(unmade)), context.config.compute, len(unmade))
     check_shared(run.root)
     jobs = [
-        SoupJob(run, prepared.space, member, folds, images.caches[input_spec(member.recipe).prepared], views, context.config.seed)
+        SoupJob(
+            run,
+            prepared.space,
+            member,
+            member.folds_of(folds),
+            images.caches[input_spec(member.recipe).prepared],
+            views,
+            context.config.seed,
+        )
         for member in unmade
     ]
+    ingredients = {job.member.name: len(job.folds) for job in jobs}
 
     def show(made: SoupResult) -> None:
         f1 = {fold: (scores.get(JOINT) or next(iter(scores.values())))["f1"] for fold, scores in made.scores.items()}
         context.display.line(
             "soup",
             f"{made.member}: F1 of {f1[SOUP]:.4f} on people held out from everything; {f1[GREEDY_SOUP]:.4f} is to be expected of "
-            f"the greedy soup of {len(made.ingredients)} of {len(folds)}",
+            f"the greedy soup of {len(made.ingredients)} of {ingredients[made.member]}",
         )
 
     with timed(run, "soup"):

@@ -29,7 +29,7 @@ from raymask.core.types import ByHead, Probabilities
 from raymask.data.duplicates import among
 from raymask.data.folds import TRAIN_ONLY
 from raymask.data.sources import Source
-from raymask.inference.voting_runs import VotingRun, by_round, voting_runs
+from raymask.inference.voting_runs import VotingRun, by_round, judged_images, voting_runs
 from raymask.io.atomic import write_table
 from raymask.io.checked import Kind, read_table
 from raymask.io.hashing import file_digest, fingerprint, text_digest
@@ -45,15 +45,15 @@ from raymask.workflows.predictions import fold_model_predictions
 
 
 def predictions_by_fold(vote: Vote, rounds: Sequence[Mapping[str, ByHead]], folds: Sequence[int]) -> dict[int, Probabilities]:
-    """(N, J) by fold: the vote of that fold's models alone, and for the model of all people that of all folds.
+    """(N, J) by fold: the vote of that fold's models alone, and for the model of all people that of all rounds.
 
     Args:
         vote: the teacher's.
-        rounds: members' probabilities by fold.
-        folds: the rounds' folds.
+        rounds: members' probabilities, of these folds first, and then where members' fold models go round.
+        folds: those that all members have models of.
     """
-    probabilities = {fold: vote(members) for fold, members in zip(folds, rounds, strict=True)}
-    return {**probabilities, WHOLE: np.asarray(np.mean(list(probabilities.values()), axis=0))}
+    voted = [vote(members) for members in rounds]
+    return {**dict(zip(folds, voted, strict=False)), WHOLE: np.asarray(np.mean(voted, axis=0))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +219,8 @@ def _labelled(teacher: Teacher, images: pd.DataFrame) -> pd.DataFrame:
 
 def _targets(context: RunContext, teacher: Teacher, labelled: pd.DataFrame) -> pd.DataFrame:
     config, space, display = teacher.config, teacher.vote.space, context.display
-    judged = labelled[labelled["fold"] != TRAIN_ONLY]
+    judged = judged_images(teacher.voting)
+    judged = labelled[labelled["image_id"].isin(judged["image_id"])]
     ids = judged["image_id"].tolist()
     check_complete(f"the out-of-fold predictions of '{config.run}'", teacher.oof["image_id"].tolist(), ids)
     probabilities = teacher.oof.set_index("image_id").loc[ids, joint_columns(space)].to_numpy(np.float64)
@@ -252,7 +253,13 @@ def _unlabelled_predictions(context: RunContext, teacher: Teacher) -> tuple[list
     ids = readable[0]["image_id"].tolist()
     for table in readable:
         check_complete("the predictions of the test set", table["image_id"].tolist(), ids)
-    probabilities = predictions_by_fold(teacher.vote, by_round(teacher.voting, readable), teacher.voting[0].folds)
+    common = min((voting_run.common_folds for voting_run in teacher.voting), key=len)
+    if len(common) < max(voting_run.rounds for voting_run in teacher.voting):
+        context.display.warn(
+            f"{len(common)} fold(s) are common to all members of '{teacher.config.run}'; models of others learn no unlabelled "
+            "images"
+        )
+    probabilities = predictions_by_fold(teacher.vote, by_round(teacher.voting, readable), common)
     return [f"{PREFIX}{image_id}" for image_id in ids], probabilities
 
 

@@ -16,7 +16,7 @@ from raymask.workflows.context import Result, run_context
 from raymask.workflows.fold_models import train_fold_models
 from raymask.workflows.images import prepare_images
 from raymask.workflows.setup import PreparedRun, prepare_run, record_run, resolve
-from raymask.workflows.vote import DecidedVote, decide_vote, predict_test_set, score_reserve
+from raymask.workflows.vote import DecidedVote, check_weights, decide_vote, predict_test_set, score_reserve
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def train_and_vote(config: RunConfig, display: Display) -> Trained:
         if not context.run.report.exists():
             context.session.begin()
         prepared = prepare_run(context)
+        check_weights(prepared)
         record_run(prepared)
         images = prepare_images(prepared)
         folds = replica_folds(images.manifest["fold"])

@@ -194,12 +194,15 @@ def _train_round(state: _State, trials: Sequence[Trial]) -> None:
 
 
 def _members_of(state: _State, trial: Trial) -> list[Member]:
-    """The members of a trial, which start and are fed like those of any other, named after it."""
+    """The members of a trial, which start and are fed like those of any other, named after it; all have the search's folds."""
     config = state.search.trial(trial.values)
     config = config.model_copy(update={"tasks": state.prepared.config.tasks})
     members = resolve_members(config)
     name = f"trial-{trial.number:03}"
-    return [member.model_copy(update={"name": name if len(members) == 1 else f"{name}-{member.name}"}) for member in members]
+    return [
+        member.model_copy(update={"name": name if len(members) == 1 else f"{name}-{member.name}", "folds": None})
+        for member in members
+    ]
 
 
 def _models_of(state: _State, members: Sequence[Member]) -> list[ReplicaId]:

@@ -17,11 +17,11 @@ from raymask.core.columns import true_labels
 from raymask.core.console import Display
 from raymask.core.errors import BEGINS_ANEW, InputError
 from raymask.core.paths import absolute, check_writable
-from raymask.core.tasks import JOINT, LabelSpace
+from raymask.core.tasks import JOINT, LabelSpace, heads_of
 from raymask.data.test_sets import TestSet
 from raymask.inference.group_tables import voted_by_group
 from raymask.inference.submission import submission_table
-from raymask.inference.voting_runs import VotingRun, by_round, reserved_images, validated_images, voting_runs
+from raymask.inference.voting_runs import VotingRun, by_round, judged_images, reserved_images, validated_images, voting_runs
 from raymask.io.atomic import write_table
 from raymask.io.checked import DamagedFileError, damaged
 from raymask.io.hashing import file_digest, fingerprint, text_digest
@@ -42,7 +42,7 @@ from raymask.voting.group_choice import summary as group_summary
 from raymask.voting.grouping import ALONE, Grouping, pooled
 from raymask.voting.reading import read_grouping, read_vote
 from raymask.voting.selection import Candidate
-from raymask.voting.vote import AUTO, Decision, Vote, decide, estimate_caveat, summary
+from raymask.voting.vote import AUTO, Decision, Vote, decide, estimate_caveat, fixed_weights, summary
 from raymask.workflows.context import Result, RunContext, run_context
 from raymask.workflows.group_vote import (
     check_group_tasks,
@@ -53,7 +53,7 @@ from raymask.workflows.group_vote import (
 )
 from raymask.workflows.oof import collect_members, read_evidence
 from raymask.workflows.predictions import fold_model_predictions
-from raymask.workflows.setup import drawn_data, read_test_set
+from raymask.workflows.setup import PreparedRun, drawn_data, read_test_set
 from raymask.workflows.uncertainty import decide_doubt, sets_line, sets_on_reserve, unusual_line
 
 MAX_ROWS = 8
@@ -78,8 +78,9 @@ def decide_vote(context: RunContext, runs: Sequence[VotingRun]) -> DecidedVote:
     Raises:
         InputError: a member lacks predictions of some images, or the config names what there is not.
     """
-    images = validated_images(runs[0])
-    collect_members(context, runs, images["image_id"])
+    validated = validated_images(runs[0])
+    collect_members(context, runs, validated["image_id"])
+    images = judged_images(runs)
     source = _fingerprint(runs, context.config.vote, context.config.seed)
     if known := _decided(context, source, images["image_id"], runs[0].space):
         return DecidedVote(runs, *known)
@@ -88,8 +89,12 @@ def decide_vote(context: RunContext, runs: Sequence[VotingRun]) -> DecidedVote:
     check_group_tasks(config.vote, images, runs[0].space)
     decision = decide(read_evidence(runs, images), config.vote, config.seed)
     grouping = decide_grouping(decision, images, config.vote, config.seed)
-    doubt = decide_doubt(decision, images, grouping.chosen if grouping else ALONE, config.vote, config.seed)
-    written = _write_decision(context.run, runs, images, decision, grouping, doubt, source)
+    more = {
+        **decide_doubt(decision, images, grouping.chosen if grouping else ALONE, config.vote, config.seed),
+        "fingerprint": source,
+        "estimate_of": estimate_caveat(max(voting_run.rounds for voting_run in runs), len(images), len(validated)),
+    }
+    written = _write_decision(context.run, runs, images, decision, grouping, more)
     add_timing(context.run, "vote", time.monotonic() - began)
     _show(written, decision.vote, display)
     for sentence in mistaken(images, runs[0].space) if config.vote.groups == AUTO else []:
@@ -100,16 +105,34 @@ def decide_vote(context: RunContext, runs: Sequence[VotingRun]) -> DecidedVote:
     return DecidedVote(runs, decision.vote, written.oof, grouping.chosen if grouping else ALONE, sets)
 
 
+def check_weights(prepared: PreparedRun) -> None:
+    """Refuses fixed weights that are not those of a run's members, before these are trained.
+
+    Raises:
+        InputError: names the member.
+    """
+    heads = {member.name: heads_of(member.task, prepared.space) for member in prepared.members}
+    fixed_weights(prepared.space, prepared.config.vote, heads)
+
+
 def _write_decision(
     into: Run,
     runs: Sequence[VotingRun],
     images: pd.DataFrame,
     decision: Decision,
     grouping: GroupChoice | None,
-    doubt: Mapping[str, Any],
-    source: str,
+    more: Mapping[str, Any],
 ) -> Ensemble:
-    """Writes the out-of-fold predictions of the ensemble, and `ensemble.json`, which it returns."""
+    """Writes the out-of-fold predictions of the ensemble, and `ensemble.json`, which it returns.
+
+    Args:
+        into: the run that is voted in.
+        runs: those whose members vote.
+        images: what was decided on.
+        decision: the vote, and what speaks for it.
+        grouping: the same of the vote by group.
+        more: what else `ensemble.json` holds: the fingerprint of what was decided on, and what was found beside the vote.
+    """
     space, ids = runs[0].space, images["image_id"]
     truth = true_labels(images, space)
     scores = {name: score_heads(space, heads, truth) for name, heads in decision.members.items()}
@@ -123,15 +146,13 @@ def _write_decision(
     prior = np.bincount(truth[JOINT], minlength=space.joint_size) / len(ids)
     written = Ensemble(
         format=ENSEMBLE_FORMAT,
-        fingerprint=source,
         images=len(ids),
         groups=int(images["group"].nunique()),
         members=members,
         prior=prior.tolist(),
         **summary(decision),
         by_group=Groups.model_validate(group_summary(grouping, decision.choice.optimism)) if grouping else None,
-        **doubt,
-        estimate_of=estimate_caveat(max(len(voting_run.folds) for voting_run in runs)),
+        **more,
         oof=scores,
     )
     write_run_file(into.ensemble, written)

@@ -583,6 +583,24 @@ def test_a_members_recipe_is_merged_over_the_runs() -> None:
     assert member_recipe(config.recipe, MemberConfig(task="age")) == config.recipe
 
 
+@pytest.mark.parametrize("folds", [None, 1, 2, 4])
+def test_a_member_may_have_the_first_folds_alone(folds: int | None) -> None:
+    config = validate({"tasks": ["age"], "folds": {"k": 4}, "members": [{"task": "age", "folds": folds, "seeds": 2}]})
+    for member in resolve_members(config):
+        assert member.folds_of([0, 2, 3, 5]) == tuple([0, 2, 3, 5][: folds or 4])
+        assert member.folds_of([-2]) == (-2,)
+
+
+@pytest.mark.parametrize(
+    ("folds", "most"), [({"k": 4}, "4 (folds.k)"), ({"scheme": "holdout", "k": 6}, "1 (folds.scheme=holdout has one)")]
+)
+def test_a_member_of_more_folds_than_the_run_is_refused(folds: dict[str, Any], most: str) -> None:
+    said = sentence(lambda: validate({"folds": folds, "members": [{"task": "age", "name": "dear", "folds": 5}]}))
+    fewer = most.partition(" ")[0]
+    assert said == (f"members: 'dear' has folds=5, but the run has {most}; give it {fewer} or fewer, or leave its `folds` out.")
+    assert sentence(lambda: validate({"members": [{"task": "age", "folds": 0}]})).startswith("'members.0.folds' is 0; ")
+
+
 def test_a_member_of_an_unknown_task_is_refused_with_the_nearest() -> None:
     config = validate({"tasks": ["mask", "gender"], "members": [{"task": "gendr"}]})
     expected = "members: task is 'gendr'; it may be 'gender' (the nearest), 'mask', 'multi' or 'joint'."
@@ -686,7 +704,7 @@ def test_a_dumped_config_holds_every_key_with_its_value() -> None:
     dumped = read_yaml(dump_config(config), "it")
     assert dumped.keys() == RunConfig.model_fields.keys()
     assert dumped["recipe"]["schedule"]["epochs"] == config.recipe.schedule.epochs
-    assert dumped["members"][0] == {"task": "age", "name": None, "seeds": 1, "recipe": {}}
+    assert dumped["members"][0] == {"task": "age", "name": None, "seeds": 1, "folds": None, "recipe": {}}
 
 
 def test_paths_are_dumped_as_text_and_weights_hold_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,7 @@ READS = {
     "bakeoff --recipe": ["bakeoff", "--backbones", "test_resnet", "--recipe", "{bad}"],
     "bakeoff --data": ["bakeoff", "--backbones", "test_resnet", "--out", "{here}/bake", "--data", "{bad}"],
     "bakeoff weights": ["bakeoff", "--data", "{photos}", "--out", "{here}/bake", "--backbones", "test_resnet={bad}"],
+    "add": ["add", "{bad}", "--member", "{{task: multi}}"],
     "refit": ["refit", "{bad}"],
     "soup": ["soup", "{bad}"],
     "pseudo": ["pseudo", "{bad}"],

@@ -80,7 +80,7 @@ def make_run(root: Path, photos: Path, **over: Any) -> Run:
     manifest = source.images.assign(fold=np.unique(source.images["group"], return_inverse=True)[1] % FOLDS)
     write_table(run.manifest, manifest)
     for place, member in enumerate(resolve_members(config)):
-        for fold in range(FOLDS):
+        for fold in member.folds_of(range(FOLDS)):
             torch.manual_seed(10 * place + fold)
             _write_replica(run, member, fold, manifest, config.views, source.space, rng)
     add_timing(run, "train", 1.5)
@@ -137,7 +137,7 @@ def predict_and_report(run: Run, source: Source) -> None:
 def _write_predictions(file: Path, one: VotingRun, images: pd.DataFrame, views: ViewPlan, rng: Any) -> None:
     columns: dict[str, Any] = {}
     for member in resolve_members(one.config):
-        for fold in range(FOLDS):
+        for fold in member.folds_of(range(FOLDS)):
             columns |= _drawn(heads_of(member.task, one.space), one.space, len(images), rng, str(ReplicaId(member.name, fold)))
     table = pd.DataFrame({"image_id": images["image_id"].to_numpy(), "problem": "", **columns})
     write_table(file, table.sort_values("image_id", kind="stable"))

@@ -131,11 +131,17 @@ class TestByView:
             np.testing.assert_array_equal(by_view[head], expected)
             assert by_view[head].dtype == np.float32
 
-    def test_predictions_of_images_that_are_not_wanted_are_refused(self, run: Run) -> None:
+    def test_predictions_of_images_that_are_not_wanted_are_passed_over(self, run: Run) -> None:
         write(run)
         collect_oof(run, "m", range(3), VALIDATED)
-        with pytest.raises(InputError, match=r"^the out-of-fold .* of 'm' \(hflip\) hold unknown 2 image.*: id-10, id-11"):
-            oof_by_view(run.oof("m"), "m", ("hflip",), VALIDATED[:10])
+        whole, some = (oof_by_view(run.oof("m"), "m", VIEWS, ids) for ids in (VALIDATED, VALIDATED[3:10]))
+        assert all((some[head] == whole[head][:, 3:10]).all() for head in whole)
+
+    def test_a_wanted_image_without_prediction_is_refused(self, run: Run) -> None:
+        write(run)
+        collect_oof(run, "m", range(3), VALIDATED)
+        with pytest.raises(InputError, match=r"^the out-of-fold .* of 'm' \(hflip\) lack 1 image.*: id-12"):
+            oof_by_view(run.oof("m"), "m", ("hflip",), pd.Series([*IDS, "id-12"]))
 
     def test_a_view_without_predictions_is_refused_by_name(self, run: Run) -> None:
         write(run)

@@ -77,6 +77,13 @@ def sizes(plan: Plan) -> list[int]:
 
 
 class TestPacks:
+    def test_a_member_of_fewer_folds_has_models_of_the_first_alone(self) -> None:
+        one, other = members_of(2)
+        few = other.model_copy(update={"folds": 2})
+        plan = plan_run([one, few], range(5), [Node(2.0, 0)], ComputeConfig(), streams_of([one, few]), {})
+        planned = Counter(replica for pack in plan.packs for replica in pack.replicas)
+        assert planned == Counter([*(ReplicaId("m0", fold) for fold in range(5)), ReplicaId("m1", 0), ReplicaId("m1", 1)])
+
     @settings(deadline=None)
     @given(
         st.lists(st.sampled_from(RECIPES), min_size=1, max_size=12),

@@ -63,6 +63,7 @@ class TestWays:
         assert (whole.name, whole.models, fold.name, fold.models) == ("ensemble", 3, "fold", 1)
         np.testing.assert_array_equal(whole.predicted, [JOINTS])  # two against one
         np.testing.assert_array_equal(fold.predicted, said)
+        assert strategies_of(plain_vote("a"), rounds, {}, models=2)[0].models == 2  # one of which goes round
 
     def test_soups_are_a_way_where_all_members_have_one(self) -> None:
         rounds = [{"a": confident(JOINTS), "b": confident(JOINTS)}] * 2

@@ -126,6 +126,9 @@ class TestTargets:
         assert list(said) == [0, 3, WHOLE]
         np.testing.assert_array_equal(said[3], saying((1, 0.8)))
         np.testing.assert_allclose(said[WHOLE], [[0.42, 0.42, 0.04, 0.04, 0.04, 0.04]])
+        some = predictions_by_fold(vote, rounds, (0,))  # type: ignore[arg-type]
+        assert list(some) == [0, WHOLE]  # of fold 3 some member has no model, so that its round knows people of fold 3
+        np.testing.assert_array_equal(some[WHOLE], said[WHOLE])
 
 
 class TestGain:

@@ -13,16 +13,18 @@ import pytest
 from made import VOTE, make_run, predict_and_report
 from rich.console import Console
 
+from raymask.config.schema import resolve_members
 from raymask.core.console import Display
 from raymask.core.errors import InputError
 from raymask.data.sources import read_source
 from raymask.inference.definition import read_definition
+from raymask.inference.voting_runs import by_round, voting_runs
 from raymask.io.atomic import write_json, write_table
 from raymask.io.checked import DamagedFileError, read_json
 from raymask.runs.configs import load_run_config
 from raymask.runs.directory import ReplicaId, Run, read_ensemble
 from raymask.voting.grouping import pooled
-from raymask.workflows.setup import finished_run
+from raymask.workflows.setup import check_trained, finished_run
 from raymask.workflows.vote import vote
 
 MEMBERS = [{"task": "joint"}]
@@ -98,6 +100,79 @@ class TestSeveralRuns:
         runs[1].test_predictions.unlink()
         with pytest.raises(InputError, match=r"'.*/other' has no predictions of its test images .*; add --predict\.$"):
             vote_quietly(runs, tmp_path / "both")
+
+
+class TestFewerFolds:
+    """A run of two folds with a member of one fold."""
+
+    @pytest.fixture
+    def run(self, photos: Path, tmp_path: Path) -> Run:
+        run = make_run(tmp_path / "fewer", photos, members=[{"task": "joint"}, {"task": "multi", "folds": 1}])
+        predict_and_report(run, read_source(load_run_config(run)))
+        return run
+
+    def test_the_vote_is_decided_on_what_all_members_predicted(self, run: Run) -> None:
+        manifest = pd.read_parquet(run.manifest).set_index("image_id")
+        common = set(manifest.index[manifest["fold"] == 0])
+        assert 0 < len(common) < len(manifest)
+        assert set(pd.read_parquet(run.oof("multi"))["image_id"]) == common == set(pd.read_parquet(run.oof_ensemble)["image_id"])
+        assert set(pd.read_parquet(run.oof("joint"))["image_id"]) == set(manifest.index)
+        written = read_ensemble(run)
+        assert written.images == len(common)
+        sentence = (
+            f"The vote is decided on the {len(common)} of {len(manifest)} images that all members have predicted out of fold."
+        )
+        assert sentence in written.estimate_of
+        assert sentence in run.report.read_text()
+
+    def test_scores_are_those_of_the_common_fold(self, run: Run) -> None:
+        manifest = pd.read_parquet(run.manifest)
+        own = manifest[manifest["fold"] == 0].set_index("image_id")["label_joint"]
+        table = pd.read_parquet(run.oof("joint")).set_index("image_id").drop(columns=["view", "fold"])
+        said = table.groupby(level=0).mean().loc[own.index].to_numpy().argmax(axis=1)
+        assert read_ensemble(run).oof["joint"]["joint"]["accuracy"] == pytest.approx((said == own.to_numpy()).mean())
+
+    def test_all_fold_models_vote_on_new_images_and_those_of_fewer_folds_go_round(self, run: Run) -> None:
+        definition = read_definition(run.root)
+        assert sorted(definition.models) == ["joint/fold-0", "joint/fold-1", "multi/fold-0"]
+        assert [models["multi"] for models in definition.rounds] == ["multi/fold-0", "multi/fold-0"]
+        [voting] = voting_runs([run])
+        predicted = pd.read_parquet(run.test_predictions)
+        assert sorted({name.partition("|")[0] for name in map(str, predicted) if "|" in name}) == sorted(definition.models)
+        rounds = by_round([voting], [predicted])
+        joint = definition.vote.over_rounds(rounds)
+        expected = np.mean([definition.vote(members) for members in rounds], axis=0)
+        np.testing.assert_allclose(joint, expected)
+        np.testing.assert_array_equal(rounds[0]["multi"]["age"], rounds[1]["multi"]["age"])
+        assert not np.allclose(rounds[0]["joint"]["joint"], rounds[1]["joint"]["joint"])
+        np.testing.assert_allclose(pd.read_parquet(run.predictions).filter(like="joint:").to_numpy(), joint, atol=1e-6)
+
+    def test_it_is_trained_to_its_end_and_lacks_no_model(self, run: Run) -> None:
+        config = load_run_config(run)
+        check_trained(run, resolve_members(config))
+        shutil.rmtree(run.replica(ReplicaId("multi", 0)))
+        with pytest.raises(InputError, match=r"there is no multi/fold-0\)"):
+            check_trained(run, resolve_members(config))
+
+    def test_it_votes_with_a_run_of_all_folds_on_what_both_predicted(self, run: Run, runs: list[Run], tmp_path: Path) -> None:
+        for together in ([run, runs[0]], [runs[0], run]):
+            both = vote_quietly(together, tmp_path / f"both-{together[0].name}")
+            assert read_ensemble(both).images == read_ensemble(run).images
+            assert set(pd.read_parquet(both.oof_ensemble)["image_id"]) == set(pd.read_parquet(run.oof_ensemble)["image_id"])
+
+    def test_one_image_that_a_member_should_have_predicted_is_missed(self, run: Run) -> None:
+        file = run.replica_oof(ReplicaId("multi", 0))
+        write_table(file, pd.read_parquet(file).iloc[1:])
+        with pytest.raises(InputError, match=r"of 'multi' \(original\) lack 1 image"):
+            spoken([run], None)
+
+    def test_a_collected_file_alone_is_checked_too(self, run: Run) -> None:
+        for fold in (0, 1):
+            run.replica_oof(ReplicaId("joint", fold)).unlink()
+        table = pd.read_parquet(run.oof("joint"))
+        write_table(run.oof("joint"), table[table["image_id"] != table["image_id"].iloc[0]])
+        with pytest.raises(InputError, match=r"of 'joint' \(hflip\) lack 1 image"):
+            spoken([run], None)
 
 
 class TestByGroup:
