@@ -61,9 +61,11 @@ def in_children(work: Callable[[str], T], paths: Sequence[str], deadly: T, child
         pool = ProcessPoolExecutor(min(children, len(waiting)), get_context("spawn"))
         try:
             number_of = {pool.submit(_each, work, chunks[number]): number for number in waiting}
+            done = sum(map(len, found.values()))
             for future in as_completed(number_of):
                 found[number_of[future]] = future.result()
-                progress(sum(map(len, found.values())), len(paths))
+                done += len(future.result())
+                progress(done, len(paths))
         except BrokenProcessPool:
             suspects = [number for number in waiting if number not in found][: 2 * children]  # they were handed out in order
             found |= {number: list(_in_a_child(work, chunks[number], deadly)) for number in suspects}

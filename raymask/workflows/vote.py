@@ -293,6 +293,8 @@ def score_reserve(context: RunContext, decided: DecidedVote) -> None:
     low, high = of_new_groups(known.estimate.score, known.estimate.se, known.groups, whole.groups)
     expected = f"{known.estimate.score:.4f} was expected{of}, and of so many groups {low:.4f} to {high:.4f}"
     context.display.line("vote", f"on {whole.groups} groups held out from everything {metric} is {whole}; {expected}")
+    if whole.grouped:
+        context.display.line("vote", f"and voted by group there {whole.grouped}, {told_gain(whole.grouped.gain)}")
 
 
 def vote(
