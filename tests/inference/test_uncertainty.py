@@ -35,7 +35,7 @@ def files(photos: Path) -> list[Path]:
 def test_sets_hold_the_classes_that_reach_what_was_decided(ensemble: Ensemble, files: list[Path]) -> None:
     table, sets = ensemble.predict(files), ensemble.definition.sets
     assert sets is not None
-    assert [name for name in table if str(name).endswith("_set")] == SETS
+    assert [name for name in map(str, table) if name.endswith("_set")] == SETS
     for task, classes in ensemble.tasks.items():
         for row in table.to_dict("records"):
             expected = [
@@ -63,7 +63,7 @@ def test_images_of_a_group_have_sets_of_the_grouped_vote_and_images_alone_keep_t
     alone, together = ensemble.predict(files), ensemble.predict(files, groups=["p", "p", "p", "q", None, ""])
     sets = ensemble.definition.sets_by_group
     assert sets is not None
-    joint = together[[name for name in together if str(name).startswith("joint:")]].to_numpy()
+    joint = together[[name for name in map(str, together) if name.startswith("joint:")]].to_numpy()
     for target, texts in sets.texts(joint).items():
         assert together[f"{target}_set"][:3].tolist() == texts[:3].tolist()
     pd.testing.assert_frame_equal(together[3:], alone[3:])
