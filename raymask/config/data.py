@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from raymask.config.base import ColumnName, PathText, Positive, Share, Strict
 
@@ -62,6 +62,18 @@ class FoldsConfig(Strict):
 
     scheme: Literal["stratified_group", "group", "stratified", "kfold", "holdout"] = "stratified_group"
     k: Annotated[int, Field(ge=2)] = Field(5, description="number of folds; `holdout` validates on one part in k")
+    column: ColumnName | None = Field(None, description="column of a table that names each image's fold; k is then their number")
     reserve: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.0, description="share of the groups held out from everything, to score the finished ensemble once"
     )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.column is not None and self.scheme != "stratified_group":
+            raise ValueError(f"column names the folds, so that scheme={self.scheme} has no effect: leave one of them out")
+        return self
+
+    @property
+    def how(self) -> str:
+        """How images are divided, in a word or two."""
+        return f"by column '{self.column}'" if self.column else self.scheme

@@ -69,7 +69,8 @@ class RunConfig(Strict):
         check_task_names(self.tasks)
         for member in self.members:
             member_recipe(self.recipe, member)
-        check_member_folds(self)
+        if not self.folds.column:  # which says of how many folds once it is read
+            check_member_folds(self)
         return self
 
 
@@ -79,7 +80,11 @@ def check_member_folds(config: RunConfig) -> None:
     Raises:
         InputError: names the member.
     """
-    most, why = (1, "folds.scheme=holdout has one") if config.folds.scheme == "holdout" else (config.folds.k, "folds.k")
+    most, why = (
+        (1, "folds.scheme=holdout has one")
+        if config.folds.scheme == "holdout"
+        else (config.folds.k, "folds.column" if config.folds.column else "folds.k")
+    )
     for member in config.members:
         if member.folds is not None and member.folds > most:
             raise InputError(

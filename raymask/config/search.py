@@ -127,7 +127,7 @@ def _put(values: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str
 def _check(search: SearchConfig) -> None:
     _check_overlap(search)
     _check_values(search)
-    if search.tune.folds > search.run.folds.k:
+    if not search.run.folds.column and search.tune.folds > search.run.folds.k:
         raise InputError(f"tune.folds is {search.tune.folds}, but there are {search.run.folds.k} folds (folds.k).")
     if search.tune.method == "grid":
         sizes = [len(domain.grid()) for domain in search.space.values()]

@@ -4,6 +4,7 @@
 |---|---|
 | `label_TARGET` | true label of a task, or of the joint label: what scores are made of |
 | `train_label_TARGET` | label that the loss is made of |
+| `fold_name` | what the user calls an image's fold, where a column of the table says (`folds.column`) |
 | `value_TASK` | number that a task with edges cuts into bands |
 | `TASK_label` | predicted label |
 | `TARGET_set` | classes that a target may be, with a bar between them |
@@ -25,6 +26,7 @@ import pandas as pd
 from raymask.core.tasks import JOINT, LabelSpace, heads_of
 from raymask.core.types import ByHead, Labels
 
+FOLD_NAME = "fold_name"
 LABEL, TRAIN_LABEL, VALUE = "label_", "train_label_", "value_"
 
 

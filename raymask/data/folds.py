@@ -15,6 +15,7 @@ from raymask.core.columns import label_column
 from raymask.core.errors import InputError, shortened
 from raymask.core.tasks import JOINT
 from raymask.core.types import Labels
+from raymask.data.given_folds import given_folds
 
 TRAIN_ONLY = -1
 GROUPED = ("stratified_group", "group", "holdout")
@@ -26,11 +27,14 @@ def assign_folds(images: pd.DataFrame, config: FoldsConfig, seed: int) -> Labels
     """(N,) int64 fold of each row of a manifest that is sorted by image_id.
 
     Folds go from 0 to k-1; `holdout` validates on fold 0 alone and puts every other row in `TRAIN_ONLY`. The scheme by default,
-    `stratified_group`, is that of scikit-learn's StratifiedGroupKFold over the joint label.
+    `stratified_group`, is that of scikit-learn's StratifiedGroupKFold over the joint label. Where a column of the table names the
+    folds, they are those of `given_folds`.
 
     Raises:
         InputError: fewer groups than folds, or (as `check_leak`) a group in two folds.
     """
+    if config.column:
+        return given_folds(images, config.column)[0]
     joint = images[label_column(JOINT)].to_numpy()
     groups, names = pd.factorize(images["group"], sort=True)
     grouped = config.scheme in GROUPED

@@ -7,6 +7,7 @@ The table has one row an image, sorted by `image_id`, so that nothing later depe
 | image_id | str | unique; the key of everything |
 | path | str | absolute path or URL |
 | group | str | images of one group (person) never lie in two folds |
+| fold_name | str | fold, where `folds.column` names a column of them |
 | label_TASK | int64 | label that scores are made of |
 | train_label_TASK | int64 | label that the loss is made of; the same but for tasks with `train_edges` |
 | label_joint | int64 | joint label |
@@ -30,7 +31,7 @@ from raymask.config.merging import deep_merge
 from raymask.config.messages import explain
 from raymask.config.schema import RunConfig
 from raymask.config.tasks import TaskConfig, label_space
-from raymask.core.columns import label_column, train_label_column, value_column
+from raymask.core.columns import FOLD_NAME, label_column, train_label_column, value_column
 from raymask.core.errors import InputError, one_of, shortened
 from raymask.core.spelling import MISSING, canonical, mapped, tidy, written_twice
 from raymask.core.tasks import (
@@ -46,11 +47,12 @@ from raymask.core.tasks import (
     numbers_of,
 )
 from raymask.data.duplicates import once, read_groups
+from raymask.data.given_folds import read_fold_names
 from raymask.data.kinds import KINDS, DataKind
-from raymask.data.leaks import leaks
 from raymask.data.parquet import Table
 from raymask.data.rejected import Rejected, check_rejected, reasons
 from raymask.data.tables import need_columns
+from raymask.data.telling_columns import leaks
 
 NAMING_KEYS = ("image_column", "id_column", "group_column")
 """Keys of the config that name columns which tell images and groups apart."""
@@ -83,6 +85,9 @@ def read_source(config: RunConfig) -> Source:
     images, table, listed = kind.read(data, rejected)
     remarks, wanted = list(listed), _wanted_tasks(config, kind)
     found = len(images) + len(rejected.image_id)
+    if column := config.folds.column:
+        images[FOLD_NAME], more = read_fold_names(_fold_column(column, table, data), column)
+        remarks += more
     task_configs = {name: None if given is None else _task_config(name, given) for name, given in wanted.items()}
     _check_columns(task_configs, table, data)
     values = table.values
@@ -100,6 +105,15 @@ def read_source(config: RunConfig) -> Source:
         raise InputError(f"data.path: '{data.path}' holds no usable image{reasons(rejected.table())}.")
     remarks += leaks(values.drop(columns=list(table.nested)), listed_ids, images, space, named)
     return Source(images.reset_index(drop=True), rejected.table(), space, task_configs, (*remarks, *more))
+
+
+def _fold_column(column: str, table: Table, data: DataConfig) -> pd.Series:
+    if data.kind != "csv":
+        raise InputError(
+            f"folds.column is '{column}', but has no effect with {KINDS[data.kind].words}; leave it out, or give a table."
+        )
+    need_columns(table, (column,), str(data.path))
+    return table.values[column]
 
 
 def number_scales(source: Source) -> dict[str, Scale]:

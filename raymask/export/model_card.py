@@ -265,7 +265,7 @@ def _data(written: Ensemble, config: RunConfig) -> str:
         size = f"{written.images} labelled images of {written.groups} groups (such as people)"
         if any(member.folds for member in config.members):
             size = f"The vote was decided on {size}, which all members had predicted; the images of all folds were"
-    return f"{size}, divided by {config.folds.k} folds, {config.folds.scheme}; none of them is in this folder."
+    return f"{size}, divided by {config.folds.k} folds, {config.folds.how}; none of them is in this folder."
 
 
 def _usage(result: Mapping[str, Any]) -> str:

@@ -13,8 +13,8 @@ from raymask.config.schema import RunConfig
 from raymask.core.columns import label_column
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import Labels
+from raymask.data.fold_leak import Leak
 from raymask.data.fold_tables import FoldTable
-from raymask.data.leak import Leak
 from raymask.data.near_duplicates import Compared
 from raymask.data.survey import Survey
 

@@ -85,9 +85,7 @@ def header(data: RunData) -> dict[str, Any]:
         "Images": f"{len(manifest):,}" + (f" of {groups:,} groups" if groups < len(manifest) else ""),
         "Classes": f"{space.joint_size} = {classes}" if len(space.names) > 1 else classes,
         "Set aside": f"{len(data.rejected):,}",
-        "Folds": f"{config.folds.k}, {config.folds.scheme}"
-        if config.folds.scheme != "holdout"
-        else f"one part in {config.folds.k}",
+        "Folds": f"{config.folds.k}, {config.folds.how}" if config.folds.scheme != "holdout" else f"one part in {config.folds.k}",
         "Members": f"{len(data.members)}: {shortened([member.name for member in data.members])}",
         "Vote": vote_line(data.vote, config.vote.rule),
         "Versions": ", ".join(sorted(versions)) or "unknown",

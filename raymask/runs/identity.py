@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from raymask.config.schema import RunConfig
-from raymask.core.columns import label_column, targets_of, train_label_column, value_column
+from raymask.core.columns import FOLD_NAME, label_column, targets_of, train_label_column, value_column
 from raymask.core.errors import InputError
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.io.atomic import write_table
@@ -63,7 +63,7 @@ def changes(before: pd.DataFrame, now: pd.DataFrame, space: LabelSpace) -> Itera
         yield f"{len(added)} images were added, such as '{added[0]}'"
     both = old.index.intersection(new.index)
     old, new = old.loc[both], new.loc[both]
-    words = {"digest": "content", "group": "group", **{label_column(name): name for name in space.names}}
+    words = {"digest": "content", "group": "group", FOLD_NAME: "fold", **{label_column(name): name for name in space.names}}
     words |= {train_label_column(name): f"{name} to learn" for name in targets_of(space)} | {label_column(JOINT): "joint label"}
     words |= {value_column(name): f"number of {name}" for name in space.names}
     for column in [name for name in words if name in old and name in new]:

@@ -114,7 +114,7 @@ def _measured(config: RunConfig, trained: Trained, watch: Stopwatch) -> Measured
     here = (len(test.images) if test else 0) + held_out
     real = (len(test.images) + test.left_out if test else 0) + held_out * growth
     paths = read_table(run.manifest, {"path": "text"}, only=True)["path"].tolist()
-    members = resolve_members(config.model_copy(update={"tasks": prepared.config.tasks}))
+    members = resolve_members(config.model_copy(update={"tasks": prepared.config.tasks, "folds": prepared.config.folds}))
     return Measured(
         watch=watch,
         histories=histories_of(run),

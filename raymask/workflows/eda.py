@@ -17,8 +17,8 @@ from raymask.core.machine import usable_cpus
 from raymask.core.paths import absolute, check_writable
 from raymask.core.tasks import JOINT
 from raymask.data.duplicates import among
+from raymask.data.fold_leak import measure_leak
 from raymask.data.fold_tables import fold_tables
-from raymask.data.leak import measure_leak
 from raymask.data.near_duplicates import find_near_duplicates
 from raymask.data.rejected import reasons
 from raymask.data.specs import input_spec

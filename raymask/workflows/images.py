@@ -10,6 +10,7 @@ import pandas as pd
 
 from raymask.cluster.connection import check_shared
 from raymask.config.schema import RunConfig
+from raymask.core.columns import FOLD_NAME
 from raymask.core.errors import InputError, shortened
 from raymask.data.cache import find_cache, index_path, problems
 from raymask.data.folds import assign_folds, rare_classes, reserve_rows
@@ -111,11 +112,23 @@ def _with_folds(prepared: PreparedRun, images: pd.DataFrame) -> pd.DataFrame:
     config = prepared.config
     images = _without_reserve(prepared, images)
     manifest = images.assign(fold=assign_folds(images, config.folds, config.seed))
+    if config.folds.column:
+        _name_folds(prepared, manifest)
     if rare := rare_classes(manifest, prepared.space.joint_classes, config.folds.k):
         prepared.context.display.warn(
             f"some folds validate without these classes, which have fewer groups than folds: {shortened(rare, 4)}"
         )
     return manifest
+
+
+def _name_folds(prepared: PreparedRun, manifest: pd.DataFrame) -> None:
+    """Says which folds those are that the user's column names, and which of them no image is left of."""
+    folds, display = prepared.config.folds, prepared.context.display
+    names = manifest.groupby("fold")[FOLD_NAME].agg(["first", "size"])
+    shown = [f"{fold} is '{row['first']}' ({row['size']} images)" for fold, row in names.iterrows()]
+    display.line("data", f"folds by column '{folds.column}': {', '.join(shown)}")
+    if len(names) < folds.k:
+        display.warn(f"no image is left of {folds.k - len(names)} of the {folds.k} folds of column '{folds.column}'")
 
 
 def _without_reserve(prepared: PreparedRun, images: pd.DataFrame) -> pd.DataFrame:

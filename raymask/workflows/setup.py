@@ -15,6 +15,7 @@ from raymask.config.loading import differences
 from raymask.config.members import Member
 from raymask.config.ordered import check_ordinal
 from raymask.config.schema import RunConfig, TeacherConfig, resolve_members
+from raymask.core.columns import FOLD_NAME
 from raymask.core.console import Display
 from raymask.core.errors import InputError, one_of, shortened
 from raymask.core.paths import absolute, check_writable
@@ -23,6 +24,7 @@ from raymask.data import sources
 from raymask.data.demo.dataset import write_demo
 from raymask.data.duplicates import copies_joined
 from raymask.data.folds import replica_folds
+from raymask.data.given_folds import given_folds
 from raymask.data.kinds import check_keys, resolve_kind
 from raymask.data.subset import sampled_source, sampled_test
 from raymask.data.test_sets import TestSet, check_missing, read_test
@@ -110,10 +112,14 @@ def read_labelled(config: RunConfig, display: Display) -> LabelledData:
     """
     data = drawn_data(config, display)
     source = sources.read_source(config.model_copy(update={"data": data}))
+    if config.folds.column:
+        config = config.model_copy(update={"folds": config.folds.model_copy(update={"k": source.images[FOLD_NAME].nunique()})})
     source = sampled_source(source, data.share, config.folds, config.seed)
     named_groups = source.images["group"]
     images, copies = copies_joined(identified(source.images, config, display))
     source = replace(source, images=images)
+    if config.folds.column:
+        given_folds(images, config.folds.column)  # which refuses wrong ones, before images are prepared
     config = config.model_copy(update={"tasks": source.task_configs})
     members = resolve_members(config)
     unused = check_members(members, source)

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from raymask.config.schema import RunConfig, TeacherConfig
-from raymask.core.columns import is_label_column, is_value_column, joint_columns, label_column, train_label_column
+from raymask.core.columns import FOLD_NAME, is_label_column, is_value_column, joint_columns, label_column, train_label_column
 from raymask.core.errors import InputError, shortened
 from raymask.core.tasks import JOINT, UNLABELLED
 from raymask.core.types import ByHead, Probabilities
@@ -271,6 +271,6 @@ def _unlabelled_rows(teacher: Teacher, targets: pd.DataFrame, images: pd.DataFra
     rows = rows[rows["image_id"].isin(set(targets["image_id"][targets["fold"] != ANY_FOLD]))]
     labels = [name for name in images.columns if is_label_column(name)]
     numbers = [name for name in images.columns if is_value_column(name)]
-    unknown = dict.fromkeys(labels, UNLABELLED) | dict.fromkeys(numbers, math.nan)
+    unknown = dict.fromkeys(labels, UNLABELLED) | dict.fromkeys(numbers, math.nan) | {FOLD_NAME: ""}
     rows = rows.assign(group=rows["image_id"], fold=TRAIN_ONLY, **unknown)
     return rows[[*images.columns, "fold"]]

@@ -74,6 +74,8 @@ def tune(search: SearchConfig, display: Display | None = None) -> Search:
         write_run_file(files.search, record)
         images = prepare_images(prepared)
         folds = replica_folds(images.manifest["fold"])[: search.tune.folds]
+        if prepared.config.folds.column and len(folds) < search.tune.folds:
+            raise InputError(f"tune.folds is {search.tune.folds}, but there are {len(folds)} folds (folds.column).")
         state = _State(search, prepared, images, folds, record, context)
         while wanted := _next_round(state):
             _train_round(state, wanted)
@@ -196,7 +198,7 @@ def _train_round(state: _State, trials: Sequence[Trial]) -> None:
 def _members_of(state: _State, trial: Trial) -> list[Member]:
     """The members of a trial, which start and are fed like those of any other, named after it; all have the search's folds."""
     config = state.search.trial(trial.values)
-    config = config.model_copy(update={"tasks": state.prepared.config.tasks})
+    config = config.model_copy(update={"tasks": state.prepared.config.tasks, "folds": state.prepared.config.folds})
     members = resolve_members(config)
     name = f"trial-{trial.number:03}"
     return [

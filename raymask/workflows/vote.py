@@ -50,6 +50,7 @@ from raymask.workflows.group_vote import (
     grouping_line,
     mistaken,
     say_of_test,
+    told_gain,
 )
 from raymask.workflows.oof import collect_members, read_evidence
 from raymask.workflows.predictions import fold_model_predictions

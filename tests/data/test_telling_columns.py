@@ -12,8 +12,8 @@ from PIL import Image
 
 from raymask.config.loading import load_config
 from raymask.core.tasks import LabelSpace, Task
-from raymask.data.leaks import given_away, leaks
 from raymask.data.sources import read_source
+from raymask.data.telling_columns import given_away, leaks
 
 SPACE = LabelSpace((Task("ripe", "ripe", ("no", "yes")), Task("size", "size", ("s", "m", "l"))))
 

@@ -11,8 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from raymask.config.data import FoldsConfig
 from raymask.core.tasks import LabelSpace, Task
 from raymask.data import leak as leaking
+from raymask.data.fold_leak import measure_leak
 from raymask.data.folds import assign_folds
-from raymask.data.leak import measure_leak
 from raymask.metrics.nearest_neighbour import thumbnail_features
 
 SPACE = LabelSpace((Task("a", "a", ("x", "y")), Task("b", "b", ("p", "q"))))
