@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from raymask.config.data import FoldsConfig
 from raymask.core.tasks import LabelSpace, Task
-from raymask.data import leak as leaking
+from raymask.data import fold_leak as leaking
 from raymask.data.fold_leak import measure_leak
 from raymask.data.folds import assign_folds
 from raymask.metrics.nearest_neighbour import thumbnail_features
