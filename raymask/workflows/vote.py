@@ -35,12 +35,13 @@ from raymask.runs.predictions import check_complete, prediction_table
 from raymask.runs.schemas import ENSEMBLE_FORMAT, Ensemble, Grouped, Groups, Reserve, WrittenMember, write_run_file
 from raymask.runs.tables import read_ensemble_predictions, read_manifest
 from raymask.runs.timings import add_timing
+from raymask.voting.fixed_weights import fixed_weights
 from raymask.voting.group_choice import GroupChoice
 from raymask.voting.group_choice import summary as group_summary
 from raymask.voting.grouping import ALONE, Grouping, pooled
 from raymask.voting.reading import read_grouping, read_vote
 from raymask.voting.selection import Candidate
-from raymask.voting.vote import AUTO, Decision, Vote, decide, estimate_caveat, fixed_weights, summary
+from raymask.voting.vote import AUTO, Decision, Vote, decide, estimate_caveat, summary
 from raymask.workflows.context import Result, RunContext, run_context
 from raymask.workflows.group_vote import (
     check_group_tasks,
