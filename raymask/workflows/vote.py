@@ -12,7 +12,7 @@ import pandas as pd
 
 from raymask.config.schema import ENSEMBLE
 from raymask.config.vote import VoteConfig
-from raymask.core.columns import true_labels
+from raymask.core.columns import label_column, true_labels
 from raymask.core.console import Display
 from raymask.core.errors import BEGINS_ANEW, InputError
 from raymask.core.paths import absolute, check_writable
@@ -87,8 +87,7 @@ def decide_vote(context: RunContext, runs: Sequence[VotingRun]) -> DecidedVote:
     check_group_tasks(config.vote, images, runs[0].space)
     decision = decide(read_evidence(runs, images), config.vote, config.seed)
     grouping = decide_grouping(decision, images, config.vote, config.seed)
-    caveat = estimate_caveat(max(voting_run.rounds for voting_run in runs), len(images), len(validated))
-    written = _write_decision(context.run, runs, images, decision, grouping, (source, caveat))
+    written = _write_decision(context.run, runs, validated, images, decision, grouping, source)
     add_timing(context.run, "vote", time.monotonic() - began)
     _show(written, decision.vote, display)
     for sentence in mistaken(images, runs[0].space) if config.vote.groups == AUTO else []:
@@ -109,20 +108,22 @@ def check_weights(prepared: PreparedRun) -> None:
 def _write_decision(
     into: Run,
     runs: Sequence[VotingRun],
+    validated: pd.DataFrame,
     images: pd.DataFrame,
     decision: Decision,
     grouping: GroupChoice | None,
-    more: tuple[str, str],
+    source: str,
 ) -> Ensemble:
     """Writes the out-of-fold predictions of the ensemble, and `ensemble.json`, which it returns.
 
     Args:
         into: the run that is voted in.
         runs: those whose members vote.
-        images: what was decided on.
+        validated: images that any fold leaves out.
+        images: those of them that all members have predicted, on which it was decided.
         decision: the vote, and what speaks for it.
         grouping: the same of the vote by group.
-        more: the fingerprint of what was decided on, and what the estimate is of.
+        source: the fingerprint of what was decided on.
     """
     space, ids = runs[0].space, images["image_id"]
     truth = true_labels(images, space)
@@ -134,17 +135,17 @@ def _write_decision(
         for voting_run in runs
         for name, of_run in voting_run.names.items()
     }
-    prior = np.bincount(truth[JOINT], minlength=space.joint_size) / len(ids)
+    prior = np.bincount(validated[label_column(JOINT)], minlength=space.joint_size) / len(validated)
     written = Ensemble(
         format=ENSEMBLE_FORMAT,
-        fingerprint=more[0],
+        fingerprint=source,
         images=len(ids),
         groups=int(images["group"].nunique()),
         members=members,
         prior=prior.tolist(),
         **summary(decision),
         by_group=Groups.model_validate(group_summary(grouping, decision.choice.optimism)) if grouping else None,
-        estimate_of=more[1],
+        estimate_of=estimate_caveat(max(voting_run.rounds for voting_run in runs), len(ids), len(validated)),
         oof=scores,
     )
     write_run_file(into.ensemble, written)

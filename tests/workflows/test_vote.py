@@ -119,6 +119,7 @@ class TestFewerFolds:
         assert set(pd.read_parquet(run.oof("joint"))["image_id"]) == set(manifest.index)
         written = read_ensemble(run)
         assert written.images == len(common)
+        np.testing.assert_allclose(written.prior, np.bincount(manifest["label_joint"], minlength=18) / len(manifest))
         sentence = (
             f"The vote is decided on the {len(common)} of {len(manifest)} images that all members have predicted out of fold."
         )
