@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -9,6 +10,23 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from raymask.config.base import Strict
 from raymask.config.yaml_files import RuleOfARun
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+def _by_member_or_task(given: Any) -> Any:
+    """Weights of one kind, whose mistakes are said in words that the tried branches of a union lack."""
+    if not isinstance(given, dict):
+        return given
+    nested = {key: of_key for key, of_key in given.items() if isinstance(of_key, dict)}
+    if nested and len(nested) < len(given):
+        one, other = next(iter(nested)), next(key for key in given if key not in nested)
+        raise ValueError(f"'{one}' has weights by member, '{other}' a single one; give all by member, or all by task and member")
+    for weights in nested.values() or [given]:
+        for name, weight in weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                raise ValueError(f"'{name}' has {weight!r}; it must be a number of 0 or more")
+    return given
 
 
 def trusted(rule: Any) -> Any:
@@ -36,8 +54,10 @@ class VoteConfig(Strict):
     level: Literal["auto", "joint", "task"] = Field("auto", description="whether joint classes are voted on, or each task alone")
     adjust: Literal["auto", "none", "prior", "thresholds"] = Field("auto", description="what is done to the result by class")
     calibrate: Literal["none", "temperature", "vector"] = Field("temperature", description="how members are calibrated first")
-    weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
-        None, description="fixed weights by member, in place of a rule"
+    weights: Annotated[dict[str, Weight] | dict[str, dict[str, Weight]] | None, BeforeValidator(_by_member_or_task)] = Field(
+        None,
+        description="fixed weights of 0 or more, in place of a rule: by member, such as {multi: 2, age: 1}, or by task and "
+        "member, such as {age: {multi: 2, age: 1}}",
     )
     views: Literal["auto", "all"] | tuple[str, ...] = Field("auto", description="which of the run's `views` count")
     merge: Literal["auto", "mean", "geometric", "max"] = Field("auto", description="how views are merged")

@@ -136,7 +136,8 @@ def recipe_line(member: Member) -> str:
     recipe, (height, width) = member.recipe, member.recipe.height_width
     size = f"{height}" if height == width else f"{height}×{width}"
     frozen = ", frozen" if recipe.frozen else ""
-    return f"{recipe.backbone}{frozen} · {size}\N{NO-BREAK SPACE}px · {recipe.schedule.epochs}\N{NO-BREAK SPACE}epochs"
+    folds = f" · the first {member.folds}\N{NO-BREAK SPACE}fold(s)" if member.folds else ""
+    return f"{recipe.backbone}{frozen} · {size}\N{NO-BREAK SPACE}px · {recipe.schedule.epochs}\N{NO-BREAK SPACE}epochs{folds}"
 
 
 def outer_steps(values: pd.Series, step: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from raymask.config.vote import VoteConfig
 from raymask.core.arrays import Array, mean_of
 from raymask.core.errors import InputError, one_of
-from raymask.core.tasks import JOINT, LabelSpace
+from raymask.core.tasks import LabelSpace
 from raymask.core.types import ByHead, Labels, Probabilities
 from raymask.metrics.bootstrap import Interval, Metric, parse_metric
 from raymask.metrics.calibration import calibration_quality, reliability
@@ -21,6 +21,7 @@ from raymask.transforms.tta import MERGES, ViewPlan, even
 from raymask.voting.ballots import voter_names, voters_of
 from raymask.voting.calibration import Calibration, cross_fitted, fit_calibration
 from raymask.voting.combine import Params
+from raymask.voting.fixed_weights import fixed_weights
 from raymask.voting.rules import RULES, find_rule
 from raymask.voting.selection import (
     LEVELS,
@@ -234,34 +235,6 @@ def _tried(space: LabelSpace, config: VoteConfig, members: Mapping[str, ByHead])
         for candidate in tried
         if several[candidate.level] or candidate.rule == RULES.names[0] or find_rule(candidate.rule).stacks
     ]  # of one voter all rules but the stacking ones give its own probabilities
-
-
-def fixed_weights(space: LabelSpace, config: VoteConfig, members: Mapping[str, Mapping[str, Any]]) -> dict[str, Params] | None:
-    """The weights that the user fixed, as the rule `weighted` takes them, by the space that it votes in; None without any.
-
-    Args:
-        space: the label space.
-        config: holds the weights.
-        members: anything by head, by member.
-
-    Raises:
-        InputError: a weight is for no member, a member has none, or all that predict a task weigh nothing.
-    """
-    if not config.weights:
-        return None
-    for name in config.weights:
-        if name not in members:
-            raise InputError(f"vote.weights: there is no member '{name}'; it may be {one_of(members, name)}.")
-    if lacking := [name for name in members if name not in config.weights]:
-        raise InputError(f"vote.weights: '{lacking[0]}' has no weight; give it one, 0 to leave it out.")
-    names = voter_names(space, {name: list(heads) for name, heads in members.items()})
-    fixed: dict[str, Params] = {}
-    for target in space.names:
-        weights = np.array([config.weights[name] for name in names[target]])
-        if not weights.sum() > 0:
-            raise InputError(f"vote.weights: all members that predict '{target}' weigh 0.")
-        fixed[target if len(space.names) > 1 else JOINT] = {"weights": weights / weights.sum()}
-    return fixed
 
 
 def _calibration_table(folded: OofPredictions, method: str, seed: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from raymask.config.schema import ENSEMBLE
 from raymask.config.vote import VoteConfig
-from raymask.core.columns import true_labels
+from raymask.core.columns import label_column, true_labels
 from raymask.core.console import Display
 from raymask.core.errors import BEGINS_ANEW, InputError
 from raymask.core.paths import absolute, check_writable
@@ -37,12 +37,13 @@ from raymask.runs.schemas import ENSEMBLE_FORMAT, Ensemble, Grouped, Groups, Res
 from raymask.runs.tables import read_ensemble_predictions, read_manifest
 from raymask.runs.timings import add_timing
 from raymask.runs.uncertainty_schemas import WrittenSets, read_doubt, read_sets, sets_alone, sets_by_group
+from raymask.voting.fixed_weights import fixed_weights
 from raymask.voting.group_choice import GroupChoice
 from raymask.voting.group_choice import summary as group_summary
 from raymask.voting.grouping import ALONE, Grouping, pooled
 from raymask.voting.reading import read_grouping, read_vote
 from raymask.voting.selection import Candidate
-from raymask.voting.vote import AUTO, Decision, Vote, decide, estimate_caveat, fixed_weights, summary
+from raymask.voting.vote import AUTO, Decision, Vote, decide, estimate_caveat, summary
 from raymask.workflows.context import Result, RunContext, run_context
 from raymask.workflows.group_vote import (
     check_group_tasks,
@@ -95,7 +96,7 @@ def decide_vote(context: RunContext, runs: Sequence[VotingRun]) -> DecidedVote:
         "fingerprint": source,
         "estimate_of": estimate_caveat(max(voting_run.rounds for voting_run in runs), len(images), len(validated)),
     }
-    written = _write_decision(context.run, runs, images, decision, grouping, more)
+    written = _write_decision(context.run, runs, validated, images, decision, grouping, more)
     add_timing(context.run, "vote", time.monotonic() - began)
     _show(written, decision.vote, display)
     for sentence in mistaken(images, runs[0].space) if config.vote.groups == AUTO else []:
@@ -119,6 +120,7 @@ def check_weights(prepared: PreparedRun) -> None:
 def _write_decision(
     into: Run,
     runs: Sequence[VotingRun],
+    validated: pd.DataFrame,
     images: pd.DataFrame,
     decision: Decision,
     grouping: GroupChoice | None,
@@ -129,7 +131,8 @@ def _write_decision(
     Args:
         into: the run that is voted in.
         runs: those whose members vote.
-        images: what was decided on.
+        validated: images that any fold leaves out.
+        images: those of them that all members have predicted, on which it was decided.
         decision: the vote, and what speaks for it.
         grouping: the same of the vote by group.
         more: what else `ensemble.json` holds: the fingerprint of what was decided on, and what was found beside the vote.
@@ -144,7 +147,7 @@ def _write_decision(
         for voting_run in runs
         for name, of_run in voting_run.names.items()
     }
-    prior = np.bincount(truth[JOINT], minlength=space.joint_size) / len(ids)
+    prior = np.bincount(validated[label_column(JOINT)], minlength=space.joint_size) / len(validated)
     written = Ensemble(
         format=ENSEMBLE_FORMAT,
         images=len(ids),

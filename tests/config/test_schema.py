@@ -540,6 +540,33 @@ def test_what_it_may_be_is_listed_with_the_nearest_in_front() -> None:
 # --- members
 
 
+@pytest.mark.parametrize("weights", [{"multi": 2, "age": 0}, {"age": {"multi": 2, "age": 1}, "gender": {"multi": 1}}])
+def test_weights_are_by_member_or_by_task_and_member(weights: dict[str, Any]) -> None:
+    config = validate({"tasks": ["age"], "vote": {"weights": weights}})
+    assert config.vote.weights == weights
+    assert validate(read_yaml(dump_config(config), "it")).vote.weights == weights
+    settings = [f"vote.weights.{key}={value}" for key, value in flatten(weights).items()]
+    assert load_config("demo", settings).vote.weights == weights
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"multi": -1}, "vote.weights: 'multi' has -1; it must be a number of 0 or more."),
+        ({"age": {"multi": "much"}}, "vote.weights: 'multi' has 'much'; it must be a number of 0 or more."),
+        ({"multi": float("inf")}, "vote.weights: 'multi' has inf; it must be a number of 0 or more."),
+        ({"age": [1]}, "vote.weights: 'age' has [1]; it must be a number of 0 or more."),
+        (
+            {"age": {"multi": 2}, "gender": 1},
+            "vote.weights: 'age' has weights by member, 'gender' a single one; give all by member, or all by task and member.",
+        ),
+        (3, "'vote.weights' is 3; it may be fixed weights of 0 or more, in place of a rule: by member, such as "),
+    ],
+)
+def test_weights_of_neither_kind_are_refused(weights: Any, said: str) -> None:
+    assert sentence(lambda: validate({"vote": {"weights": weights}})).startswith(said)
+
+
 def test_without_members_each_task_has_a_specialist_of_the_runs_recipe() -> None:
     config = validate({"tasks": ["mask", "age"], "seed": 7, "recipe": {"schedule": {"epochs": 3}}})
     members = resolve_members(config)

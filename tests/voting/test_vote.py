@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,11 +21,12 @@ from raymask.transforms.tta import ViewPlan, even, merge_views
 from raymask.voting.ballots import joint_ballots, voter_names, voters_of
 from raymask.voting.calibration import Calibration
 from raymask.voting.combine import soft_vote, weighted_vote
+from raymask.voting.fixed_weights import fixed_weights
 from raymask.voting.reading import read_vote
 from raymask.voting.rules import RULES, Rule
 from raymask.voting.selection import LEVELS, Candidate, OofPredictions, all_rows, calibrate, calibrated, candidates, fit
 from raymask.voting.view_selection import OofByView
-from raymask.voting.vote import Decision, Vote, decide, drawn_images, fixed_weights, subset, summary
+from raymask.voting.vote import Decision, Vote, decide, drawn_images, subset, summary
 
 SPACE = LabelSpace((Task("mask", "mask", ("worn", "wrong", "none")), Task("gender", "gender", ("male", "female"))))
 ALONE = LabelSpace(SPACE.tasks[:1])
@@ -305,6 +307,56 @@ class TestFixedWeights:
         assert voter_names(SPACE, {name: list(heads) for name, heads in NEW.items()})["gender"] == ["gender", "multi", "joint"]
         np.testing.assert_allclose(fixed["mask"]["weights"], [0.2, 0, 0.6, 0.2])
         np.testing.assert_allclose(fixed["gender"]["weights"], [1 / 3, 1 / 2, 1 / 6])
+
+    BY_TASK: ClassVar = {
+        "gender": {"gender": 0.0, "multi": 1.0, "joint": 3.0},
+        "mask": {"joint": 1.0, "mask": 2.0, "mask_b": 0.0, "multi": 1.0},
+    }
+
+    def test_by_task_decide_each_task_by_its_own(self) -> None:
+        config = VoteConfig.model_validate({**self.CONFIG.model_dump(), "weights": self.BY_TASK})
+        vote = decide(EVIDENCE, config, 0).vote
+        of_joint = NEW["joint"][JOINT]
+        mask = (2 * NEW["mask"]["mask"] + NEW["multi"]["mask"] + SPACE.marginal(of_joint, "mask")) / 4
+        gender = (NEW["multi"]["gender"] + 3 * SPACE.marginal(of_joint, "gender")) / 4
+        np.testing.assert_allclose(vote(NEW), SPACE.product({"mask": mask, "gender": gender}), rtol=1e-5)
+        np.testing.assert_array_equal(read_again(vote)(NEW), vote(NEW))
+
+    def test_by_task_the_same_in_all_are_those_by_member(self) -> None:
+        names = voter_names(SPACE, {name: list(heads) for name, heads in NEW.items()})
+        same = {task: {name: WEIGHTS[name] for name in names[task]} for task in SPACE.names}
+        one = fixed_weights(SPACE, self.CONFIG, NEW)
+        other = fixed_weights(SPACE, VoteConfig(weights=same), NEW)
+        assert one is not None
+        assert other is not None
+        assert one.keys() == other.keys()
+        assert all((one[task]["weights"] == other[task]["weights"]).all() for task in one)
+
+    @pytest.mark.parametrize(
+        ("weights", "message"),
+        [
+            ({**BY_TASK, "gendr": {}}, r"vote.weights: there is no task 'gendr'; it may be 'gender' \(the nearest\) or 'mask'\."),
+            (
+                {"mask": BY_TASK["mask"]},
+                r"vote.weights: the task 'gender' has no weights; give it some, such as \{gender: 1\}\.",
+            ),
+            (
+                {**BY_TASK, "gender": {**BY_TASK["gender"], "mask": 1.0}},
+                r"vote.weights.gender: there is no member 'mask' that predicts 'gender'; it may be .*",
+            ),
+            (
+                {**BY_TASK, "gender": {"gender": 1.0}},
+                r"vote.weights.gender: 'multi' has no weight; give it one, 0 .*",
+            ),
+            (
+                {**BY_TASK, "gender": dict.fromkeys(BY_TASK["gender"], 0.0)},
+                r"vote.weights: all members that predict 'gender' weigh 0\.",
+            ),
+        ],
+    )
+    def test_by_task_wrong_ones_are_refused(self, weights: dict[str, dict[str, float]], message: str) -> None:
+        with pytest.raises(InputError, match=f"^{message}$"):
+            decide(EVIDENCE, self.CONFIG.model_copy(update={"weights": weights}), 0)
 
     def test_decide_the_vote(self) -> None:
         decision = decide(EVIDENCE, self.CONFIG, 0)

@@ -119,11 +119,13 @@ class TestFewerFolds:
         assert set(pd.read_parquet(run.oof("joint"))["image_id"]) == set(manifest.index)
         written = read_ensemble(run)
         assert written.images == len(common)
+        np.testing.assert_allclose(written.prior, np.bincount(manifest["label_joint"], minlength=18) / len(manifest))
         sentence = (
             f"The vote is decided on the {len(common)} of {len(manifest)} images that all members have predicted out of fold."
         )
         assert sentence in written.estimate_of
         assert sentence in run.report.read_text()
+        assert "the first 1\N{NO-BREAK SPACE}fold(s)" in run.report.read_text()
 
     def test_scores_are_those_of_the_common_fold(self, run: Run) -> None:
         manifest = pd.read_parquet(run.manifest)
@@ -173,6 +175,27 @@ class TestFewerFolds:
         write_table(run.oof("joint"), table[table["image_id"] != table["image_id"].iloc[0]])
         with pytest.raises(InputError, match=r"of 'joint' \(hflip\) lack 1 image"):
             spoken([run], None)
+
+
+def test_weights_by_task_vote_on_new_images(photos: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "weighed", photos, members=[{"task": "joint"}, {"task": "multi"}])
+    predict_and_report(run, read_source(load_run_config(run)))
+    weights = "{mask: {joint: 1, multi: 0}, gender: {joint: 0, multi: 1}, age: {joint: 1, multi: 3}}"
+    settings = [f"vote.weights={weights}", "vote.rule=weighted", "vote.level=task", "vote.calibrate=none"]
+    vote([run.root], None, settings, display=Display(Console(file=io.StringIO())))
+    [voting] = voting_runs([run])
+    expected = 0
+    for members in by_round([voting], [pd.read_parquet(run.test_predictions)]):
+        joint, multi = members["joint"]["joint"].reshape(-1, 3, 2, 3), members["multi"]
+        age = (joint.sum(axis=(1, 2)) + 3 * multi["age"]) / 4
+        expected = expected + np.einsum("na,nb,nc->nabc", joint.sum(axis=(2, 3)), multi["gender"], age).reshape(-1, 18) / 2
+    found = pd.read_parquet(run.predictions).filter(like="joint:").to_numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert load_run_config(run).vote.weights == {
+        "mask": {"joint": 1, "multi": 0},
+        "gender": {"joint": 0, "multi": 1},
+        "age": {"joint": 1, "multi": 3},
+    }
 
 
 class TestByGroup:
