@@ -112,6 +112,11 @@ def interval(score: float, resampled: npt.NDArray[np.floating]) -> Interval:
     return {"score": score, "se": float(resampled.std(ddof=1)), "low": float(low), "high": float(high)}
 
 
+def lowered(score: Interval, by: float) -> Interval:
+    """An interval with so much taken off."""
+    return {"score": score["score"] - by, "se": score["se"], "low": score["low"] - by, "high": score["high"] - by}
+
+
 def of_new_groups(score: float, se: float, known: int, new: int) -> tuple[float, float]:
     """The interval that holds the score of so many new groups with a probability of 95%.
 

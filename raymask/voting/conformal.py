@@ -98,7 +98,14 @@ def least_by_class(
 
 
 def fit_sets(space: LabelSpace, joint: Probabilities, truth: Labels, groups: Labels, coverage: float) -> PredictionSets:
-    """Sets for each task and the joint label.
+    """Sets for each task and the joint label; see `fit_with_own`."""
+    return fit_with_own(space, joint, truth, groups, coverage)[0]
+
+
+def fit_with_own(
+    space: LabelSpace, joint: Probabilities, truth: Labels, groups: Labels, coverage: float
+) -> tuple[PredictionSets, dict[str, list[str]]]:
+    """Sets for each task and the joint label, and by target the classes whose least probability is of them alone.
 
     Args:
         space: the label space.
@@ -108,11 +115,11 @@ def fit_sets(space: LabelSpace, joint: Probabilities, truth: Labels, groups: Lab
         coverage: the chance that a set holds the true class.
     """
     sets, labels = PredictionSets(space, {}), {**space.split(truth), JOINT: truth}
-    least = {
-        target: least_by_class(sets.probabilities(joint, target), labels[target], groups, coverage)[0]
-        for target in targets_of(space)
-    }
-    return PredictionSets(space, least)
+    least, own = {}, {}
+    for target in targets_of(space):
+        least[target], alone = least_by_class(sets.probabilities(joint, target), labels[target], groups, coverage)
+        own[target] = [name for name, is_own in zip(space.classes(target), alone, strict=True) if is_own]
+    return PredictionSets(space, least), own
 
 
 def cross_fitted_masks(evidence: OofPredictions, joint: Probabilities, coverage: float, seed: int) -> dict[str, Any]:
@@ -180,11 +187,11 @@ def decide_sets(
     if coverage is None:
         return None
     space, truth, groups = evidence.space, evidence.truth, evidence.groups
-    sets = fit_sets(space, joint, truth, groups, coverage)
+    sets, own = fit_with_own(space, joint, truth, groups, coverage)
     found: dict[str, Any] = {
         "coverage": coverage,
         "least": {target: least.tolist() for target, least in sets.least.items()},
-        "own": _classes_of_their_own(sets, joint, truth, groups, coverage),
+        "own": own,
         "rows": coverage_rows(space, cross_fitted_masks(evidence, joint, coverage, seed), truth, groups, seed),
     }
     several = np.bincount(groups)[groups] > 1
@@ -197,14 +204,3 @@ def decide_sets(
         masks = cross_fitted_masks(those, together, coverage, seed)
         found["rows_by_group"] = coverage_rows(space, masks, truth[several], numbers, seed)
     return found
-
-
-def _classes_of_their_own(
-    sets: PredictionSets, joint: Probabilities, truth: Labels, groups: Labels, coverage: float
-) -> dict[str, list[str]]:
-    labels = {**sets.space.split(truth), JOINT: truth}
-    own = {}
-    for target in sets.least:
-        _, alone = least_by_class(sets.probabilities(joint, target), labels[target], groups, coverage)
-        own[target] = [name for name, is_own in zip(sets.space.classes(target), alone, strict=True) if is_own]
-    return own

@@ -12,7 +12,7 @@ import numpy as np
 from raymask.config.vote import VoteConfig
 from raymask.core.tasks import JOINT
 from raymask.core.types import Labels, Probabilities
-from raymask.metrics.bootstrap import Interval, Metric, compare, interval
+from raymask.metrics.bootstrap import Interval, Metric, compare, interval, lowered
 from raymask.voting.grouping import ALONE, POOLS, Grouping, GroupVote, pooled
 from raymask.voting.selection import OofPredictions, difference_errors, selection_optimism, simplest
 
@@ -168,11 +168,6 @@ def _sizes(evidence: OofPredictions, joint: Probabilities, grouping: Grouping, m
         SizeRow(size, interval(float(score), of_one), interval(float(score - scores[0]), of_one - resampled[0]))
         for size, score, of_one in zip(by_size, scores[1:], resampled[1:], strict=True)
     )
-
-
-def lowered(score: Interval, by: float) -> Interval:
-    """An interval with so much taken off."""
-    return {"score": score["score"] - by, "se": score["se"], "low": score["low"] - by, "high": score["high"] - by}
 
 
 def summary(choice: GroupChoice, optimism: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from raymask.core.arrays import Array, mean_of
 from raymask.core.errors import InputError, one_of
 from raymask.core.tasks import LabelSpace
 from raymask.core.types import ByHead, Labels, Probabilities
-from raymask.metrics.bootstrap import Interval, Metric, parse_metric
+from raymask.metrics.bootstrap import Interval, Metric, lowered, parse_metric
 from raymask.metrics.calibration import calibration_quality, reliability
 from raymask.metrics.doubt import entropy
 from raymask.transforms.tta import MERGES, ViewPlan, even
@@ -144,12 +144,7 @@ class Decision:
     def estimate(self) -> Interval:
         """Score of the chosen rule as it is to be expected on new people: what choosing flatters is taken off."""
         score = next(row.score for row in self.choice.rows if row.candidate == self.choice.chosen)
-        return {
-            "score": score["score"] - self.choice.optimism,
-            "se": score["se"],
-            "low": score["low"] - self.choice.optimism,
-            "high": score["high"] - self.choice.optimism,
-        }
+        return lowered(score, self.choice.optimism)
 
 
 def decide(oof: OofByView, config: VoteConfig, seed: int) -> Decision:

@@ -14,7 +14,7 @@ from raymask.config.members import Member
 from raymask.config.recipe import Recipe
 from raymask.config.schema import RunConfig
 from raymask.core.console import Display
-from raymask.core.errors import InputError, one_of
+from raymask.core.errors import InputError
 from raymask.core.paths import absolute, check_writable
 from raymask.data.folds import replica_folds
 from raymask.data.stream import open_batch_sampler
@@ -31,7 +31,7 @@ from raymask.training.trial import build_learner, learner_spec, open_feed, stati
 from raymask.workflows.context import run_context
 from raymask.workflows.fold_models import job_of, stream_of
 from raymask.workflows.images import prepare_images
-from raymask.workflows.setup import PreparedRun, prepare_run, resolve
+from raymask.workflows.setup import PreparedRun, member_named, prepare_run, resolve
 
 PICTURE = "lr.png"
 
@@ -71,7 +71,7 @@ def lr(
     with scratch_run(config) as run, run_context(run, config, display) as context:
         context.session.begin()
         prepared = prepare_run(context, with_test=False)
-        chosen = named(prepared, member)
+        chosen = member_named(prepared.members, member)
         found = _tested(prepared, chosen, rates, steps)
     if len(found.lr) < LEAST_STEPS:
         raise InputError(f"the loss of '{chosen.name}' diverged within {len(found.lr)} steps; begin lower, by --from.")
@@ -90,18 +90,6 @@ def scratch_run(config: RunConfig) -> Iterator[Run]:
     config.runs.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".lr-", dir=config.runs) as folder:
         yield Run(Path(folder) / "run")
-
-
-def named(prepared: PreparedRun, name: str | None) -> Member:
-    """A member by its name, or the first.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    by_name = {member.name: member for member in prepared.members}
-    if name is not None and name not in by_name:
-        raise InputError(f"--member: the recipe has no member '{name}'; it may be {one_of(by_name, name)}.")
-    return prepared.members[0] if name is None else by_name[name]
 
 
 def without_end(recipe: Recipe, epochs: int) -> Recipe:

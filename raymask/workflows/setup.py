@@ -272,6 +272,18 @@ def config_where_it_lies(root: Path, rule: str | None, settings: Sequence[str] =
     return config.model_copy(update={"runs": root.parent, "name": root.name})
 
 
+def member_named(members: Sequence[Member], name: str | None) -> Member:
+    """The member of a recipe that has this name; the first without one.
+
+    Raises:
+        InputError: there is no such member.
+    """
+    by_name = {member.name: member for member in members}
+    if name is not None and name not in by_name:
+        raise InputError(f"--member: the recipe has no member '{name}'; it may be {one_of(by_name, name)}.")
+    return members[0] if name is None else by_name[name]
+
+
 def named_members(prepared: PreparedRun, names: Sequence[str]) -> list[Member]:
     """The run's members of these names, all of them without any.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,6 @@ from raymask.config.members import Member
 from raymask.config.recipe import Recipe
 from raymask.config.schema import RunConfig
 from raymask.core.console import Display
-from raymask.core.errors import InputError, one_of
 from raymask.core.paths import absolute, check_writable
 from raymask.core.tasks import UNLABELLED, LabelSpace, heads_of
 from raymask.core.types import Pixels
@@ -38,7 +37,7 @@ from raymask.training.learner import LearnerSpec
 from raymask.training.mixers import Examples, build_mixer
 from raymask.training.targets import LabelTable, label_table
 from raymask.training.trial import learner_spec
-from raymask.workflows.setup import LabelledData, read_labelled, resolve
+from raymask.workflows.setup import LabelledData, member_named, read_labelled, resolve
 
 PAGE = "show.html"
 LEAST_SHARE = 0.005
@@ -71,7 +70,7 @@ def show(
     labelled = read_labelled(config, display)
     for remark in [*labelled.remarks, *(["the teacher is left out: shown are the labels of the data"] if config.teacher else [])]:
         display.warn(remark)
-    chosen = _chosen(labelled.members, member)
+    chosen = member_named(labelled.members, member)
     with TemporaryDirectory(prefix="raymask-show-") as scratch:
         shown = list(_shown(labelled, chosen, batches, Path(scratch), display))
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,13 +83,6 @@ def show(
         "show", f"{sum(len(batch.images) for batch in shown)} images as they are fed to '{chosen.name}': {folder / PAGE}"
     )
     return folder / PAGE
-
-
-def _chosen(members: Sequence[Member], name: str | None) -> Member:
-    by_name = {member.name: member for member in members}
-    if name is not None and name not in by_name:
-        raise InputError(f"--member: the recipe has no member '{name}'; it may be {one_of(by_name, name)}.")
-    return members[0] if name is None else by_name[name]
 
 
 @dataclass(frozen=True)
