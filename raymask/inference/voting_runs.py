@@ -6,20 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from raymask.config.schema import RunConfig, resolve_members
 from raymask.config.tasks import label_space
-from raymask.core.columns import by_head, task_columns
+from raymask.core.columns import by_head, label_column, task_columns
 from raymask.core.errors import InputError
-from raymask.core.tasks import LabelSpace
+from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import ByHead
 from raymask.data.folds import replica_folds
 from raymask.io.checked import check_file_name
+from raymask.metrics.bootstrap import group_numbers
 from raymask.runs.configs import load_run_config
 from raymask.runs.digests import remembered_digests, with_digests
 from raymask.runs.directory import ReplicaId, Run
 from raymask.runs.tables import read_folds, read_manifest, read_reserve
+from raymask.voting.selection import OofPredictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +122,17 @@ def unpredicted(validated: pd.DataFrame, folds: Sequence[int]) -> pd.Series:
     """image_id of those of a run's validated images that lie in none of these folds."""
     ids: pd.Series = validated["image_id"][~validated["fold"].isin(folds)]
     return ids
+
+
+def truth_of(space: LabelSpace, images: pd.DataFrame) -> OofPredictions:
+    """What is known of images beside any member's predictions: their labels, groups and folds.
+
+    Args:
+        space: the label space.
+        images: joint label, group and fold of each.
+    """
+    truth, folds = images[label_column(JOINT)].to_numpy(np.int64), images["fold"].to_numpy(np.int64)
+    return OofPredictions(space, {}, truth, group_numbers(images["group"]), folds)
 
 
 def reserved_images(run: Run) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from raymask.config.vote import VoteConfig
 from raymask.core.columns import label_column
 from raymask.core.console import Display
 from raymask.core.tasks import JOINT, LabelSpace
+from raymask.inference.voting_runs import truth_of
 from raymask.metrics.bootstrap import group_numbers
 from raymask.runs.schemas import Ensemble, Groups, Interval
 from raymask.voting.group_choice import GroupChoice, choose_grouping
@@ -50,11 +51,11 @@ def decide_grouping(decision: Decision, images: pd.DataFrame, config: VoteConfig
     """
     space = decision.vote.space
     check_group_tasks(config, images, space)
-    truth, groups = images[label_column(JOINT)].to_numpy(np.int64), group_numbers(images["group"])
-    candidates = constant_tasks(space, truth, groups)
-    drawn = drawn_images(groups, seed)
-    folds, renumbered = images["fold"].to_numpy(np.int64)[drawn], np.unique(groups[drawn], return_inverse=True)[1]
-    evidence = OofPredictions(space, {}, truth[drawn], renumbered, folds)
+    known = truth_of(space, images)
+    candidates = constant_tasks(space, known.truth, known.groups)
+    drawn = drawn_images(known.groups, seed)
+    renumbered = np.unique(known.groups[drawn], return_inverse=True)[1]
+    evidence = OofPredictions(space, {}, known.truth[drawn], renumbered, known.folds[drawn])
     return choose_grouping(evidence, decision.joint[drawn], candidates, config, decision.metric, seed)
 
 

@@ -14,17 +14,17 @@ from raymask.config.members import Member
 from raymask.config.schema import resolve_members
 from raymask.config.search import VIEW, SearchConfig
 from raymask.config.search_space import label_of
-from raymask.core.columns import label_column
 from raymask.core.console import Display
 from raymask.core.errors import InputError, RunError, legible
 from raymask.core.paths import absolute, check_writable
-from raymask.core.tasks import JOINT
 from raymask.core.types import Labels
 from raymask.data.folds import replica_folds
 from raymask.data.specs import input_spec
+from raymask.inference.voting_runs import truth_of
 from raymask.io.atomic import write_table, write_text
 from raymask.io.checked import damaged
-from raymask.metrics.bootstrap import compare, group_numbers, interval, parse_metric
+from raymask.metrics import bootstrap
+from raymask.metrics.bootstrap import compare, interval, parse_metric
 from raymask.report.search import as_table, render_search, shown, winning_recipe
 from raymask.runs.directory import ReplicaId, Run, cache_root
 from raymask.runs.folders import SearchFiles
@@ -36,7 +36,7 @@ from raymask.search.proposals import grid_size, importances, propose
 from raymask.search.stopping import Judge, rungs
 from raymask.training.backbones import check_backbones
 from raymask.voting.ballots import joint_ballots
-from raymask.voting.selection import OofPredictions, selection_optimism
+from raymask.voting.selection import selection_optimism
 from raymask.workflows.context import RunContext, run_context
 from raymask.workflows.fold_models import Watch, train_fold_models
 from raymask.workflows.images import TrainingImages, prepare_images
@@ -272,10 +272,9 @@ def _elected(state: _State, members: Sequence[Member]) -> Labels:
 
 def _score(state: _State, elected: Labels) -> Interval:
     """The score of (N,) joint labels."""
-    images, space = _validated(state), state.prepared.space
-    metric = parse_metric(state.record.metric, space)
-    truth, groups = images[label_column(JOINT)].to_numpy(np.int64), group_numbers(images["group"])
-    found, resampled = compare(metric, space, truth, [elected], groups, state.search.run.seed)
+    known = truth_of(state.prepared.space, _validated(state))
+    metric = parse_metric(state.record.metric, known.space)
+    found, resampled = compare(metric, known.space, known.truth, [elected], known.groups, state.search.run.seed)
     return Interval(**interval(float(found[0]), resampled[0]))
 
 
@@ -307,15 +306,14 @@ def _estimate(state: _State, scored: Sequence[Trial], best: Trial) -> Estimate:
     Those that ended early were chosen among too, by what they predicted then.
     """
     elected = [_elected(state, _members_of(state, trial)) for trial in scored]
-    images, space = _validated(state), state.prepared.space
-    truth, groups = images[label_column(JOINT)].to_numpy(np.int64), group_numbers(images["group"])
-    evidence = OofPredictions(space, {}, truth, groups, images["fold"].to_numpy(np.int64))
-    metric, alike = parse_metric(state.record.metric, space), np.zeros(len(scored))
+    known = truth_of(state.prepared.space, _validated(state))
+    metric, alike = parse_metric(state.record.metric, known.space), np.zeros(len(scored))
     seed, chosen = state.search.run.seed, scored.index(best)
-    optimism = selection_optimism(evidence, metric, elected, chosen, np.zeros((len(scored), len(scored))), alike, seed)
+    optimism = selection_optimism(known, metric, elected, chosen, np.zeros((len(scored), len(scored))), alike, seed)
     assert best.score is not None
-    moved = {key: value - (0 if key == "se" else optimism) for key, value in best.score.model_dump().items()}
-    return Estimate(**moved, optimism=optimism)
+    score = best.score
+    found = bootstrap.Interval(score=score.score, se=score.se, low=score.low, high=score.high)
+    return Estimate(**bootstrap.lowered(found, optimism), optimism=optimism)
 
 
 def _fail(trial: Trial, problem: str) -> None:

@@ -12,13 +12,13 @@ from raymask.config.vote import VoteConfig
 from raymask.core.columns import label_column
 from raymask.core.tasks import JOINT, LabelSpace
 from raymask.core.types import Probabilities
+from raymask.inference.voting_runs import truth_of
 from raymask.metrics.bootstrap import group_numbers
 from raymask.metrics.doubt import ALARM, fit_reference
 from raymask.runs.schemas import Ensemble
 from raymask.runs.uncertainty_schemas import WrittenSets, read_sets, sets_alone
 from raymask.voting.conformal import coverage_rows, decide_sets
 from raymask.voting.grouping import Grouping
-from raymask.voting.selection import OofPredictions
 from raymask.voting.vote import Decision
 
 
@@ -32,8 +32,7 @@ def decide_doubt(decision: Decision, images: pd.DataFrame, grouping: Grouping, c
         config: of the vote.
         seed: the run's.
     """
-    truth, groups = images[label_column(JOINT)].to_numpy(np.int64), group_numbers(images["group"])
-    evidence = OofPredictions(decision.vote.space, {}, truth, groups, images["fold"].to_numpy(np.int64))
+    evidence = truth_of(decision.vote.space, images)
     return {
         "sets": decide_sets(evidence, decision.joint, grouping, config.coverage, seed),
         "doubt": fit_reference(decision.joint).quantiles.tolist(),
