@@ -29,6 +29,11 @@ Rule = Annotated[
     str | None, typer.Option(metavar="MODULE:NAME", help="the rule of your own that the run votes by, where it does")
 ]
 Runs = Annotated[Path | None, typer.Option(help="folder of all runs; on a cluster one that all nodes see")]
+Recipe = Annotated[str, typer.Argument(help="a recipe's name (see `raymask recipes`) or a YAML file")]
+TrainingData = Annotated[
+    str | None, typer.Option(help="training data, as for `raymask train`; without it the demo's people are drawn")
+]
+OneMember = Annotated[str | None, typer.Option(metavar="NAME", help="a member (default: the first)")]
 TrainedRun = Annotated[Path, typer.Argument(help="directory of a trained run")]
 
 

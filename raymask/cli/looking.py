@@ -7,17 +7,15 @@ from typing import Annotated
 
 import typer
 
-from raymask.cli.app import Settings, app, without_none
+from raymask.cli.app import OneMember, Recipe, Settings, TrainingData, app, without_none
 from raymask.core.errors import InputError
 
 
 @app.command()
 def show(
-    recipe: Annotated[str, typer.Argument(help="a recipe's name (see `raymask recipes`) or a YAML file")],
-    data: Annotated[
-        str | None, typer.Option(help="training data, as for `raymask train`; without it the demo's people are drawn")
-    ] = None,
-    member: Annotated[str | None, typer.Option(metavar="NAME", help="a member (default: the first)")] = None,
+    recipe: Recipe,
+    data: TrainingData = None,
+    member: OneMember = None,
     out: Annotated[Path | None, typer.Option(help="folder of the page and the contact sheets (default: show-NAME here)")] = None,
     batches: Annotated[int, typer.Option(min=1, help="how many batches")] = 1,
     set_: Settings = None,
@@ -33,9 +31,7 @@ def show(
 
 @app.command()
 def eda(
-    data: Annotated[
-        str | None, typer.Option(help="training data, as for `raymask train`; without it the demo's people are drawn")
-    ] = None,
+    data: TrainingData = None,
     test: Annotated[str | None, typer.Option(help="test data, as for `raymask train`")] = None,
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="a recipe's name or a YAML file: its tasks, folds and image size are looked at")

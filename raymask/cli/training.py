@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raymask.cli.app import Members, Rule, Runs, Settings, TrainedRun, app, without_none
+from raymask.cli.app import Members, OneMember, Recipe, Rule, Runs, Settings, TrainedRun, TrainingData, app, without_none
 
 
 @app.command()
@@ -62,7 +62,7 @@ def tune(
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="a YAML file that says under `search` what is searched, or a recipe's name")
     ] = "search",
-    data: Annotated[str | None, typer.Option(help="training data as for train; without it the demo's people are drawn")] = None,
+    data: TrainingData = None,
     name: Annotated[str | None, typer.Option(help="the search's name (default: the recipe's and -tune)")] = None,
     runs: Runs = None,
     trials: Annotated[int | None, typer.Option(min=1, help="trials in all (default: 32, or the whole grid)")] = None,
@@ -84,9 +84,9 @@ def tune(
 
 @app.command()
 def lr(
-    recipe: Annotated[str, typer.Argument(help="a recipe's name (see `raymask recipes`) or a YAML file")],
-    data: Annotated[str | None, typer.Option(help="training data as for train; without it the demo's people are drawn")] = None,
-    member: Annotated[str | None, typer.Option(metavar="NAME", help="a member (default: the first)")] = None,
+    recipe: Recipe,
+    data: TrainingData = None,
+    member: OneMember = None,
     low: Annotated[float, typer.Option("--from", help="lowest learning rate")] = 1e-6,
     high: Annotated[float, typer.Option("--to", help="highest learning rate")] = 1.0,
     steps: Annotated[int, typer.Option(help="steps between them")] = 100,
@@ -107,7 +107,7 @@ def bakeoff(
     backbones: Annotated[
         str | None, typer.Option(help="NAME,NAME=WEIGHTS,...: models of timm (default: those that the recipe lists)")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="training data as for train; without it the demo's people are drawn")] = None,
+    data: TrainingData = None,
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="a recipe's name or a YAML file, which may list `backbones`")
     ] = "bakeoff",
